@@ -1,0 +1,60 @@
+"""rlcredit: token-level credit for RL fine-tuning of language models, guided by attention (arXiv 2510.13554)."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rlcredit.attention import analyze
+    from rlcredit.credit import (
+        CREDIT_STRATEGIES,
+        Batch,
+        Credit,
+        CreditArguments,
+        Strategy,
+        assign_credit,
+        credit_weights,
+    )
+    from rlcredit.signals import AttentionSignals, HeadGroups
+    from rlcredit.trainers.config import CreditGRPOConfig
+    from rlcredit.trainers.grpo import CreditGRPOTrainer
+
+__version__ = "0.1.0"
+
+# Loaded on first use: importing TRL's trainer takes seconds, the command line's answers should not.
+_HOMES = {
+    "analyze": "rlcredit.attention",
+    "CREDIT_STRATEGIES": "rlcredit.credit",
+    "Batch": "rlcredit.credit",
+    "Credit": "rlcredit.credit",
+    "CreditArguments": "rlcredit.credit",
+    "Strategy": "rlcredit.credit",
+    "assign_credit": "rlcredit.credit",
+    "credit_weights": "rlcredit.credit",
+    "AttentionSignals": "rlcredit.signals",
+    "HeadGroups": "rlcredit.signals",
+    "CreditGRPOConfig": "rlcredit.trainers.config",
+    "CreditGRPOTrainer": "rlcredit.trainers.grpo",
+}
+
+__all__ = [
+    "CREDIT_STRATEGIES",
+    "AttentionSignals",
+    "Batch",
+    "Credit",
+    "CreditArguments",
+    "CreditGRPOConfig",
+    "CreditGRPOTrainer",
+    "HeadGroups",
+    "Strategy",
+    "analyze",
+    "assign_credit",
+    "credit_weights",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rlcredit' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

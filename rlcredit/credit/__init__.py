@@ -1,0 +1,19 @@
+"""Credit: from signals to the weight of each token's advantage (arXiv 2510.13554, eq. 12-19)."""
+
+from rlcredit.credit.arguments import CreditArguments
+from rlcredit.credit.assign import assign_credit, credit_weights
+from rlcredit.credit.gamma import weighted_advantage
+from rlcredit.credit.strategies import CREDIT_STRATEGIES, find_strategy
+from rlcredit.credit.types import Batch, Credit, Strategy
+
+__all__ = [
+    "CREDIT_STRATEGIES",
+    "Batch",
+    "Credit",
+    "CreditArguments",
+    "Strategy",
+    "assign_credit",
+    "credit_weights",
+    "find_strategy",
+    "weighted_advantage",
+]

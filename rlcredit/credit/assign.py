@@ -1,0 +1,46 @@
+"""From signals to token weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from rlcredit.credit.arguments import CreditArguments
+from rlcredit.credit.strategies import find_strategy
+from rlcredit.credit.types import Batch, Credit
+from rlcredit.signals import AttentionSignals
+
+
+@torch.no_grad()
+def assign_credit(
+    signals: AttentionSignals, response_mask: Tensor, args: CreditArguments, *, row_keys: Tensor | None = None
+) -> Credit:
+    """Weights gamma_t of every token, and who was chosen (arXiv 2510.13554, eq. 13-19).
+
+    Args:
+        signals: what `analyze` returns; [B, N] each.
+        response_mask: [B, N], true at the positions that carry credit.
+        args: the strategy and its numbers.
+        row_keys: [B] or [B, K] non-negative integers that identify the rows, for the strategy `random`; the row
+            numbers if left out.
+
+    Returns: weights of 1 outside the response. Computed without gradient.
+    """
+    response = response_mask.bool()
+    if row_keys is None:
+        row_keys = torch.arange(response.shape[0])
+    batch = Batch(signals, response, row_keys.reshape(response.shape[0], -1))
+    credit = find_strategy(args.credit_strategy).assign(batch, args)
+    if credit.weights.shape != response.shape:
+        raise ValueError(f"credit_strategy: {args.credit_strategy!r} gave weights of shape "
+                         f"{list(credit.weights.shape)} for a batch of {list(response.shape)}")  # fmt: skip
+    return replace(credit, weights=torch.where(response, credit.weights.float(), 1.0))
+
+
+def credit_weights(
+    signals: AttentionSignals, response_mask: Tensor, args: CreditArguments, *, row_keys: Tensor | None = None
+) -> Tensor:
+    """The weights of `assign_credit` alone: fp32 [B, N], 1 outside the response."""
+    return assign_credit(signals, response_mask, args, row_keys=row_keys).weights

@@ -1,0 +1,50 @@
+"""The credit strategies: one short file each, and the one dict that names them all.
+
+To add one, write a file like its neighbours and a line here; or keep it in a package of your own and name it in the
+recipe as `credit_strategy: package.module:strategy`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+
+from rlcredit.credit.strategies.coupled_rhythm import coupled_rhythm
+from rlcredit.credit.strategies.entropy import entropy
+from rlcredit.credit.strategies.global_anchor import global_anchor
+from rlcredit.credit.strategies.local_chunk import local_chunk
+from rlcredit.credit.strategies.random import random
+from rlcredit.credit.strategies.uniform import uniform
+from rlcredit.credit.types import Strategy
+
+CREDIT_STRATEGIES: dict[str, Strategy] = {
+    "uniform": uniform,
+    "random": random,
+    "entropy": entropy,
+    "local_chunk": local_chunk,
+    "global_anchor": global_anchor,
+    "coupled_rhythm": coupled_rhythm,
+}
+
+
+def find_strategy(name: str) -> Strategy:
+    """The strategy of that name, or the object that `package.module:object` names."""
+    if name in CREDIT_STRATEGIES:
+        return CREDIT_STRATEGIES[name]
+    if ":" in str(name):
+        return _import_strategy(name)
+    near = difflib.get_close_matches(str(name), CREDIT_STRATEGIES, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ValueError(f"credit_strategy: {name!r} is unknown; {hint}There are {', '.join(CREDIT_STRATEGIES)}, and "
+                     "package.module:strategy for one of your own")  # fmt: skip
+
+
+def _import_strategy(name: str) -> Strategy:
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"credit_strategy: {name!r} cannot be imported ({error})") from error
+    if not isinstance(found, Strategy):
+        raise ValueError(f"credit_strategy: {name!r} is a {type(found).__name__}; write a rlcredit.Strategy")
+    return found

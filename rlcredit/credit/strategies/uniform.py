@@ -1,0 +1,18 @@
+"""uniform: plain GRPO or PPO, every token the same.
+
+Formula:  gamma_t = 1.
+Reads:    nothing.
+In the trainer the advantage then stays (B,), so that loss and gradient are TRL's own bit for bit.
+"""
+
+import torch
+
+from rlcredit.credit.arguments import CreditArguments
+from rlcredit.credit.types import Batch, Credit, Strategy
+
+
+def _assign(batch: Batch, args: CreditArguments) -> Credit:
+    return Credit.of(torch.ones_like(batch.response, dtype=torch.float32))
+
+
+uniform = Strategy(_assign, needs=frozenset())

@@ -1,0 +1,92 @@
+"""What a strategy is given and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rlcredit.signals import AttentionSignals
+
+if TYPE_CHECKING:
+    from rlcredit.credit.arguments import CreditArguments
+
+NO_INTRO = -1
+
+
+@dataclass(frozen=True)
+class Credit:
+    """Token weights of a batch of responses, and who was chosen.
+
+    Attributes:
+        weights: [B, N] fp32, the factor gamma_t of each token's advantage (eq. 12); 1 outside the response.
+        preplan: [B, N] bool, T_loc: where the local heads suddenly look elsewhere (eq. 14).
+        anchor: [B, N] bool, T_glob: tokens that later ones keep looking back at (eq. 16).
+        dominated: [B, N] bool, the anchors whose credit is shared with their introductory token (eq. 18).
+        intro: [B, N] int64, for each dominated anchor the index of its introductory token; -1 elsewhere.
+    """
+
+    weights: Tensor
+    preplan: Tensor
+    anchor: Tensor
+    dominated: Tensor
+    intro: Tensor
+
+    @staticmethod
+    def of(
+        weights: Tensor,
+        *,
+        preplan: Tensor | None = None,
+        anchor: Tensor | None = None,
+        dominated: Tensor | None = None,
+        intro: Tensor | None = None,
+    ) -> Credit:
+        """A credit in which nobody is chosen but those named."""
+        nobody = torch.zeros_like(weights, dtype=torch.bool)
+        return Credit(
+            weights,
+            nobody if preplan is None else preplan,
+            nobody if anchor is None else anchor,
+            nobody if dominated is None else dominated,
+            torch.full_like(weights, NO_INTRO, dtype=torch.int64) if intro is None else intro,
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a strategy sees of a batch: tensors only.
+
+    Attributes:
+        signals: what was read of the pass; fields that the strategy does not need may be nan or empty.
+        response: [B, N] bool, R: the positions that carry credit.
+        row_keys: [B, K] int64, the identity of each row, non-negative; the only source of randomness.
+    """
+
+    signals: AttentionSignals
+    response: Tensor
+    row_keys: Tensor
+
+
+def _nothing_to_check(args: CreditArguments) -> None:
+    """Refuse options that would be ignored."""
+    if args.credit_options:
+        keys = ", ".join(map(str, args.credit_options))
+        raise ValueError(f"credit_options: {keys}: the strategy {args.credit_strategy!r} takes no options; remove them")
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A credit strategy: one formula, and what it has to be given.
+
+    Attributes:
+        assign: (batch, args) -> Credit. Pure; draws nothing from the global random streams.
+        needs: which signals it reads: any of "attention" (WAAD and FAI) and "entropy"; empty for neither.
+        validate: raises a ValueError of one line if `args.credit_options` are not what it takes.
+    """
+
+    assign: Callable[[Batch, CreditArguments], Credit]
+    needs: frozenset[str] = frozenset({"attention"})
+    validate: Callable[[CreditArguments], None] = _nothing_to_check

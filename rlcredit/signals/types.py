@@ -1,0 +1,98 @@
+"""What is read from a model's attention, and how its shapes are named.
+
+Shape suffixes, here and in every room that handles tensors:
+
+    B  rows (responses)            H  query heads          R  a block of query positions (rows of A)
+    L  layers read                 K  key-value heads      C  a block of key positions (columns of A)
+    N  positions: prompt, response, padding                D  head dimension
+    T  positions of the completion only, as TRL counts them
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class HeadStatistics:
+    """Per-head statistics of the layers read, from which every signal of the method follows.
+
+    Attributes:
+        layers: indices of the layers read, in ascending order (length L).
+        span_BLH: fp32, tokens. Mean distance that the head's response rows look back (eq. 7); nan for an empty
+            response.
+        waad_BLHN: fp32, tokens. The head's own WAAD (eq. 9 with A in place of the group's mean); nan outside the
+            response.
+        fai_BLHN: fp32. The head's own FAI (eq. 10); nan outside the response and where no later response token
+            lies within the horizon.
+    """
+
+    layers: list[int]
+    span_BLH: Tensor
+    waad_BLHN: Tensor
+    fai_BLHN: Tensor
+
+    @staticmethod
+    def cat(parts: list[HeadStatistics]) -> HeadStatistics:
+        """Stack statistics of consecutive row chunks (all of one padded length) along the batch."""
+        return HeadStatistics(
+            parts[0].layers,
+            torch.cat([part.span_BLH for part in parts]),
+            torch.cat([part.waad_BLHN for part in parts]),
+            torch.cat([part.fai_BLHN for part in parts]),
+        )
+
+
+@dataclass(frozen=True)
+class HeadGroups:
+    """Which heads are local and which are global: bool [B, L, H], or [1, L, H] for one split shared by all rows."""
+
+    local_BLH: Tensor
+    global_BLH: Tensor
+
+
+@dataclass(frozen=True)
+class AttentionSignals:
+    """The signals of arXiv 2510.13554 for a batch of responses.
+
+    Attributes:
+        layers: indices of the layers read; empty if attention was not read.
+        head_span: [B, L, H] fp32, tokens (eq. 7).
+        local_heads, global_heads: [B, L, H] bool (eq. 8).
+        waad: [B, N] fp32, tokens (eq. 9); nan outside the response.
+        fai: [B, N] fp32 (eq. 10); nan outside the response and where undefined.
+        entropy: [B, N] fp32, nats, of the distribution that produced each token; nan outside the response. None if
+            the logits were not read.
+    """
+
+    layers: list[int]
+    head_span: Tensor
+    local_heads: Tensor
+    global_heads: Tensor
+    waad: Tensor
+    fai: Tensor
+    entropy: Tensor | None = None
+
+    @staticmethod
+    def without_attention(entropy: Tensor) -> AttentionSignals:
+        """Signals of a pass of which only the entropy [B, N] was read; everything attention gives is nan or empty."""
+        rows, nan = entropy.shape[0], torch.full_like(entropy, torch.nan)
+        no_heads = torch.zeros(rows, 0, 0, dtype=torch.bool, device=entropy.device)
+        return AttentionSignals([], no_heads.float(), no_heads, no_heads, nan, nan, entropy)
+
+    @staticmethod
+    def cat(parts: list[AttentionSignals]) -> AttentionSignals:
+        """Stack signals of consecutive row chunks (all of one padded length) along the batch."""
+        entropies = [part.entropy for part in parts if part.entropy is not None]
+        return AttentionSignals(
+            parts[0].layers,
+            torch.cat([part.head_span for part in parts]),
+            torch.cat([part.local_heads for part in parts]),
+            torch.cat([part.global_heads for part in parts]),
+            torch.cat([part.waad for part in parts]),
+            torch.cat([part.fai for part in parts]),
+            torch.cat(entropies) if entropies else None,
+        )

@@ -1,0 +1,58 @@
+"""Steps whose loss or gradient is not finite are skipped and counted; too many in a row stop the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from rlcredit.errors import RunStopped
+
+if TYPE_CHECKING:
+    from rlcredit.trainers.grpo import CreditGRPOTrainer
+
+
+class BadSteps(TrainerCallback):
+    """Before each optimiser step: if any process saw a bad loss or gradient, drop the gradients on all of them.
+
+    Attributes:
+        total: bad steps of the run.
+        in_a_row: bad steps since the last good one.
+    """
+
+    def __init__(self, trainer: CreditGRPOTrainer, limit: int) -> None:
+        self._trainer, self._limit = trainer, limit
+        self._bad: Tensor | None = None
+        self._batch: dict[str, Any] | None = None
+        self.total = 0
+        self.in_a_row = 0
+
+    def watch(self, value: Tensor, batch: dict[str, Any] | None = None) -> None:
+        """Note a loss or gradient norm (no device synchronisation); keep the batch in case the run has to stop."""
+        bad = ~torch.isfinite(value.detach()).all()
+        self._bad = bad if self._bad is None else self._bad | bad
+        self._batch = batch if batch is not None else self._batch
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):  # type: ignore[no-untyped-def]
+        bad, self._bad = self._bad, None
+        if bad is None or not self._trainer.accelerator.reduce(bad.float(), reduction="sum").item():
+            self.in_a_row = 0
+            return
+        self.total += 1
+        self.in_a_row += 1
+        # A gradient scaler finds the overflow itself, and insists on gradients to look at.
+        if self._trainer.accelerator.scaler is None:
+            model.zero_grad(set_to_none=True)
+        if self.in_a_row >= self._limit:
+            self._stop(Path(args.output_dir), state.global_step + 1)
+
+    def _stop(self, folder: Path, step: int) -> None:
+        path = folder / f"bad_batch-step{step}-process{self._trainer.accelerator.process_index}.pt"
+        tensors = {name: value for name, value in (self._batch or {}).items() if isinstance(value, Tensor)}
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(tensors, path)
+        raise RunStopped(f"{self.in_a_row} steps in a row had a loss or gradient that is not finite; the last batch is "
+                         f"in {path}. Lower the learning rate, or resume from an earlier checkpoint")  # fmt: skip

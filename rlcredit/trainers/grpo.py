@@ -1,0 +1,349 @@
+"""CreditGRPOTrainer: TRL's GRPO with the advantage concentrated by attention-derived weights (eq. 12).
+
+Nothing of TRL's loss is copied. The trainer overrides these seams and calls `super()` in each:
+
+    _generate                            keeps the tool mask of the rollout
+    _generate_and_score_completions      knows when a rollout is scored; adds the rows' keys and, if known, weights
+    _get_per_token_logps_and_entropies   the pass that signals are read from
+    _compute_loss                        hands TRL the advantage times gamma, (B, T)
+    _calculate_rewards                   leaves out completions that could not be scored
+    training_step, _clip_grad_norm       time spent on credit; gradients that are not finite
+    _get_train_sampler                   an order that depends on seed and epoch alone
+    _save_checkpoint, train              what TRL keeps in memory only
+
+Departures from the paper: signals come from a pass that runs anyway instead of an eager copy of the model (equal for
+models without dropout); `credit_attention: auxiliary` makes a forward of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType
+from datasets import Dataset
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from transformers import AutoConfig
+from trl import GRPOTrainer
+
+from rlcredit.attention import choose_layers
+from rlcredit.attention.analyze import evaluating
+from rlcredit.attention.capture import StopForward
+from rlcredit.credit import weighted_advantage
+from rlcredit.signals import AttentionSignals
+from rlcredit.trainers import checkpoints
+from rlcredit.trainers.bad_steps import BadSteps
+from rlcredit.trainers.config import CreditGRPOConfig
+from rlcredit.trainers.reader import CreditReader, CreditTotals
+from rlcredit.trainers.rewards import GuardedReward, check_signature
+from rlcredit.trainers.sampler import EpochSampler
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Reading:
+    """A log-probability pass that is about to run and to be read once.
+
+    Attributes:
+        tool_mask: [B, T], 0 at tokens that the model did not write, or None.
+        then: called with the signals and the response mask [B, N] as soon as the pass has ended.
+    """
+
+    tool_mask: Tensor | None
+    then: Callable[[AttentionSignals, Tensor], None]
+    done: bool = False
+
+
+class CreditGRPOTrainer(GRPOTrainer):
+    """TRL's `GRPOTrainer`, with `args: CreditGRPOConfig`; everything else as TRL documents it.
+
+    With `credit_strategy: uniform` losses and gradients are TRL's own bit for bit. Credit draws nothing from the
+    global random streams. Evaluation has gamma = 1.
+    """
+
+    def __init__(self, model, reward_funcs=None, args: CreditGRPOConfig | None = None, train_dataset=None, **kwargs):  # type: ignore[no-untyped-def]
+        args = args or CreditGRPOConfig()
+        self._reader: CreditReader | None = None
+        self._reading: _Reading | None = None
+        self._rollout_tool_mask: list[list[int]] | None = None
+        _refuse_unreadable(model, args)
+        self._guards, guarded = _guard(reward_funcs, args, train_dataset)
+        super().__init__(model, guarded, args=args, train_dataset=train_dataset, **kwargs)
+        self._reader = CreditReader(args, self.accelerator)
+        if self._reader.needs_attention:
+            _warn_of_dropout(self.model)
+        self._bad_steps = BadSteps(self, args.max_bad_steps)
+        self.add_callback(self._bad_steps)
+        self.add_callback(checkpoints.RestoreMemory(self))
+        self._resume_state: dict[str, Any] | None = None
+
+    # ---- rollouts -------------------------------------------------------------------------------------------------
+
+    def _generate(self, prompts):  # type: ignore[no-untyped-def]
+        output = super()._generate(prompts)
+        self._rollout_tool_mask = output[2]
+        return output
+
+    def _generate_and_score_completions(self, inputs):  # type: ignore[no-untyped-def]
+        self._note_completions(len(inputs))
+        if not self._credits_now:
+            return super()._generate_and_score_completions(inputs)
+        reader, found = self._reader, []
+        if reader.needs_a_pass and self.args.credit_attention == "auto" and self._rollout_is_scored:
+            self._reading = _Reading(None, lambda signals, response: found.append(signals))
+        try:
+            output = super()._generate_and_score_completions(inputs)
+        finally:
+            self._reading = None
+        self._key_rows(output)
+        if found or not reader.needs_a_pass:
+            self._assign(output, found[0] if found else None)
+        elif self.args.credit_attention == "auxiliary" or reader.needs_whole_batch:
+            self._assign(output, self._auxiliary_signals(output))
+        return output  # else the loss forward of each batch gives its weights
+
+    @property
+    def _credits_now(self) -> bool:
+        """Whether the batch at hand gets token weights: not in evaluation, nor with `uniform`."""
+        return self.model.training and self.args.credit_strategy != "uniform"
+
+    @property
+    def _rollout_is_scored(self) -> bool:
+        """Whether TRL computes the rollout's log-probabilities after generating it (its own condition)."""
+        every = self.args.steps_per_generation * self.num_iterations
+        corrected = self.use_vllm and self.vllm_importance_sampling_correction
+        return self.args.gradient_accumulation_steps % every != 0 or corrected
+
+    def _key_rows(self, output: dict[str, Any]) -> None:
+        """Give each row its identity before TRL shuffles them: the micro-step that generated it, and its number."""
+        rows = len(output["completion_ids"])
+        numbers = torch.arange(rows) + self.accelerator.process_index * rows
+        keys = torch.stack([torch.full_like(numbers, self._step), numbers], dim=1)
+        output["credit_keys"] = keys.to(self.accelerator.device)
+
+    def _assign(self, batch: dict[str, Any], signals: AttentionSignals | None) -> None:
+        """Put the weights [B, T] of a batch, and what its metrics are made of, beside its advantages."""
+        response = _response_mask(batch)
+        credit = self._reader.credit(signals, response, batch["credit_keys"])
+        completion = batch["completion_ids"].shape[1]
+        batch["credit_weights"] = credit.weights[:, -completion:]
+        batch["credit_totals"] = CreditTotals.of_rows(credit, signals, response)
+        self._note_weights(batch)
+
+    # ---- reading a pass -------------------------------------------------------------------------------------------
+
+    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):  # type: ignore[no-untyped-def]
+        reading, reader = self._reading, self._reader
+        if reading is None or reading.done or model is self.ref_model or _adapter_is_off(model):
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
+        response = attention_mask.bool().clone()
+        response[:, :-logits_to_keep] = False
+        tool_mask = self._pad_tool_mask(logits_to_keep) if reading.tool_mask is None else reading.tool_mask
+        if tool_mask is not None:
+            response[:, -logits_to_keep:] &= tool_mask.bool()
+        if reader.needs_entropy:
+            kwargs["compute_entropy"] = True
+        capture = reader.open(model, attention_mask, response) if reader.needs_attention else None
+        with capture.reading() if capture else nullcontext():
+            result = super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
+        reading.done = True
+        with torch.no_grad(), torch.autocast(input_ids.device.type, enabled=False):
+            reading.then(reader.signals(capture, result[1] if reader.needs_entropy else None, response), response)
+        return result
+
+    def _pad_tool_mask(self, width: int) -> Tensor | None:
+        """The rollout's tool mask as [B, width], right-padded with 1 as TRL does; None without tools."""
+        if self._rollout_tool_mask is None:
+            return None
+        padded = torch.ones(len(self._rollout_tool_mask), width, dtype=torch.long)
+        for row, mask in enumerate(self._rollout_tool_mask):
+            padded[row, : len(mask)] = torch.tensor(mask)
+        return padded.to(self.accelerator.device)
+
+    @torch.no_grad()
+    def _auxiliary_signals(self, batch: dict[str, Any]) -> AttentionSignals:
+        """Signals from a forward of its own, in evaluation mode: cut short after the last layer needed, unless
+        the logits are needed too or a process that stops early would leave others waiting for their shards."""
+        if "pixel_values" in batch:
+            raise ValueError("credit_attention: images need credit_attention: auto and credit_head_grouping: response")
+        reader, response = self._reader, _response_mask(batch)
+        ids, real = _joined(batch, "ids"), _joined(batch, "mask")
+        whole = reader.needs_entropy or self._is_sharded
+        capture = reader.open(self.model, real, response, stop_early=not whole) if reader.needs_attention else None
+        size = self.args.per_device_train_batch_size
+        entropy = None
+        with reader.clocked(), evaluating(self.model), capture.reading() if capture else nullcontext():
+            if whole:
+                completion = batch["completion_ids"].shape[1]
+                _, entropy, _ = super()._get_per_token_logps_and_entropies(
+                    self.model, ids, real, completion, batch_size=size, compute_entropy=True
+                )
+            for start in range(0, 0 if whole else len(ids), size):
+                rows = slice(start, start + size)
+                with suppress(StopForward), self.accelerator.autocast():
+                    self.model(input_ids=ids[rows], attention_mask=real[rows], use_cache=False)
+        if capture:
+            capture.seconds = 0.0  # the whole pass is on the clock already
+        return reader.signals(capture, entropy if reader.needs_entropy else None, response)
+
+    @property
+    def _is_sharded(self) -> bool:
+        kind = self.accelerator.distributed_type
+        return kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+
+    # ---- the loss -------------------------------------------------------------------------------------------------
+
+    def _compute_loss(self, model, inputs):  # type: ignore[no-untyped-def]
+        if not self._credits_now:
+            loss = super()._compute_loss(model, inputs)
+        else:
+            # A copy: the buffered rollout is used again in later iterations, its advantages stay as they are.
+            batch = dict(inputs)
+            if "credit_weights" in inputs:
+                self._weigh(batch, inputs)
+            else:
+                self._reading = _Reading(inputs.get("tool_mask"), lambda signals, _: self._credit(signals, batch, inputs))
+            try:
+                loss = super()._compute_loss(model, batch)
+            finally:
+                self._reading = None
+            if "credit_totals" not in inputs:
+                raise RuntimeError("TRL's loss no longer asks _get_per_token_logps_and_entropies for its log-"
+                                   "probabilities: this version of TRL is not supported (tests/contract)")  # fmt: skip
+            self._log_credit(inputs["credit_totals"])
+        if self.model.training:
+            self._bad_steps.watch(loss, inputs)
+        return loss
+
+    def _credit(self, signals: AttentionSignals, batch: dict[str, Any], buffered: dict[str, Any]) -> None:
+        """Weights for a batch whose loss forward has just run, before TRL takes the advantages from it."""
+        self._assign(buffered, signals)
+        self._weigh(batch, buffered)
+
+    def _weigh(self, batch: dict[str, Any], buffered: dict[str, Any]) -> None:
+        batch["advantages"] = weighted_advantage(
+            buffered["advantages"], buffered["credit_weights"], self.args.credit_sign
+        )
+
+    def _clip_grad_norm(self, model):  # type: ignore[no-untyped-def]
+        norm = super()._clip_grad_norm(model)
+        if isinstance(norm, Tensor):
+            self._bad_steps.watch(norm)
+        return norm
+
+    # ---- rewards --------------------------------------------------------------------------------------------------
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):  # type: ignore[no-untyped-def]
+        scores = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        failed = torch.zeros(len(prompts), device=self.accelerator.device)
+        for guard in self._guards:
+            failed[list(guard.failed)] = 1
+        scores[self.accelerator.gather(failed).bool()] = torch.nan
+        unscored = scores.isnan().all(dim=1).float().sum().item()
+        self._metrics["train" if self.model.training else "eval"]["reward/unscored"].append(unscored)
+        return scores
+
+    # ---- what a run shows -----------------------------------------------------------------------------------------
+
+    def training_step(self, model, inputs, num_items_in_batch=None):  # type: ignore[no-untyped-def]
+        output = super().training_step(model, inputs, num_items_in_batch)
+        if self._step % self.current_gradient_accumulation_steps == 0:  # where TRL notes the step's time
+            metrics, seconds = self._metrics["train"], self._reader.take_seconds()
+            if self._credits_now:
+                metrics["credit/seconds"].append(seconds)
+                metrics["credit/time_share"].append(seconds / metrics["step_time"][-1])
+            metrics["bad_steps"].append(float(self._bad_steps.total))
+        return output
+
+    def _log_credit(self, totals_B52: Tensor) -> None:
+        """credit/* of one loss, as means over the tokens of all processes."""
+        totals = self.accelerator.reduce(totals_B52.sum(0), reduction="sum")
+        for name, value in CreditTotals.means(totals).items():
+            self._metrics["train"][f"credit/{name}"].append(value)
+
+    def _note_completions(self, rows: int) -> None:
+        """Make room in the completions table: gamma = 1 until (and unless) weights are assigned."""
+        for column, value in (("credit_weight_mean", 1.0), ("credit_amplified_share", 0.0)):
+            self._logs["extra"][column].extend([value] * (rows * self.accelerator.num_processes))
+
+    def _note_weights(self, batch: dict[str, Any]) -> None:
+        """Fill in the completions table; rows may come in any order, a part at a time."""
+        means = batch["credit_totals"][:, :2, 0] / batch["credit_totals"][:, :2, 1].clamp(min=1)
+        numbers = batch["credit_keys"][:, 1:].to(means.dtype)
+        for number, weight, share in self.accelerator.gather(torch.cat([numbers, means], dim=1)).tolist():
+            for column, value in (("credit_weight_mean", weight), ("credit_amplified_share", share)):
+                table = self._logs["extra"][column]
+                if int(number) < len(table):
+                    table[int(number)] = value
+
+    # ---- resuming -------------------------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, dataset: Dataset | None = None):  # type: ignore[no-untyped-def]
+        return EpochSampler.like(super()._get_train_sampler(dataset), epoch=lambda: int(self.state.epoch or 0))
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):  # type: ignore[no-untyped-def]
+        """TRL's `train`; `resume_from_checkpoint` also takes "latest", and the args' value if left out."""
+        wanted = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
+        path = checkpoints.find(wanted, self.args.output_dir)
+        self._resume_state = checkpoints.load(path, self) if path else None
+        return super().train(resume_from_checkpoint=path, **kwargs)
+
+    def _save_checkpoint(self, model, trial):  # type: ignore[no-untyped-def]
+        checkpoints.save(self, f"{self._get_output_dir(trial=trial)}/checkpoint-{self.state.global_step}")
+        super()._save_checkpoint(model, trial)
+
+
+def _refuse_unreadable(model: str | nn.Module, args: CreditGRPOConfig) -> None:
+    """Raise a ValueError before weights load, if the layers asked for are not there to be read."""
+    if "attention" in args.credit_needs:
+        config = AutoConfig.from_pretrained(model, trust_remote_code=args.trust_remote_code) if isinstance(
+            model, str
+        ) else model.config  # fmt: skip
+        choose_layers(config, args.credit_layers, args.credit_num_layers)
+
+
+def _guard(reward_funcs: Any, args: CreditGRPOConfig, dataset: Any) -> tuple[list[GuardedReward], Any]:
+    """Reward functions, guarded; reward models and their names as they are."""
+    functions = reward_funcs if isinstance(reward_funcs, list) else [] if reward_funcs is None else [reward_funcs]
+    guarded = []
+    for function in functions:
+        if callable(function) and not isinstance(function, nn.Module):
+            check_signature(function, getattr(dataset, "column_names", None) or [])
+            function = GuardedReward(function, args.reward_timeout)
+        guarded.append(function)
+    return [f for f in guarded if isinstance(f, GuardedReward)], guarded if reward_funcs is not None else None
+
+
+def _adapter_is_off(model: nn.Module) -> bool:
+    """Whether this is PEFT's way of running the reference: adapters disabled, or the copy called "ref" active."""
+    layer = next((module for module in model.modules() if isinstance(module, BaseTunerLayer)), None)
+    return layer is not None and (layer.disable_adapters or "ref" in layer.active_adapters)
+
+
+def _warn_of_dropout(model: nn.Module) -> None:
+    rates = [m.p for m in model.modules() if isinstance(m, nn.Dropout)]
+    rates.append(getattr(model.config.get_text_config(), "attention_dropout", 0.0) or 0.0)
+    if max(rates) > 0:
+        logger.warning("the policy has dropout: attention read from a training pass differs from that of an evaluation "
+                       "pass; set disable_dropout: true, or credit_attention: auxiliary")  # fmt: skip
+
+
+def _joined(batch: dict[str, Any], what: str) -> Tensor:
+    """Prompt and completion side by side: [B, N]."""
+    return torch.cat([batch[f"prompt_{what}"], batch[f"completion_{what}"]], dim=1)
+
+
+def _response_mask(batch: dict[str, Any]) -> Tensor:
+    """Where the loss is taken: bool [B, N]."""
+    mask = batch["completion_mask"] * batch["tool_mask"] if "tool_mask" in batch else batch["completion_mask"]
+    return torch.cat([torch.zeros_like(batch["prompt_mask"]), mask], dim=1).bool()

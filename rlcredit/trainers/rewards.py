@@ -1,0 +1,170 @@
+"""Rewards that fail: a completion that cannot be scored is left out, a reward function that is wrong ends the run.
+
+A signature or a number of scores that is wrong is the user's to mend: `InputError`. An exception, a time-out or a
+score that is not finite makes that completion unscored: it gets no advantage and the run goes on. None keeps TRL's
+meaning, "this reward does not apply here"; a completion for which every reward says None is unscored too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+import math
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from rlcredit.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+# What TRL passes to a reward function beside the columns of the data set.
+TRL_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+# Row by row, give up on the rest of a batch after this many time-outs: each leaves a thread that cannot be stopped.
+TIMEOUTS_PER_BATCH = 3
+
+
+def check_signature(reward: Callable, columns: Iterable[str]) -> None:
+    """Raise an InputError unless the function takes what TRL passes: by name, the data set's columns among it."""
+    passed = {name: None for name in (*TRL_ARGUMENTS, *columns) if name != "prompt"}
+    try:
+        inspect.signature(reward).bind(**passed)
+    except TypeError as error:
+        raise InputError(f"reward {_name(reward)!r}: {error}; write def {_name(reward)}(completions, **kwargs)") from error
+
+
+class GuardedReward:
+    """A reward function whose failures concern single completions.
+
+    Args:
+        reward: a TRL reward function, plain or async: (prompts, completions, **columns) -> a score for each.
+        timeout: seconds for one call, or None.
+
+    Attributes:
+        failed: the rows of the last call that raised, timed out or got a score that is not finite.
+    """
+
+    def __init__(self, reward: Callable, timeout: float | None = None) -> None:
+        functools.update_wrapper(self, reward, updated=())
+        self.__name__ = _name(reward)
+        self._reward, self._timeout = reward, timeout
+        self._reported: set[str] = set()
+        self.failed: set[int] = set()
+
+    def __call__(self, prompts: Sequence, completions: Sequence, **columns: Any) -> list[float | None]:
+        """Scores of all completions; nan for those that could not be scored."""
+        self.failed = set()
+        log_extra = columns.pop("log_extra", None)
+        try:
+            scores, extras = self._score(prompts, completions, columns)
+        except InputError:
+            raise
+        except Exception as error:  # whatever a user's function raises: find the completions that cause it
+            self._report(error)
+            scores, extras = self._score_rows(prompts, completions, columns)
+        if log_extra is not None:
+            for column, values in extras.items():
+                log_extra(column, values)
+        self.failed |= {row for row, score in enumerate(scores) if score is not None and not math.isfinite(score)}
+        return [math.nan if row in self.failed else score for row, score in enumerate(scores)]
+
+    def _score(self, prompts: Sequence, completions: Sequence, columns: dict[str, Any]) -> tuple[list, dict[str, list]]:
+        """One call of the function: its scores, and what it logged (kept back until the call has succeeded)."""
+        extras: dict[str, list] = {}
+
+        def log_extra(column: str, values: list) -> None:
+            extras.setdefault(column, []).extend(values)
+
+        scores = _within(
+            self._timeout,
+            functools.partial(self._reward, prompts=prompts, completions=completions, log_extra=log_extra, **columns),
+        )
+        if isinstance(scores, str) or not isinstance(scores, Iterable):
+            raise InputError(f"reward {self.__name__!r} returned {type(scores).__name__}; return a list of numbers")
+        scores = list(scores)
+        if len(scores) != len(completions):
+            raise InputError(f"reward {self.__name__!r} returned {len(scores)} scores for {len(completions)} "
+                             "completions; return exactly one for each")  # fmt: skip
+        return [self._number(score) for score in scores], extras
+
+    def _score_rows(self, prompts: Sequence, completions: Sequence, columns: dict[str, Any]) -> tuple[list, dict]:
+        """Call the function once for each completion."""
+        scores: list[float | None] = []
+        extras: dict[str, list] = {}
+        timeouts = 0
+        for row in range(len(completions)):
+            one = {name: _row(value, row, len(completions)) for name, value in columns.items()}
+            logged: dict[str, list] = {}
+            try:
+                if timeouts >= TIMEOUTS_PER_BATCH:
+                    raise TimeoutError("too many time-outs in this batch")
+                (score,), logged = self._score(prompts[row : row + 1], completions[row : row + 1], one)
+            except InputError:
+                raise
+            except Exception as error:
+                timeouts += isinstance(error, TimeoutError)
+                self._report(error)
+                self.failed.add(row)
+                score = math.nan
+            scores.append(score)
+            for column in extras.keys() | logged.keys():
+                earlier = extras.setdefault(column, [None] * row)
+                earlier.extend(logged.get(column, [None]))
+        return scores, extras
+
+    def _number(self, score: Any) -> float | None:
+        if score is None:
+            return None
+        try:
+            return float(score)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"reward {self.__name__!r} returned the score {score!r}; return numbers") from error
+
+    def _report(self, error: Exception) -> None:
+        """Say each kind of failure once."""
+        kind = f"{type(error).__name__}: {error}"[:200]
+        if kind not in self._reported:
+            self._reported.add(kind)
+            logger.warning("reward %r failed (%s); such completions stay unscored", self.__name__, kind)
+
+
+def _within(timeout: float | None, call: Callable[[], Any]) -> Any:
+    """The call's result, an async one awaited; TimeoutError after `timeout` seconds (its thread is left behind)."""
+
+    def run() -> Any:
+        result = call()
+        return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
+
+    if timeout is None:
+        return run()
+    outcome: dict[str, Any] = {}
+
+    def worker() -> None:
+        try:
+            outcome["result"] = run()
+        except BaseException as error:  # handed to the caller's thread below
+            outcome["error"] = error
+
+    thread = threading.Thread(target=worker, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if not outcome:
+        raise TimeoutError(f"no answer within {timeout} s")
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome["result"]
+
+
+async def _awaited(awaitable: Any) -> Any:
+    return await awaitable
+
+
+def _row(value: Any, row: int, rows: int) -> Any:
+    """A column cut to one row; what is no column stays as it is."""
+    return value[row : row + 1] if isinstance(value, list) and len(value) == rows else value
+
+
+def _name(reward: Callable) -> str:
+    return getattr(reward, "__name__", type(reward).__name__)
