@@ -46,6 +46,9 @@ def trainer(folder: Path, kind: type[GRPOTrainer] = CreditGRPOTrainer, model: Pr
     extra.setdefault("train_dataset", tiny.prompts())
     model = tiny.model_of("llama", spread=0.15) if model is None else copy.deepcopy(model)
     model.generation_config.eos_token_id = 1
+    if changes.get("beta") and "peft_config" not in extra:  # TRL loads the reference from where the policy came from
+        model.save_pretrained(folder / "policy")
+        model.config._name_or_path = str(folder / "policy")
     made = kind(model, reward, args=arguments(folder, **changes), processing_class=tiny.tokenizer(), **extra)
     return made
 

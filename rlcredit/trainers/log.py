@@ -22,7 +22,8 @@ class JsonlLog(TrainerCallback):
             path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
     def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
-        if state.is_world_process_zero:
+        # the closing summary speaks of one call of train(), not of a step
+        if state.is_world_process_zero and "train_runtime" not in (logs or {}):
             with (Path(args.output_dir) / FILE_NAME).open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
 

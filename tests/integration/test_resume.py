@@ -1,0 +1,97 @@
+"""A run that stops and resumes is the run that never stopped, bit for bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import LoraConfig
+
+from rlcredit.trainers import checkpoints, log
+from rlcredit.trainers.log import JsonlLog
+from tests import runs, tiny
+
+LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
+
+
+def optimiser_of(folder, step):
+    return torch.load(folder / f"checkpoint-{step}" / "optimizer.pt", weights_only=True)
+
+
+def same(one, two) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, two)
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(two) and all(map(same, one, two))
+    return one == two
+
+
+def continued(folder, steps, stop, **settings):
+    """Train to `stop`, then resume in a fresh trainer up to `steps`."""
+    settings = dict(max_steps=steps, save_strategy="steps", save_steps=stop, **settings)
+
+    class Stop(JsonlLog):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step >= stop
+
+    first = runs.trainer(folder, **settings)
+    first.add_callback(Stop())
+    first.train()
+    assert first.state.global_step == stop
+    second = runs.trainer(folder, **settings)
+    second.add_callback(JsonlLog())
+    second.train(resume_from_checkpoint="latest")
+    return second
+
+
+@pytest.mark.parametrize(
+    ("stop", "settings"),
+    [
+        pytest.param(6, {}, id="inside-a-window"),
+        pytest.param(4, dict(learning_rate=1e-4), id="at-a-window"),
+        pytest.param(3, dict(num_iterations=2, beta=0.05, logging_steps=2), id="iterations-and-pending-metrics"),
+        pytest.param(6, dict(**runs.ALIGNED), id="aligned"),
+        pytest.param(6, dict(credit_head_grouping="frozen"), id="frozen-heads"),
+        pytest.param(6, dict(credit_strategy="random"), id="random"),
+        pytest.param(6, dict(train_dataset=tiny.prompts(4), num_train_epochs=99), id="second-epoch"),
+        pytest.param(4, dict(train_dataset=tiny.prompts(4), num_train_epochs=99), id="epoch-boundary"),
+        pytest.param(5, dict(peft_config=LORA, beta=0.05), id="lora"),
+    ],
+)
+def test_resumed_run_is_the_straight_run(tmp_path, stop, settings):
+    straight = runs.trainer(tmp_path / "a", max_steps=8, save_strategy="steps", save_steps=8, **settings)
+    straight.add_callback(JsonlLog())
+    straight.train()
+    resumed = continued(tmp_path / "b", 8, stop, **settings)
+    for name, value in runs.parameters(straight).items():
+        assert torch.equal(value, runs.parameters(resumed)[name]), name
+    if 8 % stop == 0:
+        assert same(optimiser_of(tmp_path / "a", 8), optimiser_of(tmp_path / "b", 8))
+    assert runs.logged(straight) == runs.logged(resumed)
+    assert list(straight._logs["completion"]) == list(resumed._logs["completion"])
+    one, two = (log.read(tmp_path / run / "log.jsonl") for run in "ab")
+    assert [line["step"] for line in one] == [line["step"] for line in two]
+    assert [line["reward"] for line in one if "reward" in line] == [line["reward"] for line in two if "reward" in line]
+
+
+def test_changed_credit_is_listed(tmp_path, caplog):
+    settings = dict(save_strategy="steps", save_steps=2, max_steps=2)
+    runs.trained(tmp_path, **settings)
+    again = runs.trainer(tmp_path, **{**settings, "max_steps": 3}, credit_quantile=0.2, credit_strategy="random")
+    again.train(resume_from_checkpoint="latest")
+    assert "credit_quantile: 0.4 -> 0.2" in caplog.text
+    assert "credit_strategy: coupled_rhythm -> random" in caplog.text
+    assert again.state.global_step == 3
+
+
+def test_latest_is_the_newest_complete_one(tmp_path):
+    for step in (2, 10, 9):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    (tmp_path / "checkpoint-11").mkdir()  # torn: its trainer state was never written
+    assert checkpoints.find("latest", str(tmp_path)) == str(tmp_path / "checkpoint-10")
+    with pytest.raises(ValueError, match="no complete checkpoint"):
+        checkpoints.find("latest", str(tmp_path / "checkpoint-2"))
+    with pytest.raises(ValueError, match="checkpoint-11"):
+        checkpoints.find(str(tmp_path / "checkpoint-11"), str(tmp_path))
