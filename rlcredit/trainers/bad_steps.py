@@ -38,11 +38,12 @@ class BadSteps(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):  # type: ignore[no-untyped-def]
         bad, self._bad = self._bad, None
-        if bad is None or not self._trainer.accelerator.reduce(bad.float(), reduction="sum").item():
-            self.in_a_row = 0
+        is_bad = bad is not None and self._trainer.accelerator.reduce(bad.float(), reduction="sum").item() > 0
+        self.total += is_bad
+        self.in_a_row = self.in_a_row + 1 if is_bad else 0
+        self._trainer._metrics["train"]["bad_steps"].append(float(self.total))
+        if not is_bad:
             return
-        self.total += 1
-        self.in_a_row += 1
         # A gradient scaler finds the overflow itself, and insists on gradients to look at.
         if self._trainer.accelerator.scaler is None:
             model.zero_grad(set_to_none=True)

@@ -262,7 +262,6 @@ class CreditGRPOTrainer(GRPOTrainer):
             if self._credits_now:
                 metrics["credit/seconds"].append(seconds)
                 metrics["credit/time_share"].append(seconds / metrics["step_time"][-1])
-            metrics["bad_steps"].append(float(self._bad_steps.total))
         return output
 
     def _log_credit(self, totals_B52: Tensor) -> None:

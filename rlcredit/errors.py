@@ -1,0 +1,15 @@
+"""The one kind of error that is the user's to mend."""
+
+
+class InputError(ValueError):
+    """Bad input by the user: one line, what is wrong, where, what to write instead.
+
+    The command line turns it into exit code 2 and prints the line without a traceback.
+    """
+
+
+class RunStopped(RuntimeError):
+    """A run that cannot go on, through no fault of its arguments: one line, and what to do next.
+
+    The command line turns it into exit code 1 and prints the line without a traceback.
+    """
