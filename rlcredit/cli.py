@@ -60,7 +60,7 @@ def _list_recipes(rest: list[str]) -> int:
 
 
 def _settle() -> None:
-    """Make code beside the user importable, as `python script.py` does, and leave out warnings meant for developers."""
+    """Make code in this folder importable, as `python script.py` does; leave out warnings meant for developers."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -39,8 +39,13 @@ def arguments(folder: Path, **changes: Any) -> CreditGRPOConfig:
     return CreditGRPOConfig(**{**settings, **changes})
 
 
-def trainer(folder: Path, kind: type[GRPOTrainer] = CreditGRPOTrainer, model: PreTrainedModel | None = None,
-            reward: Any = tiny.count_digits, **changes: Any) -> GRPOTrainer:  # fmt: skip
+def trainer(
+    folder: Path,
+    kind: type[GRPOTrainer] = CreditGRPOTrainer,
+    model: PreTrainedModel | None = None,
+    reward: Any = tiny.count_digits,
+    **changes: Any,
+) -> GRPOTrainer:
     """A trainer over a fresh copy of the tiny model; `peft_config` and `train_dataset` may be given too."""
     extra = {name: changes.pop(name) for name in ("peft_config", "train_dataset", "eval_dataset") if name in changes}
     extra.setdefault("train_dataset", tiny.prompts())
@@ -62,7 +67,9 @@ def trained(folder: Path, *args: Any, **changes: Any) -> GRPOTrainer:
 
 def parameters(made: GRPOTrainer) -> dict[str, torch.Tensor]:
     """The policy's parameters, by name."""
-    return {name: value.detach().clone() for name, value in made.accelerator.unwrap_model(made.model).named_parameters()}
+    return {
+        name: value.detach().clone() for name, value in made.accelerator.unwrap_model(made.model).named_parameters()
+    }
 
 
 def logged(made: GRPOTrainer, *leave_out: str) -> list[dict[str, float]]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from rlcredit.attention.capture import Capture, StopForward
 from rlcredit.attention.layers import choose_layers
@@ -15,7 +19,7 @@ from rlcredit.signals import AttentionSignals, HeadGroups, HeadStatistics, group
 
 @torch.no_grad()
 def analyze(
-    model: nn.Module,
+    model: PreTrainedModel,
     input_ids: Tensor,
     attention_mask: Tensor,
     response_mask: Tensor,
@@ -59,7 +63,9 @@ def analyze(
     return with_entropy(signals, torch.where(response_mask.bool(), entropies, torch.nan))
 
 
-def signals_maker(args: CreditArguments, heads: HeadGroups | None = None):  # type: ignore[no-untyped-def]
+def signals_maker(
+    args: CreditArguments, heads: HeadGroups | None = None
+) -> Callable[[HeadStatistics], AttentionSignals]:
     """A function from per-head statistics to signals: with the groups given, or with each response's own."""
 
     def make(statistics: HeadStatistics) -> AttentionSignals:
@@ -72,25 +78,17 @@ def signals_maker(args: CreditArguments, heads: HeadGroups | None = None):  # ty
 
 
 def open_capture(
-    model: nn.Module, args: CreditArguments, real_mask: Tensor, response_mask: Tensor, **options
-) -> Capture:  # type: ignore[no-untyped-def]
-    """A capture of the layers, window and horizon that `args` asks for."""
-    config = getattr(model, "config", None) or model.module.config
+    model: Any, args: CreditArguments, real_mask: Tensor, response_mask: Tensor, **options: Any
+) -> Capture:
+    """A capture of the layers, window and horizon that `args` asks for, for a model wrapped or not."""
+    config = model.config if hasattr(model, "config") else model.module.config
     layers = choose_layers(config, args.credit_layers, args.credit_num_layers)
     return Capture(model, layers, real_mask, response_mask, args.credit_waad_window, args.horizon, **options)
 
 
 def with_entropy(signals: AttentionSignals, entropy: Tensor) -> AttentionSignals:
     """The same signals with the entropy [B, N] beside them."""
-    return AttentionSignals(
-        signals.layers,
-        signals.head_span,
-        signals.local_heads,
-        signals.global_heads,
-        signals.waad,
-        signals.fai,
-        entropy.float(),
-    )
+    return replace(signals, entropy=entropy.float())
 
 
 def next_token_entropy(logits_BNV: Tensor, temperature: float) -> Tensor:
@@ -103,7 +101,7 @@ def next_token_entropy(logits_BNV: Tensor, temperature: float) -> Tensor:
 
 
 @contextmanager
-def evaluating(model: nn.Module):  # type: ignore[no-untyped-def]
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Run the model in evaluation mode, then leave every module in the mode it was in."""
     training = [module for module in model.modules() if module.training]
     model.eval()

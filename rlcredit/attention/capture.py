@@ -92,9 +92,11 @@ class Capture:
         """
         if self._chunk or self._rows_done != len(self._response):
             seen = sorted(self._chunk) or ("none" if not self.chunks else "all, but not for every row")
-            raise RuntimeError(f"{self._model_name}: attention layers {self._layers} were to be read, seen: {seen}. "
-                               "The model bypasses transformers' attention interface; rlcredit cannot read it, use "
-                               "credit_strategy: uniform")  # fmt: skip
+            raise RuntimeError(
+                f"{self._model_name}: attention layers {self._layers} were to be read, seen: {seen}. "
+                "The model bypasses transformers' attention interface; rlcredit cannot read it, use "
+                "credit_strategy: uniform"
+            )
         return self.chunks
 
     def _see(self, module: nn.Module, query: Tensor, key: Tensor, mask: Any, options: dict[str, Any]) -> None:
@@ -111,14 +113,18 @@ class Capture:
 
     def _read(self, index: int, query: Tensor, key: Tensor, mask: Any, options: dict[str, Any]) -> None:
         if index in self._chunk:
-            raise RuntimeError(f"{self._model_name}: layer {index} ran twice before layers {self._layers} were all seen")
+            raise RuntimeError(
+                f"{self._model_name}: layer {index} ran twice before layers {self._layers} were all seen"
+            )
         if present := [name for name in UNKNOWN_SCORE_TERMS if options.get(name) is not None]:
             raise RuntimeError(f"{self._model_name}: its attention uses {present[0]}, which rlcredit cannot read yet")
         rows = slice(self._rows_done, self._rows_done + query.shape[0])
         real, response = self._real[rows], self._response[rows]
         if query.shape[0] != len(real) or not query.shape[2] == key.shape[2] == real.shape[1]:
-            raise RuntimeError(f"{self._model_name}: layer {index} saw queries {list(query.shape)} and keys "
-                               f"{list(key.shape)}, expected rows and positions {list(real.shape)}")  # fmt: skip
+            raise RuntimeError(
+                f"{self._model_name}: layer {index} saw queries {list(query.shape)} and keys "
+                f"{list(key.shape)}, expected rows and positions {list(real.shape)}"
+            )
         layer = Layer(
             query.float(),
             key.float(),
@@ -145,8 +151,10 @@ class Capture:
         if mask is None or (isinstance(mask, Tensor) and mask.dim() == 2):
             return None
         if not _is_map(mask):
-            raise RuntimeError(f"{self._model_name}: attention masks of type {type(mask).__name__} cannot be read; "
-                               "use attn_implementation sdpa, eager or flash_attention_2")  # fmt: skip
+            raise RuntimeError(
+                f"{self._model_name}: attention masks of type {type(mask).__name__} cannot be read; "
+                "use attn_implementation sdpa, eager or flash_attention_2"
+            )
         if id(mask) not in self._plain_masks:
             self._plain_masks[id(mask)] = _plainly_causal(mask, real, response)
         return None if self._plain_masks[id(mask)] else mask

@@ -27,8 +27,10 @@ def softmax_layers(config: PretrainedConfig) -> list[int]:
     else:
         found = list(range(getattr(text, "num_hidden_layers", 0)))
     if name in NO_ATTENTION or not found:
-        raise ValueError(f"model type {name!r} has no softmax attention to read credit from; use a transformer, or "
-                         "credit_strategy: uniform")  # fmt: skip
+        raise ValueError(
+            f"model type {name!r} has no softmax attention to read credit from; use a transformer, or "
+            "credit_strategy: uniform"
+        )
     return found
 
 
@@ -51,8 +53,10 @@ def choose_layers(config: PretrainedConfig, layers: str | list[int], count: int)
     available = softmax_layers(config)
     if not isinstance(layers, str):
         if missing := [index for index in layers if index not in available]:
-            raise ValueError(f"credit_layers: {missing} are no layers with softmax attention of this model; there are "
-                             f"{available[0]}..{available[-1]}")  # fmt: skip
+            raise ValueError(
+                f"credit_layers: {missing} are no layers with softmax attention of this model; there are "
+                f"{available[0]}..{available[-1]}"
+            )
         return list(layers)
     last, third = len(available) - 1, len(available) / 3
     lower, upper = math.floor(third), min(math.floor(2 * third), last)

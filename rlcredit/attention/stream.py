@@ -85,7 +85,7 @@ def row_summary(layer: Layer, response_BN: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fused_summary(layer: Layer) -> tuple[Tensor, Tensor]:
-    """One call of the fused CPU kernel, which returns the log-sum-exp; values carry the position as their first entry."""
+    """One call of the fused CPU kernel, which gives the log-sum-exp; values carry their position as first entry."""
     B, H, N, D = layer.q_BHND.shape
     keys = layer.k_BKND.repeat_interleave(H // layer.k_BKND.shape[1], dim=1)
     values = torch.zeros(1, 1, N, D)

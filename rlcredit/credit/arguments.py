@@ -33,14 +33,16 @@ class CreditArguments:
         default=1.5, metadata={"help": "a: weight of a selected token, >= 0; 1 changes nothing."}
     )
     credit_select: str = field(
-        default="top", metadata={"help": "Select the 'top' or the 'bottom' of the signal (Table 5).",
-                                 "choices": ["top", "bottom"]}
-    )  # fmt: skip
+        default="top",
+        metadata={"help": "Select the 'top' or the 'bottom' of the signal (Table 5).", "choices": ["top", "bottom"]},
+    )
     credit_sign: str = field(
         default="both",
-        metadata={"help": "Sign of the advantages that are weighted: both, positive or negative (Table 7a).",
-                  "choices": ["both", "positive", "negative"]},
-    )  # fmt: skip
+        metadata={
+            "help": "Sign of the advantages that are weighted: both, positive or negative (Table 7a).",
+            "choices": ["both", "positive", "negative"],
+        },
+    )
     credit_lookback: int = field(
         default=3, metadata={"help": "k: tokens before an anchor in which its introductory token is sought."}
     )
@@ -48,7 +50,9 @@ class CreditArguments:
         default=0.5,
         metadata={"help": "alpha: share of a dominated anchor's bonus that goes to its introductory token [ours]."},
     )
-    credit_waad_window: int = field(default=10, metadata={"help": "W: distances count up to W tokens in WAAD (eq. 9)."})
+    credit_waad_window: int = field(
+        default=10, metadata={"help": "W: distances count up to W tokens in WAAD (eq. 9)."}
+    )
     credit_fai_horizon: list[int] = field(
         default_factory=lambda: [10, 100],
         metadata={"help": "[H_lo, H_hi] in tokens (eq. 10); -1 as the second means: to the end."},
@@ -63,19 +67,25 @@ class CreditArguments:
     )
     credit_heads: str = field(
         default="grouped",
-        metadata={"help": "'grouped' by span, or 'all' heads for both signals (Table 14).",
-                  "choices": ["grouped", "all"]},
-    )  # fmt: skip
+        metadata={
+            "help": "'grouped' by span, or 'all' heads for both signals (Table 14).",
+            "choices": ["grouped", "all"],
+        },
+    )
     credit_head_grouping: str = field(
         default="response",
-        metadata={"help": "Split heads per 'response', once per generation 'batch', or once per run ('frozen').",
-                  "choices": ["response", "batch", "frozen"]},
-    )  # fmt: skip
+        metadata={
+            "help": "Split heads per 'response', once per generation 'batch', or once per run ('frozen').",
+            "choices": ["response", "batch", "frozen"],
+        },
+    )
     credit_attention: str = field(
         default="auto",
-        metadata={"help": "'auto' reads a pass that runs anyway, 'auxiliary' makes a forward of its own.",
-                  "choices": ["auto", "auxiliary"]},
-    )  # fmt: skip
+        metadata={
+            "help": "'auto' reads a pass that runs anyway, 'auxiliary' makes a forward of its own.",
+            "choices": ["auto", "auxiliary"],
+        },
+    )
     credit_seed: int = field(default=0, metadata={"help": "Seed of the 'random' strategy, >= 0."})
     credit_options: dict | str | None = field(
         default=None, metadata={"help": "Mapping for a strategy of your own, which checks it itself."}
@@ -99,18 +109,26 @@ class CreditArguments:
         _require_in("credit_quantile", self.credit_quantile, "above 0 and at most 1", lambda q: 0 < q <= 1)
         _require_in("credit_amplification", self.credit_amplification, "0 or more, 1.5 for instance", lambda a: a >= 0)
         _require_in("credit_alpha", self.credit_alpha, "between 0 and 1", lambda a: 0 <= a <= 1)
-        _require_in("credit_head_fraction", self.credit_head_fraction, "above 0 and at most 0.5 (the groups must not "
-                    "overlap)", lambda f: 0 < f <= 0.5)  # fmt: skip
+        _require_in(
+            "credit_head_fraction",
+            self.credit_head_fraction,
+            "above 0 and at most 0.5 (the groups must not overlap)",
+            lambda f: 0 < f <= 0.5,
+        )
         for name in ("credit_lookback", "credit_waad_window", "credit_num_layers"):
             _require_in(name, _whole(name, getattr(self, name)), "1 or more", lambda n: n >= 1)
         _require_in("credit_seed", _whole("credit_seed", self.credit_seed), "0 or more", lambda s: s >= 0)
         if len(self.credit_fai_horizon) != 2:
-            raise ValueError(f"credit_fai_horizon: {self.credit_fai_horizon} needs two numbers; write [10, 100], "
-                             "or [10, -1] for every later token")  # fmt: skip
+            raise ValueError(
+                f"credit_fai_horizon: {self.credit_fai_horizon} needs two numbers; write [10, 100], "
+                "or [10, -1] for every later token"
+            )
         lo, hi = self.credit_fai_horizon
         if lo < 0 or (hi != -1 and hi < max(lo, 1)):
-            raise ValueError(f"credit_fai_horizon: [{lo}, {hi}] is no range of distances; write [10, 100], or "
-                             f"[{max(lo, 0)}, -1] for every later token")  # fmt: skip
+            raise ValueError(
+                f"credit_fai_horizon: [{lo}, {hi}] is no range of distances; write [10, 100], or "
+                f"[{max(lo, 0)}, -1] for every later token"
+            )
 
     @property
     def horizon(self) -> tuple[int, int]:
@@ -129,8 +147,10 @@ def _layers(value: Any) -> str | list[int]:
         return parts[0]
     indices = [int(p) for p in parts if isinstance(p, int) or str(p).isdecimal()]
     if not parts or len(indices) != len(parts) or any(isinstance(p, bool) for p in parts):
-        raise ValueError(f"credit_layers: {value!r} is neither a list of layer indices, such as [3, 5, 7], nor "
-                         f"one of {', '.join(LAYER_CHOICES)}{_nearest(parts, LAYER_CHOICES)}")  # fmt: skip
+        raise ValueError(
+            f"credit_layers: {value!r} is neither a list of layer indices, such as [3, 5, 7], nor "
+            f"one of {', '.join(LAYER_CHOICES)}{_nearest(parts, LAYER_CHOICES)}"
+        )
     if len(set(indices)) != len(indices):
         raise ValueError(f"credit_layers: {value!r} names a layer twice; write each index once")
     return sorted(indices)

@@ -34,8 +34,10 @@ def assign_credit(
     batch = Batch(signals, response, row_keys.reshape(response.shape[0], -1))
     credit = find_strategy(args.credit_strategy).assign(batch, args)
     if credit.weights.shape != response.shape:
-        raise ValueError(f"credit_strategy: {args.credit_strategy!r} gave weights of shape "
-                         f"{list(credit.weights.shape)} for a batch of {list(response.shape)}")  # fmt: skip
+        raise ValueError(
+            f"credit_strategy: {args.credit_strategy!r} gave weights of shape "
+            f"{list(credit.weights.shape)} for a batch of {list(response.shape)}"
+        )
     return replace(credit, weights=torch.where(response, credit.weights.float(), 1.0))
 
 

@@ -74,7 +74,9 @@ def _nothing_to_check(args: CreditArguments) -> None:
     """Refuse options that would be ignored."""
     if args.credit_options:
         keys = ", ".join(map(str, args.credit_options))
-        raise ValueError(f"credit_options: {keys}: the strategy {args.credit_strategy!r} takes no options; remove them")
+        raise ValueError(
+            f"credit_options: {keys}: the strategy {args.credit_strategy!r} takes no options; remove them"
+        )
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """A task of the user's own: a data set with a `prompt` column, and a reward function.
 
-    task: custom
-    task_options:
-      train: data/train.jsonl              # .jsonl, .json, .csv or .parquet; or the id of a data set on the hub
-      test: data/test.jsonl                # optional, held out
-      reward: my_package.rewards:score     # score(completions, **columns) -> one number for each completion
+task: custom
+task_options:
+  train: data/train.jsonl              # .jsonl, .json, .csv or .parquet; or the id of a data set on the hub
+  test: data/test.jsonl                # optional, held out
+  reward: my_package.rewards:score     # score(completions, **columns) -> one number for each completion
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ def load(options: Mapping[str, object]) -> TaskData:
             raise InputError(f"task_options.{key}: is no option of a custom task; did you mean {near[0]}?")
     for key in ("train", "reward"):
         if not isinstance(options.get(key), str):
-            raise InputError(f"task_options.{key}: is missing; write "
-                             + ("a file or a data set's id" if key == "train" else "package.module:function"))  # fmt: skip
+            raise InputError(
+                f"task_options.{key}: is missing; write "
+                + ("a file or a data set's id" if key == "train" else "package.module:function")
+            )
     test = options.get("test")
     return TaskData(
         train=_data("train", str(options["train"])),
@@ -57,11 +59,14 @@ def _data(key: str, source: str, split: str = "train") -> datasets.Dataset:
         )
     except Exception as error:  # datasets raises its own, of many kinds, for files and hubs alike
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"task_options.{key}: {source!r} cannot be loaded ({reason}); write a .jsonl, .json, .csv or "
-                         ".parquet file, or the id of a data set on the hub") from error  # fmt: skip
+        raise InputError(
+            f"task_options.{key}: {source!r} cannot be loaded ({reason}); write a .jsonl, .json, .csv or "
+            ".parquet file, or the id of a data set on the hub"
+        ) from error
     if "prompt" not in found.column_names:
-        raise InputError(f"task_options.{key}: {source!r} has the columns {', '.join(found.column_names)}, and none "
-                         "called prompt")  # fmt: skip
+        raise InputError(
+            f"task_options.{key}: {source!r} has the columns {', '.join(found.column_names)}, and none called prompt"
+        )
     if not len(found):
         raise InputError(f"task_options.{key}: {source!r} has no rows")
     return found
@@ -72,8 +77,10 @@ def _function(name: str) -> Callable[..., list[float | None]]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"task_options.reward: {name!r} cannot be imported ({error}); write "
-                         "package.module:function, importable from here") from error  # fmt: skip
+        raise InputError(
+            f"task_options.reward: {name!r} cannot be imported ({error}); write "
+            "package.module:function, importable from here"
+        ) from error
     if not callable(found):
         raise InputError(f"task_options.reward: {name!r} is no function")
     return found

@@ -55,5 +55,7 @@ class BadSteps(TrainerCallback):
         tensors = {name: value for name, value in (self._batch or {}).items() if isinstance(value, Tensor)}
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(tensors, path)
-        raise RunStopped(f"{self.in_a_row} steps in a row had a loss or gradient that is not finite; the last batch is "
-                         f"in {path}. Lower the learning rate, or resume from an earlier checkpoint")  # fmt: skip
+        raise RunStopped(
+            f"{self.in_a_row} steps in a row had a loss or gradient that is not finite; the last batch is "
+            f"in {path}. Lower the learning rate, or resume from an earlier checkpoint"
+        )

@@ -34,8 +34,10 @@ TRL_MEMORY = ("_step", "_buffered_inputs", "_entropy_window_stats", "_current_tr
 def complete(folder: str | Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
     found = [path for path in Path(folder).glob("checkpoint-*") if (path / TRAINER_STATE_NAME).is_file()]
-    return sorted((p for p in found if p.name.removeprefix("checkpoint-").isdecimal()),
-                  key=lambda path: int(path.name.removeprefix("checkpoint-")))  # fmt: skip
+    return sorted(
+        (p for p in found if p.name.removeprefix("checkpoint-").isdecimal()),
+        key=lambda path: int(path.name.removeprefix("checkpoint-")),
+    )
 
 
 def find(wanted: str | bool | None, output_dir: str) -> str | None:
@@ -47,12 +49,16 @@ def find(wanted: str | bool | None, output_dir: str) -> str | None:
         return None
     if wanted in (LATEST, True, "true", "True"):
         if not (found := complete(output_dir)):
-            raise InputError(f"resume_from_checkpoint: {output_dir} has no complete checkpoint; start without "
-                             "resume_from_checkpoint")  # fmt: skip
+            raise InputError(
+                f"resume_from_checkpoint: {output_dir} has no complete checkpoint; start without "
+                "resume_from_checkpoint"
+            )
         return str(found[-1])
     if not (Path(str(wanted)) / TRAINER_STATE_NAME).is_file():
-        raise InputError(f"resume_from_checkpoint: {wanted} is no complete checkpoint (it has no "
-                         f"{TRAINER_STATE_NAME}); write a checkpoint folder, or latest")  # fmt: skip
+        raise InputError(
+            f"resume_from_checkpoint: {wanted} is no complete checkpoint (it has no "
+            f"{TRAINER_STATE_NAME}); write a checkpoint folder, or latest"
+        )
     return str(wanted)
 
 
@@ -74,8 +80,12 @@ def load(folder: str, trainer: CreditGRPOTrainer) -> dict[str, Any] | None:
         return None
     state = torch.load(path, map_location=accelerator.device, weights_only=True)
     if state["processes"] != accelerator.num_processes:
-        logger.warning("%s was written by %d processes and is resumed by %d: the run goes on, but not bit for bit",
-                       folder, state["processes"], accelerator.num_processes)  # fmt: skip
+        logger.warning(
+            "%s was written by %d processes and is resumed by %d: the run goes on, but not bit for bit",
+            folder,
+            state["processes"],
+            accelerator.num_processes,
+        )
         state = {name: state[name] for name in ("processes", "frozen", "credit", "wandb_run")}
     for line in changes(state["credit"], trainer.args.credit_settings()):
         if accelerator.is_main_process:
@@ -136,10 +146,11 @@ def _restore(trainer: CreditGRPOTrainer, state: dict[str, Any]) -> None:
         _refill(trainer._logs[name], table)
 
 
-def _refill(table: deque | dict[str, deque], rows: list | dict[str, list]) -> None:
+def _refill(table: Any, rows: Any) -> None:
+    """Put saved rows back into a deque, or into a dict of deques."""
     if isinstance(rows, dict):
         for column, values in rows.items():
-            _refill(table[column], values)
+            table[column].extend(values)
     else:
         table.extend(rows)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
-from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlcredit.attention.analyze import evaluating
 from rlcredit.tasks.base import AccuracyFunction
@@ -14,7 +13,7 @@ from rlcredit.tasks.base import AccuracyFunction
 
 @torch.no_grad()
 def greedy_accuracy(
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: Dataset,
     correct: AccuracyFunction,
@@ -36,19 +35,31 @@ def greedy_accuracy(
     return total.item() / len(rows)
 
 
-def _complete(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: list, max_new_tokens: int) -> list[str]:
+def _complete(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list, max_new_tokens: int
+) -> list[str]:
     """Greedy completions of prompts, texts or conversations, as the trainer would render and decode them."""
     prompts = list(prompts)
     if isinstance(prompts[0], str):
         inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
     else:
         inputs = tokenizer.apply_chat_template(
-            prompts, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", padding=True,
+            prompts,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            padding=True,
             padding_side="left",
-        )  # fmt: skip
+        )
     inputs = {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask")}
     ids = model.generate(
-        **inputs, max_new_tokens=max_new_tokens, do_sample=False, temperature=None, top_p=None, top_k=None,
+        **inputs,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
         pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+    )
     return tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

@@ -28,7 +28,7 @@ from accelerate.utils import DistributedType
 from datasets import Dataset
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedModel
 from trl import GRPOTrainer
 
 from rlcredit.attention import choose_layers
@@ -69,7 +69,6 @@ class CreditGRPOTrainer(GRPOTrainer):
 
     def __init__(self, model, reward_funcs=None, args: CreditGRPOConfig | None = None, train_dataset=None, **kwargs):  # type: ignore[no-untyped-def]
         args = args or CreditGRPOConfig()
-        self._reader: CreditReader | None = None
         self._reading: _Reading | None = None
         self._rollout_tool_mask: list[list[int]] | None = None
         _refuse_unreadable(model, args)
@@ -212,14 +211,18 @@ class CreditGRPOTrainer(GRPOTrainer):
             if "credit_weights" in inputs:
                 self._weigh(batch, inputs)
             else:
-                self._reading = _Reading(inputs.get("tool_mask"), lambda signals, _: self._credit(signals, batch, inputs))
+                self._reading = _Reading(
+                    inputs.get("tool_mask"), lambda signals, _: self._credit(signals, batch, inputs)
+                )
             try:
                 loss = super()._compute_loss(model, batch)
             finally:
                 self._reading = None
             if "credit_totals" not in inputs:
-                raise RuntimeError("TRL's loss no longer asks _get_per_token_logps_and_entropies for its log-"
-                                   "probabilities: this version of TRL is not supported (tests/contract)")  # fmt: skip
+                raise RuntimeError(
+                    "TRL's loss no longer asks _get_per_token_logps_and_entropies for its log-"
+                    "probabilities: this version of TRL is not supported (tests/contract)"
+                )
             self._log_credit(inputs["credit_totals"])
         if self.model.training:
             self._bad_steps.watch(loss, inputs)
@@ -302,12 +305,14 @@ class CreditGRPOTrainer(GRPOTrainer):
         super()._save_checkpoint(model, trial)
 
 
-def _refuse_unreadable(model: str | nn.Module, args: CreditGRPOConfig) -> None:
+def _refuse_unreadable(model: str | PreTrainedModel, args: CreditGRPOConfig) -> None:
     """Raise a ValueError before weights load, if the layers asked for are not there to be read."""
     if "attention" in args.credit_needs:
-        config = AutoConfig.from_pretrained(model, trust_remote_code=args.trust_remote_code) if isinstance(
-            model, str
-        ) else model.config  # fmt: skip
+        config = (
+            AutoConfig.from_pretrained(model, trust_remote_code=args.trust_remote_code)
+            if isinstance(model, str)
+            else model.config
+        )
         choose_layers(config, args.credit_layers, args.credit_num_layers)
 
 
@@ -329,12 +334,14 @@ def _adapter_is_off(model: nn.Module) -> bool:
     return layer is not None and (layer.disable_adapters or "ref" in layer.active_adapters)
 
 
-def _warn_of_dropout(model: nn.Module) -> None:
+def _warn_of_dropout(model: PreTrainedModel) -> None:
     rates = [m.p for m in model.modules() if isinstance(m, nn.Dropout)]
-    rates.append(getattr(model.config.get_text_config(), "attention_dropout", 0.0) or 0.0)
+    rates.append(getattr(model.config.get_text_config(), "attention_dropout", None) or 0.0)
     if max(rates) > 0:
-        logger.warning("the policy has dropout: attention read from a training pass differs from that of an evaluation "
-                       "pass; set disable_dropout: true, or credit_attention: auxiliary")  # fmt: skip
+        logger.warning(
+            "the policy has dropout: attention read from a training pass differs from that of an evaluation "
+            "pass; set disable_dropout: true, or credit_attention: auxiliary"
+        )
 
 
 def _joined(batch: dict[str, Any], what: str) -> Tensor:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -57,7 +58,7 @@ class CreditReader:
 
     def open(self, model: nn.Module, real_mask: Tensor, response_mask: Tensor, *, stop_early: bool = False) -> Capture:
         """A capture for the rows of one batch; [B, N] masks."""
-        options = {"stop_early": stop_early}
+        options: dict[str, Any] = {"stop_early": stop_early}
         if not self.needs_whole_batch:  # per-head values are reduced chunk by chunk
             options["finish"] = signals_maker(self._args, self.frozen if self._shared_groups else None)
         return open_capture(model, self._args, real_mask, response_mask, **options)
@@ -119,7 +120,7 @@ class CreditReader:
 
 @dataclass(frozen=True)
 class CreditTotals:
-    """Sums over tokens from which a step's credit metrics are means; kept per row, so that reused rollouts have them."""
+    """Sums over tokens whose ratios are a step's credit metrics; kept per row, so that reused rollouts have them."""
 
     NAMES = ("weight_mean", "amplified_share", "dominated_share", "waad_mean", "fai_mean")
 

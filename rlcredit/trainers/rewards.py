@@ -32,7 +32,9 @@ def check_signature(reward: Callable, columns: Iterable[str]) -> None:
     try:
         inspect.signature(reward).bind(**passed)
     except TypeError as error:
-        raise InputError(f"reward {_name(reward)!r}: {error}; write def {_name(reward)}(completions, **kwargs)") from error
+        raise InputError(
+            f"reward {_name(reward)!r}: {error}; write def {_name(reward)}(completions, **kwargs)"
+        ) from error
 
 
 class GuardedReward:
@@ -70,7 +72,9 @@ class GuardedReward:
         self.failed |= {row for row, score in enumerate(scores) if score is not None and not math.isfinite(score)}
         return [math.nan if row in self.failed else score for row, score in enumerate(scores)]
 
-    def _score(self, prompts: Sequence, completions: Sequence, columns: dict[str, Any]) -> tuple[list, dict[str, list]]:
+    def _score(
+        self, prompts: Sequence, completions: Sequence, columns: dict[str, Any]
+    ) -> tuple[list, dict[str, list]]:
         """One call of the function: its scores, and what it logged (kept back until the call has succeeded)."""
         extras: dict[str, list] = {}
 
@@ -85,8 +89,10 @@ class GuardedReward:
             raise InputError(f"reward {self.__name__!r} returned {type(scores).__name__}; return a list of numbers")
         scores = list(scores)
         if len(scores) != len(completions):
-            raise InputError(f"reward {self.__name__!r} returned {len(scores)} scores for {len(completions)} "
-                             "completions; return exactly one for each")  # fmt: skip
+            raise InputError(
+                f"reward {self.__name__!r} returned {len(scores)} scores for {len(completions)} "
+                "completions; return exactly one for each"
+            )
         return [self._number(score) for score in scores], extras
 
     def _score_rows(self, prompts: Sequence, completions: Sequence, columns: dict[str, Any]) -> tuple[list, dict]:

@@ -1,16 +1,18 @@
-"""`rlcredit train`: from a recipe to a trained policy and a summary. Whatever can be checked is, before weights load."""
+"""`rlcredit train`: from a recipe to a policy and a summary. What can be checked is checked before weights load."""
 
 from __future__ import annotations
 
 import difflib
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from accelerate.utils import DistributedType
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -54,33 +56,52 @@ class RunArguments:
             raise ValueError(f"task: {self.task!r} is unknown; {hint}")
 
 
+class Prepared(NamedTuple):
+    """A run that has passed every check, its policy loaded."""
+
+    run: RunArguments
+    task: TaskData
+    trainer: CreditGRPOTrainer
+    checkpoint: str | None
+
+
 def train(argv: Sequence[str]) -> None:
     """Run `rlcredit train` with these arguments.
 
     Raises: InputError for what the user has to mend; RunStopped if the run cannot go on.
     """
-    run, model, config = recipes.parse(list(argv), (RunArguments, ModelConfig, CreditGRPOConfig))
-    try:
-        task, trainer, checkpoint = _build(run, model, config)
-    except ValueError as error:  # TRL's and transformers' own checks
-        raise InputError(" ".join(str(error).split())) from error
+    run, task, trainer, checkpoint = prepare(argv)
     measure = _accuracy_of(trainer, task, run.held_out)
-    before = _first_accuracy(Path(config.output_dir), measure, resumed=checkpoint is not None)
+    before = _first_accuracy(Path(trainer.args.output_dir), measure, resumed=checkpoint is not None)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     _summarize(trainer, before, measure() if measure else None, argv)
 
 
-def _build(
-    run: RunArguments, model: ModelConfig, config: CreditGRPOConfig
-) -> tuple[TaskData, CreditGRPOTrainer, str | None]:
-    """Check everything, then load the policy."""
+def prepare(argv: Sequence[str]) -> Prepared:
+    """Check everything, then load the policy. Raises: InputError."""
+    if not torch.accelerator.is_available():
+        # Without it, accelerate's multi-process launch on a CPU starts runs that do not know of each other.
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+    run, model, config = recipes.parse(list(argv), (RunArguments, ModelConfig, CreditGRPOConfig))
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched > 1 and config.world_size == 1:
+        raise InputError(f"{launched} processes were launched, but they do not see each other; add --use_cpu true")
+    try:
+        return _build(run, model, config)
+    except ValueError as error:  # TRL's and transformers' own checks
+        raise InputError(" ".join(str(error).split())) from error
+
+
+def _build(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig) -> Prepared:
     checkpoint = checkpoints.find(config.resume_from_checkpoint, config.output_dir)
     earlier = checkpoints.complete(config.output_dir)
     if checkpoint is None and earlier and not run.overwrite:
-        raise InputError(f"output_dir: {config.output_dir} holds {earlier[-1].name} of an earlier run; write "
-                         "--resume_from_checkpoint latest to go on, --overwrite true to delete it, or another "
-                         "output_dir")  # fmt: skip
+        raise InputError(
+            f"output_dir: {config.output_dir} holds {earlier[-1].name} of an earlier run; write "
+            "--resume_from_checkpoint latest to go on, --overwrite true to delete it, or another output_dir"
+        )
+    assert not isinstance(run.task_options, str)  # parsed in __post_init__
     task = TASKS[run.task](run.task_options or {})
     path = _policy_path(model.model_name_or_path)
     tokenizer = _check_policy(path, model, config, task)
@@ -90,9 +111,6 @@ def _build(
         "attn_implementation": model.attn_implementation,
         **({"dtype": model.dtype} if model.dtype else {}),
     }
-    if checkpoint is None and config.should_save:
-        for folder in earlier:
-            shutil.rmtree(folder)
     trainer = CreditGRPOTrainer(
         path,
         task.rewards,
@@ -103,8 +121,11 @@ def _build(
         peft_config=get_peft_config(model),
         quantization_config=get_quantization_config(model),
     )
+    if checkpoint is None and trainer.is_world_process_zero():
+        for folder in earlier:
+            shutil.rmtree(folder)
     _show_progress(trainer)
-    return task, trainer, checkpoint
+    return Prepared(run, task, trainer, checkpoint)
 
 
 def _policy_path(name: str | None) -> str:
@@ -115,9 +136,7 @@ def _policy_path(name: str | None) -> str:
     return str(shipped) if not Path(name).exists() and shipped.is_dir() else name
 
 
-def _check_policy(
-    path: str, model: ModelConfig, config: CreditGRPOConfig, task: TaskData
-) -> PreTrainedTokenizerBase:
+def _check_policy(path: str, model: ModelConfig, config: CreditGRPOConfig, task: TaskData) -> PreTrainedTokenizerBase:
     """Refuse a policy that is not there, cannot be read, or whose context is too short; give its tokenizer."""
     options = {"revision": model.model_revision, "trust_remote_code": config.trust_remote_code}
     try:
@@ -125,15 +144,18 @@ def _check_policy(
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", truncation_side="left", **options)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise InputError(f"model_name_or_path: {path!r} is neither a folder with a model nor a model that can be "
-                         f"reached ({reason})") from error  # fmt: skip
+        raise InputError(
+            f"model_name_or_path: {path!r} is neither a folder with a model nor a model that can be reached ({reason})"
+        ) from error
     if "attention" in config.credit_needs:
         choose_layers(policy, config.credit_layers, config.credit_num_layers)
     context = getattr(policy.get_text_config(), "max_position_embeddings", None)
     longest = max(len(ids) for ids in _token_ids(tokenizer, task.train["prompt"]))
     if context and longest + config.max_completion_length > context:
-        raise InputError(f"max_completion_length: a prompt of {longest} tokens and {config.max_completion_length} of "
-                         f"completion do not fit the model's context of {context}; shorten one of them")  # fmt: skip
+        raise InputError(
+            f"max_completion_length: a prompt of {longest} tokens and {config.max_completion_length} of "
+            f"completion do not fit the model's context of {context}; shorten one of them"
+        )
     return tokenizer
 
 
@@ -159,9 +181,13 @@ def _accuracy_of(trainer: CreditGRPOTrainer, task: TaskData, held_out: int):  # 
         return None
     rows = task.test.select(range(min(held_out, len(task.test))))
     return lambda: greedy_accuracy(
-        trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, rows, task.correct,
-        trainer.accelerator, trainer.max_completion_length,
-    )  # fmt: skip
+        trainer.accelerator.unwrap_model(trainer.model),
+        trainer.processing_class,
+        rows,
+        task.correct,
+        trainer.accelerator,
+        trainer.max_completion_length,
+    )
 
 
 def _first_accuracy(folder: Path, measure: Any, *, resumed: bool) -> float | None:

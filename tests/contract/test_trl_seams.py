@@ -100,7 +100,9 @@ def test_the_trainer_state_is_written_last():
 
 def test_gradients_can_be_dropped_before_the_optimiser_step():
     source = inspect.getsource(Trainer._run_epoch)
-    places = [source.find(text) for text in ("self._clip_grad_norm(", "on_pre_optimizer_step(", "self.optimizer.step()")]
+    places = [
+        source.find(text) for text in ("self._clip_grad_norm(", "on_pre_optimizer_step(", "self.optimizer.step()")
+    ]
     assert -1 not in places and places == sorted(places), moved("on_pre_optimizer_step")
 
 
@@ -111,5 +113,7 @@ def test_the_sampler_shuffles_from_a_generator_of_its_own():
 
 def test_attention_functions_come_from_get_interface():
     assert list(inspect.signature(AttentionInterface.get_interface).parameters) == [
-        "self", "attn_implementation", "default",
-    ], moved("AttentionInterface.get_interface")  # fmt: skip
+        "self",
+        "attn_implementation",
+        "default",
+    ], moved("AttentionInterface.get_interface")

@@ -88,11 +88,16 @@ def test_lora_with_a_reference_pass_reads_the_policy(tmp_path, schedule):
     """The reference pass runs the same modules with the adapter off; its attention is another."""
     auto, auxiliary = (
         runs.trained(
-            tmp_path / mode, Recorder, model=tiny.model_of("llama", spread=0.15), peft_config=LORA, beta=0.1,
-            credit_attention=mode, **schedule,
+            tmp_path / mode,
+            Recorder,
+            model=tiny.model_of("llama", spread=0.15),
+            peft_config=LORA,
+            beta=0.1,
+            credit_attention=mode,
+            **schedule,
         )
         for mode in ("auto", "auxiliary")
-    )  # fmt: skip
+    )
     one, two = auto.weights_by_row(), auxiliary.weights_by_row()
     assert one.keys() == two.keys()
     assert all(torch.equal(one[key], two[key]) for key in one)
@@ -111,8 +116,9 @@ def test_every_loss_type_takes_credit(tmp_path, loss):
     uniform = runs.trained(tmp_path / "b", loss_type=loss, max_steps=1, credit_strategy="uniform")
     assert all(torch.isfinite(value).all() for value in runs.parameters(weighted).values())
     assert weighted.state.log_history[0]["reward"] == uniform.state.log_history[0]["reward"]
-    assert any(not torch.equal(value, runs.parameters(uniform)[name]) for name, value in
-               runs.parameters(weighted).items())  # fmt: skip
+    assert any(
+        not torch.equal(value, runs.parameters(uniform)[name]) for name, value in runs.parameters(weighted).items()
+    )
 
 
 @pytest.mark.parametrize("strategy", ["random", "entropy", "local_chunk", "global_anchor", "coupled_rhythm"])
@@ -130,8 +136,9 @@ def test_strategies_see_the_same_first_rollouts(tmp_path, strategy, schedule):
 def test_evaluation_is_uniform(tmp_path):
     made = runs.trainer(tmp_path, eval_dataset=tiny.prompts(4), per_device_eval_batch_size=4)
     loss = made.evaluate()["eval_loss"]
-    uniform = runs.trainer(tmp_path, eval_dataset=tiny.prompts(4), per_device_eval_batch_size=4,
-                           credit_strategy="uniform")  # fmt: skip
+    uniform = runs.trainer(
+        tmp_path, eval_dataset=tiny.prompts(4), per_device_eval_batch_size=4, credit_strategy="uniform"
+    )
     assert loss == uniform.evaluate()["eval_loss"]
 
 
@@ -142,6 +149,7 @@ def test_completions_table_shows_the_weights(tmp_path):
     table = pd.read_parquet(tmp_path / "completions" / "completions_00001.parquet")
     expected = made._buffered_inputs
     for batch in expected:
-        for key, weights, mask in zip(batch["credit_keys"].tolist(), batch["credit_weights"],
-                                      batch["completion_mask"].bool(), strict=True):  # fmt: skip
+        for key, weights, mask in zip(
+            batch["credit_keys"].tolist(), batch["credit_weights"], batch["completion_mask"].bool(), strict=True
+        ):
             assert table["credit_weight_mean"][key[1]] == pytest.approx(weights[mask].mean().item(), abs=1e-6)

@@ -260,6 +260,6 @@ def test_models_without_softmax_attention_are_refused_by_name():
 
     with pytest.raises(ValueError, match="mamba"):
         choose_layers(MambaConfig(), "middle", 5)
-    with pytest.raises(ValueError, match="t5.*encoder-decoder"):
+    with pytest.raises(ValueError, match=r"t5.*encoder-decoder"):
         choose_layers(T5Config(), "middle", 5)
     assert set(choose_layers(JambaConfig(), "all", 5)) <= {4, 12, 20, 28}

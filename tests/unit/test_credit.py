@@ -85,13 +85,20 @@ def test_coupled_rhythm_takes_the_nearest_of_equal_introductions():
 
 def test_lookback_stays_within_the_response_and_distances_count_positions():
     # response at 0 1 and 4 5 (tool output between): Delta is defined at 0 and 4 only
-    credit = assign(signals(waad=[5.0, 1, NAN, NAN, 1, 1], fai=[0.1, 0.2, NAN, NAN, 0.9, 0.3]),
-                    response=[1, 1, 0, 0, 1, 1], credit_quantile=0.25)  # fmt: skip
+    credit = assign(
+        signals(waad=[5.0, 1, NAN, NAN, 1, 1], fai=[0.1, 0.2, NAN, NAN, 0.9, 0.3]),
+        response=[1, 1, 0, 0, 1, 1],
+        credit_quantile=0.25,
+    )
     assert credit.preplan.tolist() == [[True, False, False, False, False, False]]
     assert credit.anchor.nonzero().tolist() == [[0, 4]]
     assert not credit.dominated.any()  # 0 is four positions back, beyond k = 3
-    wider = assign(signals(waad=[5.0, 1, NAN, NAN, 1, 1], fai=[0.1, 0.2, NAN, NAN, 0.9, 0.3]),
-                   response=[1, 1, 0, 0, 1, 1], credit_quantile=0.25, credit_lookback=4)  # fmt: skip
+    wider = assign(
+        signals(waad=[5.0, 1, NAN, NAN, 1, 1], fai=[0.1, 0.2, NAN, NAN, 0.9, 0.3]),
+        response=[1, 1, 0, 0, 1, 1],
+        credit_quantile=0.25,
+        credit_lookback=4,
+    )
     assert wider.intro[0, 4] == 0
 
 
@@ -118,8 +125,9 @@ def test_all_equal_values_go_to_the_earlier_tokens():
 
 # ---- the pieces against the loop ----------------------------------------------------------------------------------
 
-values = st.lists(st.one_of(st.just(NAN), st.sampled_from([0.0, 1.0, 2.0]), st.floats(-5, 5, width=32)), min_size=1,
-                  max_size=24)  # fmt: skip
+values = st.lists(
+    st.one_of(st.just(NAN), st.sampled_from([0.0, 1.0, 2.0]), st.floats(-5, 5, width=32)), min_size=1, max_size=24
+)
 
 
 @settings(max_examples=200, deadline=None)
@@ -143,13 +151,25 @@ def test_coupled_rhythm_is_the_loops(length, lookback, q, alpha, bottom, data):
     if not where:
         return
     gamma, intro = loop.coupled_rhythm(
-        {t: waad[t] for t in where}, {t: fai[t] for t in where if not math.isnan(fai[t])}, where, q=q, k=lookback,
-        alpha=alpha, bottom=bottom,
-    )  # fmt: skip
-    credit = assign(signals(waad=[w if r else NAN for w, r in zip(waad, response, strict=True)],
-                            fai=[f if r else NAN for f, r in zip(fai, response, strict=True)]),
-                    response=response, credit_quantile=q, credit_lookback=lookback, credit_alpha=alpha,
-                    credit_select="bottom" if bottom else "top")  # fmt: skip
+        {t: waad[t] for t in where},
+        {t: fai[t] for t in where if not math.isnan(fai[t])},
+        where,
+        q=q,
+        k=lookback,
+        alpha=alpha,
+        bottom=bottom,
+    )
+    credit = assign(
+        signals(
+            waad=[w if r else NAN for w, r in zip(waad, response, strict=True)],
+            fai=[f if r else NAN for f, r in zip(fai, response, strict=True)],
+        ),
+        response=response,
+        credit_quantile=q,
+        credit_lookback=lookback,
+        credit_alpha=alpha,
+        credit_select="bottom" if bottom else "top",
+    )
     assert [credit.weights[0, t].item() for t in where] == pytest.approx([gamma[t] for t in where])
     assert {t: int(credit.intro[0, t]) for t in where if credit.dominated[0, t]} == intro
 

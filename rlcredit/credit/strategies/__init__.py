@@ -35,8 +35,10 @@ def find_strategy(name: str) -> Strategy:
         return _import_strategy(name)
     near = difflib.get_close_matches(str(name), CREDIT_STRATEGIES, 1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise ValueError(f"credit_strategy: {name!r} is unknown; {hint}There are {', '.join(CREDIT_STRATEGIES)}, and "
-                     "package.module:strategy for one of your own")  # fmt: skip
+    raise ValueError(
+        f"credit_strategy: {name!r} is unknown; {hint}There are {', '.join(CREDIT_STRATEGIES)}, and "
+        "package.module:strategy for one of your own"
+    )
 
 
 def _import_strategy(name: str) -> Strategy:

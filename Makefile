@@ -1,0 +1,54 @@
+# `make test` is the one to run before a commit. Extra arguments for pip: make test PIP_ARGS="--index-url ..."
+PYTHON ?= python3
+PIP_ARGS ?=
+RECIPE ?= recipes/countdown_tiny/coupled_rhythm.yaml
+
+VENV := .venv
+BIN := $(VENV)/bin
+# One empty file an install, newer than what it was made from: a second `make test` installs nothing.
+RUN_STAMP := $(VENV)/.installed-run
+DEV_STAMP := $(VENV)/.installed-dev
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help train test test-slow lint type clean
+
+help:
+	@echo "make train       train the tiny Countdown model (RECIPE=... for another)"
+	@echo "make test        the quick tests"
+	@echo "make test-slow   the slow ones, whole training runs"
+	@echo "make lint        ruff and the layers of the imports"
+	@echo "make type        mypy"
+	@echo "make clean       remove .venv and the caches"
+
+train: $(RUN_STAMP)
+	$(BIN)/rlcredit train --config $(RECIPE)
+
+test: $(DEV_STAMP)
+	$(BIN)/python -m pytest -q
+
+test-slow: $(DEV_STAMP)
+	$(BIN)/python -m pytest -q -m "slow and not gpu"
+
+lint: $(DEV_STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+type: $(DEV_STAMP)
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The interpreter is there or not; its date (that of the system's python) says nothing.
+$(RUN_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e .
+	@touch $@
+
+$(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e ".[dev]"
+	@touch $@ $(RUN_STAMP)

@@ -1,0 +1,290 @@
+"""Countdown after TinyZero: reach a target with the four operations, each given number used exactly once.
+
+    numbers 3, 7, 12; target 81:   <think>7*12=84 84-3=81</think><answer>(7*12)-3</answer>
+
+Every instance is built from a random expression over all its numbers (kept as `solution`), so every one is solvable.
+Two instances are the same if target and sorted numbers agree; the held-out set is drawn first and no training instance
+repeats one of it. With a given seed the held-out set therefore stays the same whatever `num_train` is.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import datasets
+
+from rlcredit.tasks.arithmetic import ExpressionError, evaluate
+from rlcredit.tasks.base import TaskData
+
+CORRECT_REWARD = 1.0
+
+_NO_ANSWER, _WRONG, _CORRECT = range(3)
+_TEXT_PROMPT = (
+    "A conversation between User and Assistant. The Assistant reasons about the problem in the User's message and "
+    "then answers it.\n"
+    "User: Using the numbers {numbers}, write an expression that equals {target}. You can use the operations "
+    "+, -, *, / and brackets, and every number must be used exactly once. Show your work in <think> </think> tags and "
+    "give the final expression in <answer> </answer> tags, for example <answer>(1 + 2) / 3</answer>.\n"
+    "Assistant: Let me solve this step by step.\n<think>"
+)
+_FRUITLESS_DRAWS = 10_000  # draws in a row that are no new instance: by then the options' instances are used up
+
+
+class Instance(NamedTuple):
+    """A solvable instance; `solution` is one expression that reaches `target` with each of `numbers` once."""
+
+    numbers: tuple[int, ...]
+    target: int
+    solution: str
+
+    @property
+    def identity(self) -> tuple[int, ...]:
+        return (*sorted(self.numbers), self.target)
+
+
+@dataclass(frozen=True)
+class CountdownOptions:
+    """The recipe's `task_options` for Countdown.
+
+    Attributes:
+        num_train: training instances, at least 1.
+        num_test: held-out instances, at least 0 (0: no held-out set).
+        numbers: how many numbers an instance has, each 2 to 6; with several entries every instance draws one of them.
+        max_number: numbers are drawn uniformly from 1 to this.
+        max_target: targets lie between 1 and this.
+        seed: the same seed and options give the same instances in the same order.
+        prompt_style: "text" for a language model (after TinyZero, ends with `<think>`), "compact" for a
+            character-level policy (`3 7 12 -> 81` and a line break).
+        format_reward: reward, from 0 to below 1, of an expression that is well-formed but wrong.
+    """
+
+    num_train: int = 20_000
+    num_test: int = 512
+    numbers: tuple[int, ...] = (3, 4)
+    max_number: int = 99
+    max_target: int = 100
+    seed: int = 0
+    prompt_style: str = "text"
+    format_reward: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, low, high in _INTEGER_RANGES:
+            _require(name, getattr(self, name), _is_integer_in(low, high), f"an integer from {low} to {high}")
+        _require("numbers", self.numbers, _is_list_of_counts, "a list of integers from 2 to 6 such as [3, 4]")
+        object.__setattr__(self, "numbers", tuple(self.numbers))
+        _require("prompt_style", self.prompt_style, _is_prompt_style, " or ".join(map(repr, PROMPTS)))
+        _require("format_reward", self.format_reward, _is_partial_reward, "a number from 0 to below 1 such as 0.1")
+
+    @classmethod
+    def from_mapping(cls, options: Mapping[str, object]) -> CountdownOptions:
+        """Build the options from a recipe's mapping.
+
+        Raises:
+            ValueError: for an unknown key or an impossible value; names the key, the value and what to write instead.
+        """
+        known = [field.name for field in fields(cls)]
+        for key, value in options.items():
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, n=1)
+                hint = f"did you mean task_options.{near[0]}?" if near else f"write one of {', '.join(known)}"
+                raise ValueError(f"task_options.{key}: {value!r} is for no option of the countdown task; {hint}")
+        return cls(**dict[str, Any](options))
+
+
+_INTEGER_RANGES = (
+    ("num_train", 1, 10_000_000),
+    ("num_test", 0, 1_000_000),
+    ("max_number", 1, 9_999),
+    ("max_target", 1, 1_000_000),
+    ("seed", 0, 2**63 - 1),
+)
+
+
+def _require(name: str, value: object, holds: Callable[[object], bool], instead: str) -> None:
+    if not holds(value):
+        raise ValueError(f"task_options.{name}: {value!r} is not possible; write {instead}")
+
+
+def _is_integer_in(low: int, high: int) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_list_of_counts(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 0 and all(map(_is_integer_in(2, 6), value))
+
+
+def _is_prompt_style(value: object) -> bool:
+    return isinstance(value, str) and value in PROMPTS
+
+
+def _is_partial_reward(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < CORRECT_REWARD
+
+
+def text_prompt(numbers: Sequence[int], target: int) -> str:
+    """The instance in words, ending where the policy's reasoning begins."""
+    return _TEXT_PROMPT.format(numbers=list(numbers), target=target)
+
+
+def compact_prompt(numbers: Sequence[int], target: int) -> str:
+    """The instance in about fifteen characters: `3 7 12 -> 81` and a line break."""
+    return f"{' '.join(map(str, numbers))} -> {target}\n"
+
+
+PROMPTS: dict[str, Callable[[Sequence[int], int], str]] = {"text": text_prompt, "compact": compact_prompt}
+
+
+def load(options: Mapping[str, object]) -> TaskData:
+    """The countdown task: rows with `prompt`, `numbers`, `target`, `solution`; reward `countdown_reward`.
+
+    Raises:
+        ValueError: if an option is unknown or impossible (see `CountdownOptions`), or if the options describe fewer
+            different instances than were asked for.
+    """
+    settings = CountdownOptions.from_mapping(options)
+    train, test = generate(settings)
+    reward = functools.partial(countdown_reward, format_reward=settings.format_reward)
+    return TaskData(
+        train=_dataset(train, settings.prompt_style),
+        test=_dataset(test, settings.prompt_style) if test else None,
+        rewards=[functools.update_wrapper(reward, countdown_reward)],  # a partial has no __name__ of its own
+        correct=correct,
+    )
+
+
+def generate(options: CountdownOptions) -> tuple[list[Instance], list[Instance]]:
+    """Draw the training and the held-out instances: all different, none in both.
+
+    Raises:
+        ValueError: if `num_train + num_test` different instances do not turn up.
+    """
+    rng = random.Random(options.seed)
+    instances: dict[tuple[int, ...], Instance] = {}
+    wanted, fruitless = options.num_train + options.num_test, 0
+    while len(instances) < wanted:
+        instance = _draw(rng, options)
+        if instance is not None and instance.identity not in instances:
+            instances[instance.identity] = instance
+            fruitless = 0
+        elif (fruitless := fruitless + 1) == _FRUITLESS_DRAWS:
+            raise ValueError(
+                f"task_options.num_train: {options.num_train} and num_test {options.num_test} are more than the about "
+                f"{len(instances)} different instances of these options; write smaller ones, or raise "
+                "task_options.max_number or task_options.max_target"
+            )
+    drawn = list(instances.values())
+    return drawn[options.num_test :], drawn[: options.num_test]
+
+
+def _draw(rng: random.Random, options: CountdownOptions) -> Instance | None:
+    """One instance from a random expression over random numbers, or `None` if its value is no possible target.
+
+    Values on the way are positive integers, as in the game: no zero, nothing negative, no fraction.
+    """
+    uniform = rng.random  # several times faster than randint, and bias of one part in 2**53 does no harm here
+    count = options.numbers[int(uniform() * len(options.numbers))]
+    numbers = tuple(1 + int(uniform() * options.max_number) for _ in range(count))
+    pool = [(number, str(number)) for number in numbers]
+    while len(pool) > 1:
+        left, left_text = pool.pop(int(uniform() * len(pool)))
+        right, right_text = pool.pop(int(uniform() * len(pool)))
+        operator = "+-*/"[int(uniform() * 4)]
+        if operator == "+":
+            value = left + right
+        elif operator == "*":
+            value = left * right
+        elif operator == "-" and left > right:
+            value = left - right
+        elif operator == "/" and left % right == 0:
+            value = left // right
+        else:
+            return None
+        pool.append((value, f"({left_text}{operator}{right_text})"))
+    target, text = pool[0]
+    return Instance(numbers, target, text[1:-1]) if target <= options.max_target else None
+
+
+def _dataset(instances: Sequence[Instance], prompt_style: str) -> datasets.Dataset:
+    prompt = PROMPTS[prompt_style]
+    return datasets.Dataset.from_dict(
+        {
+            "prompt": [prompt(instance.numbers, instance.target) for instance in instances],
+            "numbers": [list(instance.numbers) for instance in instances],
+            "target": [instance.target for instance in instances],
+            "solution": [instance.solution for instance in instances],
+        }
+    )
+
+
+def countdown_reward(
+    completions: Sequence[str | Sequence[Mapping[str, object]]],
+    numbers: Sequence[Sequence[int]],
+    target: Sequence[int],
+    format_reward: float = CountdownOptions.format_reward,
+    **_: object,
+) -> list[float]:
+    """TRL reward function: 1 for a solution, `format_reward` for a well-formed expression that is none, else 0.
+
+    Judged is the text of the last `<answer>...</answer>` and nothing else in the completion. Well-formed means that it
+    has a finite value under the grammar of `rlcredit.tasks.arithmetic`; a solution also equals the target exactly and
+    uses every number exactly once and no other.
+
+    Args:
+        completions: texts, or conversations whose assistant messages are read.
+        numbers: column of the data set, the numbers given to each completion.
+        target: column of the data set, the value that each completion has to reach.
+        format_reward: reward of an expression with the wrong value or the wrong numbers.
+    """
+    rewards = {_NO_ANSWER: 0.0, _WRONG: float(format_reward), _CORRECT: CORRECT_REWARD}
+    return [
+        rewards[_judge(completion_text(completion), given, goal)]
+        for completion, given, goal in zip(completions, numbers, target, strict=True)
+    ]
+
+
+def correct(completions: list[str], rows: datasets.Dataset) -> list[float]:
+    """1.0 where the completion solves its row, else 0.0 (a wrong but well-formed expression is 0.0, too)."""
+    return countdown_reward(completions, rows["numbers"], rows["target"], format_reward=0.0)
+
+
+def completion_text(completion: str | Sequence[Mapping[str, object]]) -> str:
+    """The text of a completion; of a conversation, what the assistant wrote, message after message."""
+    if isinstance(completion, str):
+        return completion
+    return "".join(_content_text(message.get("content")) for message in completion if _is_assistant(message))
+
+
+def _is_assistant(message: Mapping[str, object]) -> bool:
+    return message.get("role", "assistant") == "assistant"
+
+
+def _content_text(content: object) -> str:
+    """Text of a message's content: a string, a list of typed parts, or nothing at all (a bare tool call)."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "".join(str(part.get("text", "")) for part in parts if isinstance(part, Mapping))
+
+
+def answer_text(text: str) -> str | None:
+    """What stands in the last `<answer>...</answer>`, or `None` if no such place is closed."""
+    before, end, _ = text.rpartition("</answer>")
+    _, start, answer = before.rpartition("<answer>")
+    return answer if start and end else None
+
+
+def _judge(text: str, numbers: Sequence[int], target: int) -> int:
+    answer = answer_text(text)
+    if answer is None:
+        return _NO_ANSWER
+    try:
+        expression = evaluate(answer)
+    except ExpressionError:
+        return _NO_ANSWER
+    solved = expression.value == target and sorted(expression.numbers) == sorted(numbers)
+    return _CORRECT if solved else _WRONG

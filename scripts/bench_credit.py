@@ -1,0 +1,131 @@
+"""What credit costs, as ratios from one run: interleaved repetitions, medians.
+
+    python scripts/bench_credit.py
+
+1. Forward and backward of a policy of 135 M parameters (SmolLM2's shape, random weights), plain, with the statistics
+   read along the way, and with the eager maps of the same layers, which is how it is done elsewhere.
+2. A step of the tiny Countdown recipe with coupled_rhythm and with uniform credit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from rlcredit import CreditArguments
+from rlcredit.attention import choose_layers, open_capture, signals_maker
+
+SMOLLM2_135M = dict(
+    vocab_size=49152,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    max_position_embeddings=8192,
+    tie_word_embeddings=True,
+)
+
+
+def interleaved(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each run, taken in turn, so that they share a machine's moods; the first round is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for round_number in range(repeats + 1):
+        for name, run in runs.items():
+            gc.collect()
+            started = time.perf_counter()
+            run()
+            if round_number:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def pass_runs(model: LlamaForCausalLM, length: int) -> dict[str, Callable[[], None]]:
+    """Forward and backward over one sequence, in three ways."""
+    ids = torch.randint(0, model.config.vocab_size, (1, length))
+    real = torch.ones_like(ids)
+    response = torch.arange(length)[None] >= length // 8
+    args = CreditArguments()
+    layers = choose_layers(model.config, args.credit_layers, args.credit_num_layers)
+
+    def step(reading: bool) -> None:
+        capture = open_capture(model, args, real, response, finish=signals_maker(args))
+        with capture.reading() if reading else contextlib.nullcontext():
+            logits = model(input_ids=ids, use_cache=False).logits
+        if reading:
+            capture.results()
+        logits.float().logsumexp(-1).mean().backward()
+        model.zero_grad(set_to_none=True)
+
+    def maps() -> None:
+        model.set_attn_implementation("eager")
+        with torch.no_grad():
+            found = model(input_ids=ids, use_cache=False, output_attentions=True).attentions
+        apart = torch.arange(length)[:, None] - torch.arange(length)
+        for layer in layers:  # reduced as simply as it can be: span and WAAD of every head
+            (found[layer] * apart).sum((-1, -2))
+            (found[layer] * apart.clamp(max=args.credit_waad_window)).sum(-1)
+        del found
+        model.set_attn_implementation("sdpa")
+        step(False)
+
+    return {"plain": lambda: step(False), "with capture": lambda: step(True), "plain + eager maps": maps}
+
+
+def bench_passes(lengths: list[int], repeats: int) -> None:
+    torch.manual_seed(0)
+    model = LlamaForCausalLM._from_config(LlamaConfig(**SMOLLM2_135M), attn_implementation="sdpa").train()
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    print(f"\nforward + backward, {millions:.0f} M parameters, one sequence, fp32; median of {repeats}")
+    print("| tokens | way | seconds | against plain |\n|---:|---|---:|---:|")
+    for length in lengths:
+        seconds = interleaved(pass_runs(model, length), repeats)
+        for name, values in seconds.items():
+            ratio = statistics.median(a / b for a, b in zip(values, seconds["plain"], strict=True))
+            print(f"| {length} | {name} | {statistics.median(values):.2f} | {ratio:.3f} |", flush=True)
+
+
+def bench_steps(steps: int) -> None:
+    from rlcredit.trainers.run import prepare
+
+    print(f"\nstep of recipes/countdown_tiny, {steps} steps each, taken in turn; median")
+    times: dict[str, list[float]] = {"uniform": [], "coupled_rhythm": []}
+    share = []
+    for _ in range(2):
+        for strategy in times:
+            with tempfile.TemporaryDirectory() as folder:
+                changes = f"--output_dir {folder} --max_steps {steps + 1} --save_strategy no --disable_tqdm true"
+                trainer = prepare(["--config", f"countdown_tiny/{strategy}", *changes.split()]).trainer
+                trainer.train()
+            lines = [line for line in trainer.state.log_history if "step_time" in line][1:]
+            times[strategy] += [line["step_time"] for line in lines]
+            share += [line["credit/time_share"] for line in lines if "credit/time_share" in line]
+    print("| credit | seconds a step | against uniform |\n|---|---:|---:|")
+    plain = statistics.median(times["uniform"])
+    for strategy, values in times.items():
+        print(f"| {strategy} | {statistics.median(values):.2f} | {statistics.median(values) / plain:.3f} |")
+    print(f"\ncredit's own share of the step, by its clock: {statistics.median(share):.2%}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=6)
+    options = parser.parse_args()
+    print(f"{date.today()}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads")
+    bench_passes(options.lengths, options.repeats)
+    bench_steps(options.steps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Rewards that fail, losses that are not finite, and responses with tool output."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+import torch
+
+from rlcredit import CreditGRPOTrainer
+from rlcredit.errors import InputError, RunStopped
+from rlcredit.trainers.rewards import GuardedReward, check_signature
+from tests import runs, tiny
+
+
+def rows_of(reward, completions, **columns):
+    guard = GuardedReward(reward, columns.pop("timeout", None))
+    return guard, guard(["p"] * len(completions), completions, **columns)
+
+
+def test_one_completion_that_raises_costs_only_itself():
+    def reward(completions, answer, **kwargs):
+        return [1.0 / (len(c) - a) for c, a in zip(completions, answer, strict=True)]
+
+    guard, scores = rows_of(reward, ["ab", "abc", "a"], answer=[1, 3, 0])
+    assert scores[0] == 1 and math.isnan(scores[1]) and scores[2] == 1
+    assert guard.failed == {1}
+
+
+def test_scores_that_are_not_finite_fail_and_none_does_not():
+    guard, scores = rows_of(lambda completions, **_: [1, math.nan, None, math.inf], ["a"] * 4)
+    assert guard.failed == {1, 3} and scores[2] is None and scores[0] == 1
+
+
+def test_a_reward_that_hangs_meets_its_limit():
+    def reward(completions, **kwargs):
+        if "slow" in completions:
+            time.sleep(5)
+        return [1.0] * len(completions)
+
+    started = time.monotonic()
+    guard, scores = rows_of(reward, ["a", "slow", "b"], timeout=0.1)
+    assert guard.failed == {1} and scores[0] == scores[2] == 1
+    assert time.monotonic() - started < 3
+
+
+def test_async_rewards_are_awaited():
+    async def reward(completions, **kwargs):
+        return [len(c) for c in completions]
+
+    assert rows_of(reward, ["a", "abc"])[1] == [1, 3]
+
+
+def test_what_a_failed_call_logged_is_not_logged_twice():
+    def reward(completions, log_extra, **kwargs):
+        log_extra("size", [len(c) for c in completions])
+        return [1 / len(c) for c in completions]
+
+    found = []
+    rows_of(reward, ["ab", "", "a"], log_extra=lambda column, values: found.append((column, values)))
+    assert found == [("size", [2, None, 1])]
+
+
+@pytest.mark.parametrize("answer", [[1.0], 3.0, "ab", ["x", "y"]])
+def test_wrong_scores_are_bad_input(answer):
+    with pytest.raises(InputError, match="reward"):
+        rows_of(lambda completions, **_: answer, ["a", "b"])
+
+
+def test_wrong_signatures_are_bad_input():
+    check_signature(lambda completions, **kwargs: [], ["prompt", "answer"])
+    check_signature(tiny.count_digits, ["prompt", "answer"])
+    with pytest.raises(InputError, match="answer"):
+        check_signature(
+            lambda prompts, completions, completion_ids, trainer_state, log_extra, log_metric: [], ["prompt", "answer"]
+        )
+    with pytest.raises(InputError, match="solution"):
+        check_signature(lambda solution, **kwargs: [], ["prompt", "answer"])
+
+
+def test_unscored_completions_get_no_advantage(tmp_path):
+    def sometimes(completions, **kwargs):
+        return [None if i % 4 == 1 else float(i) for i, _ in enumerate(completions)]
+
+    class Recorder(CreditGRPOTrainer):
+        def _generate_and_score_completions(self, inputs):
+            output = super()._generate_and_score_completions(inputs)
+            self.advantages = output["advantages"]
+            return output
+
+    made = runs.trained(tmp_path, Recorder, reward=sometimes, max_steps=1)
+    assert (made.advantages.view(-1, 4)[:, 1] == 0).all()
+    assert (made.advantages.view(-1, 4)[:, 0] < 0).all() and (made.advantages.view(-1, 4)[:, 3] > 0).all()
+    assert made.state.log_history[0]["reward/unscored"] == len(made.advantages) / 4
+    assert made.state.global_step == 1
+
+
+class Exploding(CreditGRPOTrainer):
+    """Losses of some steps are not finite."""
+
+    bad = range(0)
+
+    def _compute_loss(self, model, inputs):
+        if self.state.global_step in self.bad:
+            inputs["advantages"] = inputs["advantages"] * math.nan
+        return super()._compute_loss(model, inputs)
+
+
+def test_a_step_that_is_not_finite_is_skipped(tmp_path):
+    class Twice(Exploding):
+        bad = (1, 2)
+
+        def log(self, logs, *args):
+            self.history = [*getattr(self, "history", []), runs.parameters(self)]
+            super().log(logs, *args)
+
+    made = runs.trained(tmp_path, Twice, steps_per_generation=1)
+    one, two, three, four = made.history[:4]
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert torch.equal(one[name], two[name]) and torch.equal(two[name], three[name])
+    assert not torch.equal(three[name], four[name]) and all(v.isfinite().all() for v in four.values())
+    assert [line["bad_steps"] for line in made.state.log_history if "bad_steps" in line] == [0, 1, 2, 2]
+
+
+def test_too_many_bad_steps_stop_the_run_and_keep_the_batch(tmp_path):
+    class Always(Exploding):
+        bad = range(1, 99)
+
+    made = runs.trainer(tmp_path, Always, max_steps=20, max_bad_steps=3)
+    with pytest.raises(RunStopped, match="3 steps in a row"):
+        made.train()
+    (saved,) = tmp_path.glob("bad_batch-*.pt")
+    assert torch.load(saved, weights_only=True)["completion_ids"].dim() == 2
+    assert made.state.global_step == 3
+
+
+def test_tool_output_carries_no_credit_and_counts_as_distance(tmp_path):
+    """A rollout function that reports environment tokens (env_mask 0) in the middle of each completion."""
+
+    class Recorder(CreditGRPOTrainer):
+        def _compute_loss(self, model, inputs):
+            loss = super()._compute_loss(model, inputs)
+            self.seen = [*getattr(self, "seen", []), dict(inputs)]
+            return loss
+
+    def rollout(prompts, trainer):
+        made = torch.Generator().manual_seed(0)
+        ids = [torch.randint(2, 40, (14,), generator=made).tolist() for _ in prompts]
+        return {
+            "prompt_ids": [[5, 6, 7 + i % 3] for i in range(len(prompts))],
+            "completion_ids": ids,
+            "logprobs": None,
+            "env_mask": [[1] * 5 + [0] * 3 + [1] * 6 for _ in prompts],
+        }
+
+    weights = {}
+    for schedule in (runs.ALIGNED, runs.MISALIGNED):
+        for mode in ("auto", "auxiliary"):
+            made = runs.trainer(tmp_path, Recorder, credit_attention=mode, max_steps=1, **schedule)
+            made.rollout_func = rollout
+            made.train()
+            rows = {
+                tuple(k): w
+                for b in made.seen
+                for k, w in zip(b["credit_keys"].tolist(), b["credit_weights"], strict=True)
+            }
+            assert all((w[5:8] == 1).all() and (w != 1).any() for w in rows.values())
+            weights[mode] = rows
+        assert all(torch.equal(weights["auto"][key], weights["auxiliary"][key]) for key in weights["auto"])

@@ -1,0 +1,75 @@
+"""The policy shipped with the tiny recipe: small, exact in text, and with the structure that the credit needs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+FOLDER = Path(__file__).resolve().parents[2] / "recipes" / "countdown_tiny" / "policy"
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+RESPONSE = "<think>12+7=19 19*3=57\n12*7=84 84-3=81</think><answer>(12*7)-3</answer>"
+PRINTABLE = "".join(map(chr, range(32, 127))) + "\n"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
+
+
+def test_the_folder_is_small():
+    files = [path for path in FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 4_000_000
+    assert {path.suffix for path in files} <= {".json", ".safetensors"}  # nothing that runs code when loaded
+
+
+def test_every_character_and_tag_is_one_token(tokenizer):
+    assert len(tokenizer(PRINTABLE)["input_ids"]) == len(PRINTABLE)
+    for tag in TAGS:
+        assert len(tokenizer(tag)["input_ids"]) == 1
+    assert len(tokenizer(RESPONSE)["input_ids"]) == len(RESPONSE) - sum(len(tag) - 1 for tag in TAGS)
+    assert tokenizer.unk_token_id not in tokenizer(PRINTABLE)["input_ids"]
+
+
+def test_decoding_keeps_the_tags_and_drops_the_special_tokens(tokenizer):
+    ids = [tokenizer.pad_token_id, *tokenizer(RESPONSE)["input_ids"], tokenizer.eos_token_id, tokenizer.pad_token_id]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == RESPONSE
+    assert tokenizer.batch_decode([ids], skip_special_tokens=True) == [RESPONSE]
+
+
+@given(st.lists(st.text(alphabet=PRINTABLE, max_size=20) | st.sampled_from(TAGS), max_size=10).map("".join))
+def test_round_trip_is_exact(tokenizer, text):
+    for special in ("<pad>", "<eos>", "<unk>"):
+        text = text.replace(special, "")
+    assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+
+
+def test_batches_are_padded_on_the_left(tokenizer):
+    short, long = tokenizer(["1", "1 2"], padding=True)["input_ids"]
+    assert short == [tokenizer.pad_token_id] * 2 + long[:1]
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
+def test_size_and_layers(policy, tokenizer):
+    assert 900_000 <= policy.num_parameters() <= 1_200_000
+    assert policy.config.num_hidden_layers >= 6
+    assert policy.config.num_attention_heads >= 4
+    assert policy.config.vocab_size == len(tokenizer)
+    assert (policy.config.pad_token_id, policy.config.eos_token_id) == (tokenizer.pad_token_id, tokenizer.eos_token_id)
+
+
+def test_it_answers_in_the_two_places(policy, tokenizer):
+    inputs = tokenizer(["3 7 12 -> 81\n", "18 11 7 -> 1\n"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        output = policy.generate(**inputs, do_sample=False, max_new_tokens=56)
+    for text in tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True):
+        assert text.startswith("<think>")
+        assert text.count("</think><answer>") == 1
+        assert text.endswith("</answer>")
