@@ -39,13 +39,13 @@ def _run(words: list[str]) -> int:
         return _list_recipes(rest)
     if command != "train":
         raise InputError(f"{command!r} is no command; write rlcredit train or rlcredit recipes")
-    if not rest or rest[0] in ("-h", "--help"):
-        print(USAGE, end="")
-        return 0
     _settle()
-    from rlcredit.trainers.run import train  # takes seconds to import
+    from rlcredit.trainers.run import describe, train  # takes seconds to import
 
-    train(rest)
+    if not rest or rest[0] in ("-h", "--help"):
+        print(USAGE + describe(), end="")
+    else:
+        train(rest)
     return 0
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class BadSteps(TrainerCallback):
     """Before each optimiser step: if any process saw a bad loss or gradient, drop the gradients on all of them.
 
+    DeepSpeed steps inside its own engine, where gradients cannot be dropped; there, bad steps are counted only.
+
     Attributes:
         total: bad steps of the run.
         in_a_row: bad steps since the last good one.

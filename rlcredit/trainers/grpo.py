@@ -51,12 +51,12 @@ class _Reading:
     """A log-probability pass that is about to run and to be read once.
 
     Attributes:
-        tool_mask: [B, T], 0 at tokens that the model did not write, or None.
-        then: called with the signals and the response mask [B, N] as soon as the pass has ended.
+        tool_mask: given T, [B, T] with 0 at tokens that the model did not write, or None.
+        then: called with the signals as soon as the pass has ended.
     """
 
-    tool_mask: Tensor | None
-    then: Callable[[AttentionSignals, Tensor], None]
+    tool_mask: Callable[[int], Tensor | None]
+    then: Callable[[AttentionSignals], None]
     done: bool = False
 
 
@@ -71,6 +71,7 @@ class CreditGRPOTrainer(GRPOTrainer):
         args = args or CreditGRPOConfig()
         self._reading: _Reading | None = None
         self._rollout_tool_mask: list[list[int]] | None = None
+        self._table_is_rollout = True
         _refuse_unreadable(model, args)
         self._guards, guarded = _guard(reward_funcs, args, train_dataset)
         super().__init__(model, guarded, args=args, train_dataset=train_dataset, **kwargs)
@@ -93,9 +94,10 @@ class CreditGRPOTrainer(GRPOTrainer):
         self._note_completions(len(inputs))
         if not self._credits_now:
             return super()._generate_and_score_completions(inputs)
-        reader, found = self._reader, []
+        reader = self._reader
+        found: list[AttentionSignals] = []
         if reader.needs_a_pass and self.args.credit_attention == "auto" and self._rollout_is_scored:
-            self._reading = _Reading(None, lambda signals, response: found.append(signals))
+            self._reading = _Reading(self._pad_tool_mask, found.append)
         try:
             output = super()._generate_and_score_completions(inputs)
         finally:
@@ -145,8 +147,7 @@ class CreditGRPOTrainer(GRPOTrainer):
             )
         response = attention_mask.bool().clone()
         response[:, :-logits_to_keep] = False
-        tool_mask = self._pad_tool_mask(logits_to_keep) if reading.tool_mask is None else reading.tool_mask
-        if tool_mask is not None:
+        if (tool_mask := reading.tool_mask(logits_to_keep)) is not None:
             response[:, -logits_to_keep:] &= tool_mask.bool()
         if reader.needs_entropy:
             kwargs["compute_entropy"] = True
@@ -157,7 +158,7 @@ class CreditGRPOTrainer(GRPOTrainer):
             )
         reading.done = True
         with torch.no_grad(), torch.autocast(input_ids.device.type, enabled=False):
-            reading.then(reader.signals(capture, result[1] if reader.needs_entropy else None, response), response)
+            reading.then(reader.signals(capture, result[1] if reader.needs_entropy else None, response))
         return result
 
     def _pad_tool_mask(self, width: int) -> Tensor | None:
@@ -203,40 +204,43 @@ class CreditGRPOTrainer(GRPOTrainer):
     # ---- the loss -------------------------------------------------------------------------------------------------
 
     def _compute_loss(self, model, inputs):  # type: ignore[no-untyped-def]
-        if not self._credits_now:
-            loss = super()._compute_loss(model, inputs)
+        # Rows without keys are a rollout of `uniform` that a run resumed with another strategy still has to use up.
+        if self._credits_now and "credit_keys" in inputs:
+            loss = self._credited_loss(model, inputs)
         else:
-            # A copy: the buffered rollout is used again in later iterations, its advantages stay as they are.
-            batch = dict(inputs)
-            if "credit_weights" in inputs:
-                self._weigh(batch, inputs)
-            else:
-                self._reading = _Reading(
-                    inputs.get("tool_mask"), lambda signals, _: self._credit(signals, batch, inputs)
-                )
-            try:
-                loss = super()._compute_loss(model, batch)
-            finally:
-                self._reading = None
-            if "credit_totals" not in inputs:
-                raise RuntimeError(
-                    "TRL's loss no longer asks _get_per_token_logps_and_entropies for its log-"
-                    "probabilities: this version of TRL is not supported (tests/contract)"
-                )
-            self._log_credit(inputs["credit_totals"])
+            loss = super()._compute_loss(model, inputs)
         if self.model.training:
             self._bad_steps.watch(loss, inputs)
         return loss
 
-    def _credit(self, signals: AttentionSignals, batch: dict[str, Any], buffered: dict[str, Any]) -> None:
-        """Weights for a batch whose loss forward has just run, before TRL takes the advantages from it."""
-        self._assign(buffered, signals)
-        self._weigh(batch, buffered)
+    def _credited_loss(self, model: nn.Module, buffered: dict[str, Any]) -> Tensor:
+        """TRL's loss with weighted advantages; the weights are read from its own forward, if not known before."""
+        batch = dict(buffered)  # the rollout is used again in later iterations: its advantages stay as they are
 
-    def _weigh(self, batch: dict[str, Any], buffered: dict[str, Any]) -> None:
-        batch["advantages"] = weighted_advantage(
-            buffered["advantages"], buffered["credit_weights"], self.args.credit_sign
-        )
+        def weigh() -> None:
+            batch["advantages"] = weighted_advantage(
+                buffered["advantages"], buffered["credit_weights"], self.args.credit_sign
+            )
+
+        def credit_and_weigh(signals: AttentionSignals) -> None:
+            self._assign(buffered, signals)
+            weigh()
+
+        if "credit_weights" in buffered:
+            weigh()
+        else:  # TRL takes the advantages from the batch after its forward
+            self._reading = _Reading(lambda width: buffered.get("tool_mask"), credit_and_weigh)
+        try:
+            loss = super()._compute_loss(model, batch)
+        finally:
+            self._reading = None
+        if "credit_totals" not in buffered:
+            raise RuntimeError(
+                "TRL's loss no longer asks _get_per_token_logps_and_entropies for its log-probabilities: this version "
+                "of TRL is not supported (see tests/contract)"
+            )
+        self._log_credit(buffered["credit_totals"])
+        return loss
 
     def _clip_grad_norm(self, model):  # type: ignore[no-untyped-def]
         norm = super()._clip_grad_norm(model)
@@ -275,18 +279,19 @@ class CreditGRPOTrainer(GRPOTrainer):
 
     def _note_completions(self, rows: int) -> None:
         """Make room in the completions table: gamma = 1 until (and unless) weights are assigned."""
+        self._table_is_rollout = self.model.training
         for column, value in (("credit_weight_mean", 1.0), ("credit_amplified_share", 0.0)):
             self._logs["extra"][column].extend([value] * (rows * self.accelerator.num_processes))
 
     def _note_weights(self, batch: dict[str, Any]) -> None:
         """Fill in the completions table; rows may come in any order, a part at a time."""
+        if not (self.log_completions and self._table_is_rollout):
+            return
         means = batch["credit_totals"][:, :2, 0] / batch["credit_totals"][:, :2, 1].clamp(min=1)
         numbers = batch["credit_keys"][:, 1:].to(means.dtype)
         for number, weight, share in self.accelerator.gather(torch.cat([numbers, means], dim=1)).tolist():
             for column, value in (("credit_weight_mean", weight), ("credit_amplified_share", share)):
-                table = self._logs["extra"][column]
-                if int(number) < len(table):
-                    table[int(number)] = value
+                self._logs["extra"][column][int(number)] = value
 
     # ---- resuming -------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from rlcredit import recipes
 from rlcredit.attention import choose_layers
+from rlcredit.credit import CreditArguments
 from rlcredit.errors import InputError
 from rlcredit.tasks import TASKS, TaskData
 from rlcredit.trainers import checkpoints
@@ -220,6 +221,17 @@ def _summarize(trainer: CreditGRPOTrainer, before: float | None, after: float | 
         lines += [f"checkpoint: {found[-1]}", f"resume:     {resume_command(argv)}"]
     print("\n" + "\n".join(lines))
     (folder / ACCURACY_FILE).write_text(json.dumps({"before": before, "after": after}) + "\n")
+
+
+def describe() -> str:
+    """rlcredit's own keys, with defaults, for --help."""
+    own = [*fields(RunArguments), *fields(CreditArguments)]
+    own += [item for item in fields(CreditGRPOConfig) if item.name in CreditGRPOConfig.__annotations__]
+    lines = ["\nKeys of rlcredit (every key of trl.GRPOConfig and trl.ModelConfig is one too):\n"]
+    for item in own:
+        default = item.default_factory() if callable(item.default_factory) else item.default
+        lines.append(f"  {item.name} ({default})\n      {item.metadata['help']}")
+    return "\n".join(lines) + "\n"
 
 
 def resume_command(argv: Sequence[str]) -> str:

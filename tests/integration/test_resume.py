@@ -85,6 +85,15 @@ def test_changed_credit_is_listed(tmp_path, caplog):
     assert again.state.global_step == 3
 
 
+def test_a_rollout_of_uniform_is_used_up_without_credit(tmp_path):
+    settings = dict(save_strategy="steps", save_steps=2)
+    runs.trained(tmp_path, **settings, max_steps=2, credit_strategy="uniform")
+    again = runs.trainer(tmp_path, **settings, max_steps=6)
+    again.train(resume_from_checkpoint="latest")
+    credited = [line["step"] for line in again.state.log_history if line.get("credit/weight_mean", 1) > 1]
+    assert credited == [5, 6]  # steps 3 and 4 belong to the window that uniform began
+
+
 def test_latest_is_the_newest_complete_one(tmp_path):
     for step in (2, 10, 9):
         (tmp_path / f"checkpoint-{step}").mkdir()

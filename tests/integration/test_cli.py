@@ -1,0 +1,215 @@
+"""The real command line: what it refuses, and two-step runs of the shipped recipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from rlcredit.cli import main
+from rlcredit.recipes import find_recipe, list_recipes, recipes_root
+from rlcredit.trainers.run import resume_command
+
+TINY = [recipe for recipe in list_recipes() if recipe.name.startswith("countdown_tiny/")]
+QUICK = [
+    "--max_steps=2",
+    "--num_generations=4",
+    "--per_device_train_batch_size=8",
+    "--held_out=8",
+    "--save_steps=1",
+    "--disable_tqdm=true",
+]
+
+
+def refused(capsys, *words: str) -> str:
+    """The one line that the command line says; it must exit with 2."""
+    capsys.readouterr()
+    assert main(["train", *words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "\n" not in error and error.startswith("rlcredit: ")
+    return error
+
+
+BAD = [
+    (["--credit_strategy", "global_ancor"], "did you mean global_anchor"),
+    (["--credit_quantil", "0.3"], "credit_quantile"),
+    (["--credit_quantile", "1.2"], "credit_quantile"),
+    (["--credit_quantile", "0"], "credit_quantile"),
+    (["--credit_head_fraction", "0.6"], "credit_head_fraction"),
+    (["--credit_fai_horizon", "100", "10"], "credit_fai_horizon"),
+    (["--credit_waad_window", "0"], "credit_waad_window"),
+    (["--credit_amplification", "-1"], "credit_amplification"),
+    (["--credit_layers", "40"], "credit_layers: [40]"),
+    (["--importance_sampling_level", "sequence"], "importance_sampling_level: token"),
+    (["--model_name_or_path", "no/such/folder"], "no/such/folder"),
+    (["--task", "countdwn"], "did you mean countdown"),
+    (["--task_options", '{"num_trian": 5}'], "num_train"),
+    (["--task", "custom", "--task_options", '{"train": "no.jsonl", "reward": "math:sqrt"}'], "no.jsonl"),
+    (["--max_completion_length", "1000"], "context"),
+    (["--per_device_train_batch_size", "3"], "num_generations"),
+    (["--resume_from_checkpoint", "latest"], "no complete checkpoint"),
+    (["--resume_from_checkpoint", "nowhere"], "nowhere"),
+    (["--max_bad_steps", "0"], "max_bad_steps"),
+]
+
+
+@pytest.mark.parametrize(("words", "expected"), BAD, ids=[" ".join(words)[:40] for words, _ in BAD])
+def test_bad_input_is_one_line_and_exit_code_2(words, expected, capsys, tmp_path):
+    error = refused(capsys, "--config", "countdown_tiny/coupled_rhythm", "--output_dir", str(tmp_path / "out"), *words)
+    assert expected in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_softmax_attention_is_refused_before_its_weights(capsys, tmp_path):
+    from transformers import MambaConfig
+
+    MambaConfig(vocab_size=50).save_pretrained(tmp_path / "mamba")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "mamba" / name).write_bytes((recipes_root() / "countdown_tiny/policy" / name).read_bytes())
+    words = ["--config", "countdown_tiny/local_chunk", "--output_dir", str(tmp_path / "out")]
+    assert "mamba" in refused(capsys, *words, "--model_name_or_path", str(tmp_path / "mamba"))
+
+
+def test_recipes_of_one_folder_differ_in_their_credit_only():
+    found = {recipe.name: yaml.safe_load(recipe.path.read_text()) for recipe in TINY}
+    assert {recipe["credit_strategy"] for recipe in found.values()} == {
+        "uniform",
+        "random",
+        "entropy",
+        "local_chunk",
+        "global_anchor",
+        "coupled_rhythm",
+    }
+    rest = [
+        {key: value for key, value in recipe.items() if not key.startswith("credit_") and key != "output_dir"}
+        for recipe in found.values()
+    ]
+    assert all(recipe == rest[0] for recipe in rest)
+    assert all(recipe["output_dir"] == f"outputs/{name}" for name, recipe in found.items())
+    first = {recipe.name: recipe.path.read_text().splitlines()[1:] for recipe in TINY}
+    texts = {
+        tuple(line for line in lines if not line.startswith(("credit_", "output_dir"))) for lines in first.values()
+    }
+    assert len(texts) == 1
+
+
+def lines_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("recipe", TINY, ids=[recipe.name for recipe in TINY])
+def test_two_steps_of_every_recipe(recipe, tmp_path, capsys):
+    assert main(["train", "--config", recipe.name, "--output_dir", str(tmp_path), *QUICK]) == 0
+    said = capsys.readouterr().out
+    assert "accuracy:" in said and f"checkpoint: {tmp_path / 'checkpoint-2'}" in said
+    assert "--resume_from_checkpoint latest" in said
+    first, last = lines_of(tmp_path)
+    assert 0 <= first["rewards/countdown_reward/mean"] <= 1
+    if recipe.name.endswith("uniform"):
+        assert not any(key.startswith("credit/") for key in last)
+        return
+    assert last["credit/weight_mean"] > 1 and 0 < last["credit/amplified_share"] < 1
+    assert first["credit/seconds"] > 0 and 0 < first["credit/time_share"] < 1
+    assert last["credit/seconds"] == 0  # the second step takes the weights of the rollout that it reuses
+
+
+def test_a_run_that_would_mix_with_an_earlier_one_is_refused(tmp_path, capsys):
+    words = ["--config", "countdown_tiny/uniform", "--output_dir", str(tmp_path), *QUICK]
+    assert main(["train", *words]) == 0
+    assert "--overwrite true" in refused(capsys, *words)
+    assert main(["train", *words, "--overwrite", "true", "--max_steps", "1"][:-2]) == 0
+    assert main(["train", *words[:4], "--resume_from_checkpoint", "latest", *QUICK[1:], "--max_steps=3"]) == 0
+    assert [line["step"] for line in lines_of(tmp_path)] == [1, 2, 3]
+
+
+def test_the_resume_command():
+    words = ["--config", "a b.yaml", "--resume_from_checkpoint", "x", "--overwrite=true", "--max_steps", "3"]
+    assert resume_command(words) == (
+        "rlcredit train --config 'a b.yaml' --max_steps 3 --resume_from_checkpoint latest"
+    )
+
+
+def test_your_own_data_and_reward(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_reward.py").write_text(
+        "def short(completions, wanted, **kwargs):\n"
+        "    return [float(len(c) <= w) for c, w in zip(completions, wanted)]\n"
+    )
+    rows = [{"prompt": f"{n} 2 3 -> 6\n", "wanted": 20 + n} for n in range(8)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(tmp_path)
+    recipe = yaml.safe_load(find_recipe("countdown_tiny/global_anchor").read_text())
+    recipe |= {"task": "custom", "task_options": {"train": "mine.jsonl", "reward": "my_reward:short"}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe | {"output_dir": "out"}))
+    assert main(["train", "--config", "mine.yaml", *QUICK]) == 0
+    assert "rewards/short/mean" in lines_of(tmp_path / "out")[0]
+    recipe["task_options"]["reward"] = "my_reward:shot"
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe | {"output_dir": "out2"}))
+    assert "my_reward:shot" in refused(capsys, "--config", "mine.yaml")
+
+
+def test_wandb_goes_on_as_the_same_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name in ("WANDB_RUN_ID", "WANDB_RESUME"):
+        monkeypatch.delenv(name, raising=False)
+    words = ["--config", "countdown_tiny/random", "--output_dir", str(tmp_path / "out"), "--report_to", "wandb"]
+    assert main(["train", *words, *QUICK]) == 0
+    import wandb
+
+    wandb.finish()
+    again = ["train", *words, *QUICK[1:], "--max_steps=3", "--resume_from_checkpoint", "latest"]
+    subprocess.run([sys.executable, "-m", "rlcredit.cli", *again], check=True, capture_output=True, timeout=200)
+    runs = [path.name.rpartition("-")[2] for path in (tmp_path / "wandb").glob("offline-run-*")]
+    assert len(runs) == 2 and len(set(runs)) == 1
+
+
+def launched(*words: str) -> subprocess.CompletedProcess:
+    """`accelerate launch` with two processes on the CPU, as the README says."""
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    command += ["--config_file", str(recipes_root() / "accelerate/ddp.yaml"), "--main_process_port", "0"]
+    command += [str(root / "scripts/train.py"), *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, cwd=root)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("credit", [[], ["--credit_head_grouping=frozen"], ["--use_peft=true", "--lora_r=4"]])
+def test_two_processes_resume_bit_for_bit(tmp_path, credit):
+    words = ["--config", "countdown_tiny/coupled_rhythm", *QUICK[1:4], "--per_device_train_batch_size=4", *credit]
+    words += ["--steps_per_generation=4", "--gradient_accumulation_steps=1", "--save_steps=6"]
+    words.remove("--per_device_train_batch_size=8")
+    straight = launched(*words, "--output_dir", str(tmp_path / "a"), "--max_steps=12")
+    assert straight.returncode == 0, straight.stderr[-3000:]
+    # a constant learning rate: the first half does not know how long the run will be
+    half = launched(*words, "--output_dir", str(tmp_path / "b"), "--max_steps=6")
+    assert half.returncode == 0, half.stderr[-3000:]
+    rest = launched(*words, "--output_dir", str(tmp_path / "b"), "--max_steps=12", "--resume_from_checkpoint=latest")
+    assert rest.returncode == 0, rest.stderr[-3000:]
+    weights = "adapter_model.safetensors" if "--use_peft=true" in credit else "model.safetensors"
+    one, two = (load_file(tmp_path / run / "checkpoint-12" / weights) for run in "ab")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    optimisers = [torch.load(tmp_path / run / "checkpoint-12/optimizer.pt", weights_only=True) for run in "ab"]
+    for index, state in optimisers[0]["state"].items():
+        assert all(torch.equal(state[name], optimisers[1]["state"][index][name]) for name in state)
+    timed = ("time", "seconds")
+    logs = [
+        [{k: v for k, v in line.items() if not any(t in k for t in timed)} for line in lines_of(tmp_path / run)]
+        for run in "ab"
+    ]
+    assert logs[0] == logs[1] and len(logs[0]) == 12
+
+
+@pytest.mark.slow
+def test_bad_input_in_two_processes_is_said_once(tmp_path):
+    words = ["--config", "countdown_tiny/coupled_rhythm", "--credit_quantile=2"]
+    failed = launched(*words, "--output_dir", str(tmp_path))
+    assert failed.returncode != 0
+    assert failed.stderr.count("rlcredit: ") == 1
