@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from rlcredit.credit.strategies import find_strategy
+
 LAYER_CHOICES = ("middle", "all", "top", "bottom")
 
 
@@ -100,9 +102,6 @@ class CreditArguments:
         for item in fields(CreditArguments):
             if choices := item.metadata.get("choices"):
                 _require_choice(item.name, getattr(self, item.name), choices)
-        # The dict of strategies is the room next door; it imports this one.
-        from rlcredit.credit.strategies import find_strategy
-
         find_strategy(self.credit_strategy).validate(self)
 
     def _check_numbers(self) -> None:

@@ -31,8 +31,8 @@ def assign_credit(
     response = response_mask.bool()
     if row_keys is None:
         row_keys = torch.arange(response.shape[0])
-    batch = Batch(signals, response, row_keys.reshape(response.shape[0], -1))
-    credit = find_strategy(args.credit_strategy).assign(batch, args)
+    batch = Batch(signals, response, row_keys.reshape(response.shape[0], -1), args)
+    credit = find_strategy(args.credit_strategy).assign(batch)
     if credit.weights.shape != response.shape:
         raise ValueError(
             f"credit_strategy: {args.credit_strategy!r} gave weights of shape "

@@ -57,17 +57,19 @@ class Credit:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a strategy sees of a batch: tensors only.
+    """What a strategy is given.
 
     Attributes:
         signals: what was read of the pass; fields that the strategy does not need may be nan or empty.
         response: [B, N] bool, R: the positions that carry credit.
         row_keys: [B, K] int64, the identity of each row, non-negative; the only source of randomness.
+        args: the credit settings.
     """
 
     signals: AttentionSignals
     response: Tensor
     row_keys: Tensor
+    args: CreditArguments
 
 
 def _nothing_to_check(args: CreditArguments) -> None:
@@ -84,11 +86,11 @@ class Strategy:
     """A credit strategy: one formula, and what it has to be given.
 
     Attributes:
-        assign: (batch, args) -> Credit. Pure; draws nothing from the global random streams.
+        assign: batch -> Credit. Pure; draws nothing from the global random streams.
         needs: which signals it reads: any of "attention" (WAAD and FAI) and "entropy"; empty for neither.
         validate: raises a ValueError of one line if `args.credit_options` are not what it takes.
     """
 
-    assign: Callable[[Batch, CreditArguments], Credit]
+    assign: Callable[[Batch], Credit]
     needs: frozenset[str] = frozenset({"attention"})
     validate: Callable[[CreditArguments], None] = _nothing_to_check

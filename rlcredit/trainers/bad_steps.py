@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from transformers import TrainerCallback
 
 from rlcredit.errors import RunStopped
-
-if TYPE_CHECKING:
-    from rlcredit.trainers.grpo import CreditGRPOTrainer
 
 
 class BadSteps(TrainerCallback):
@@ -20,13 +19,18 @@ class BadSteps(TrainerCallback):
 
     DeepSpeed steps inside its own engine, where gradients cannot be dropped; there, bad steps are counted only.
 
+    Args:
+        accelerator: agrees on bad steps over all processes.
+        limit: stop after this many in a row.
+        log: called with the number of bad steps of the run, before each optimiser step.
+
     Attributes:
         total: bad steps of the run.
         in_a_row: bad steps since the last good one.
     """
 
-    def __init__(self, trainer: CreditGRPOTrainer, limit: int) -> None:
-        self._trainer, self._limit = trainer, limit
+    def __init__(self, accelerator: Accelerator, limit: int, log: Callable[[float], None]) -> None:
+        self._accelerator, self._limit, self._log = accelerator, limit, log
         self._bad: Tensor | None = None
         self._batch: dict[str, Any] | None = None
         self.total = 0
@@ -40,20 +44,20 @@ class BadSteps(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):  # type: ignore[no-untyped-def]
         bad, self._bad = self._bad, None
-        is_bad = bad is not None and self._trainer.accelerator.reduce(bad.float(), reduction="sum").item() > 0
+        is_bad = bad is not None and self._accelerator.reduce(bad.float(), reduction="sum").item() > 0
         self.total += is_bad
         self.in_a_row = self.in_a_row + 1 if is_bad else 0
-        self._trainer._metrics["train"]["bad_steps"].append(float(self.total))
+        self._log(float(self.total))
         if not is_bad:
             return
         # A gradient scaler finds the overflow itself, and insists on gradients to look at.
-        if self._trainer.accelerator.scaler is None:
+        if self._accelerator.scaler is None:
             model.zero_grad(set_to_none=True)
         if self.in_a_row >= self._limit:
             self._stop(Path(args.output_dir), state.global_step + 1)
 
     def _stop(self, folder: Path, step: int) -> None:
-        path = folder / f"bad_batch-step{step}-process{self._trainer.accelerator.process_index}.pt"
+        path = folder / f"bad_batch-step{step}-process{self._accelerator.process_index}.pt"
         tensors = {name: value for name, value in (self._batch or {}).items() if isinstance(value, Tensor)}
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(tensors, path)

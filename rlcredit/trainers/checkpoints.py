@@ -3,7 +3,7 @@
 TRL keeps the micro-step count, the buffered rollouts and the metrics not yet logged in memory only; credit keeps
 frozen head groups. Each process writes them to a file of its own, before transformers writes the rest; the trainer
 state, written last, marks a checkpoint as complete. Files hold tensors and plain values only, and are loaded with
-`weights_only`.
+`weights_only`. `trainer` is a `CreditGRPOTrainer` throughout.
 """
 
 from __future__ import annotations
@@ -12,17 +12,15 @@ import logging
 import os
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
+from trl import GRPOTrainer
 
 from rlcredit.errors import InputError
 from rlcredit.signals import HeadGroups
-
-if TYPE_CHECKING:
-    from rlcredit.trainers.grpo import CreditGRPOTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -62,14 +60,14 @@ def find(wanted: str | bool | None, output_dir: str) -> str | None:
     return str(wanted)
 
 
-def save(trainer: CreditGRPOTrainer, folder: str) -> None:
+def save(trainer: GRPOTrainer, folder: str) -> None:
     """Write this process's state to the checkpoint folder; returns when every process has."""
     os.makedirs(folder, exist_ok=True)
     torch.save(_state(trainer), _file(folder, trainer.accelerator.process_index))
     trainer.accelerator.wait_for_everyone()
 
 
-def load(folder: str, trainer: CreditGRPOTrainer) -> dict[str, Any] | None:
+def load(folder: str, trainer: GRPOTrainer) -> dict[str, Any] | None:
     """This process's state; what only one process kept is left out where the number of processes has changed."""
     accelerator = trainer.accelerator
     path = _file(folder, accelerator.process_index)
@@ -104,7 +102,7 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 class RestoreMemory(TrainerCallback):
     """Puts a resumed run's state back, after transformers has set its own and before the first step."""
 
-    def __init__(self, trainer: CreditGRPOTrainer) -> None:
+    def __init__(self, trainer: GRPOTrainer) -> None:
         self._trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
@@ -117,7 +115,7 @@ def _file(folder: str, process: int) -> Path:
     return Path(folder) / f"rlcredit-process{process}.pt"
 
 
-def _state(trainer: CreditGRPOTrainer) -> dict[str, Any]:
+def _state(trainer: GRPOTrainer) -> dict[str, Any]:
     frozen = trainer._reader.frozen
     return {
         "processes": trainer.accelerator.num_processes,
@@ -132,7 +130,7 @@ def _state(trainer: CreditGRPOTrainer) -> dict[str, Any]:
     }
 
 
-def _restore(trainer: CreditGRPOTrainer, state: dict[str, Any]) -> None:
+def _restore(trainer: GRPOTrainer, state: dict[str, Any]) -> None:
     if state["frozen"] is not None and trainer.args.credit_head_grouping == "frozen":
         trainer._reader.frozen = HeadGroups(*state["frozen"])
     if "trl" not in state:  # another number of processes

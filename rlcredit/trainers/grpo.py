@@ -78,7 +78,7 @@ class CreditGRPOTrainer(GRPOTrainer):
         self._reader = CreditReader(args, self.accelerator)
         if self._reader.needs_attention:
             _warn_of_dropout(self.model)
-        self._bad_steps = BadSteps(self, args.max_bad_steps)
+        self._bad_steps = BadSteps(self.accelerator, args.max_bad_steps, self._note_bad_steps)
         self.add_callback(self._bad_steps)
         self.add_callback(checkpoints.RestoreMemory(self))
         self._resume_state: dict[str, Any] | None = None
@@ -270,6 +270,9 @@ class CreditGRPOTrainer(GRPOTrainer):
                 metrics["credit/seconds"].append(seconds)
                 metrics["credit/time_share"].append(seconds / metrics["step_time"][-1])
         return output
+
+    def _note_bad_steps(self, total: float) -> None:
+        self._metrics["train"]["bad_steps"].append(total)
 
     def _log_credit(self, totals_B52: Tensor) -> None:
         """credit/* of one loss, as means over the tokens of all processes."""

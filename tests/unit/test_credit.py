@@ -238,8 +238,8 @@ def _needs_power(args):
         raise ValueError("credit_options: write {power: 2}")
 
 
-def _assign_power(batch: Batch, args: CreditArguments) -> Credit:
-    return Credit.of(batch.signals.waad ** args.credit_options["power"])
+def _assign_power(batch: Batch) -> Credit:
+    return Credit.of(batch.signals.waad ** batch.args.credit_options["power"])
 
 
 power = Strategy(_assign_power, validate=_needs_power)

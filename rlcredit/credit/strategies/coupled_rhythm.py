@@ -17,7 +17,6 @@ Open in the paper, chosen here [not in the paper]: k = 3, alpha = 0.5; tau_waad 
 import torch
 from torch import Tensor
 
-from rlcredit.credit.arguments import CreditArguments
 from rlcredit.credit.types import NO_INTRO, Batch, Credit, Strategy
 from rlcredit.signals import change_to_next, lower_median, select
 
@@ -34,7 +33,8 @@ def _strongest_before(delta: Tensor, lookback: int) -> tuple[Tensor, Tensor]:
     return best, torch.arange(length, device=delta.device) - 1 - steps_back
 
 
-def _assign(batch: Batch, args: CreditArguments) -> Credit:
+def _assign(batch: Batch) -> Credit:
+    args = batch.args
     waad, response = batch.signals.waad, batch.response
     delta = change_to_next(waad, response)
     preplan = select(delta, response, args.credit_quantile)

@@ -4,13 +4,13 @@ Formula:  gamma_t = 1 + (a - 1) * 1{t in TopQ(H, q)},  H_t the entropy of the di
 Reads:    entropy, in nats, at the sampling temperature.
 """
 
-from rlcredit.credit.arguments import CreditArguments
 from rlcredit.credit.gamma import amplify
 from rlcredit.credit.types import Batch, Credit, Strategy
 from rlcredit.signals import select
 
 
-def _assign(batch: Batch, args: CreditArguments) -> Credit:
+def _assign(batch: Batch) -> Credit:
+    args = batch.args
     if batch.signals.entropy is None:
         raise ValueError("signals.entropy is None: the strategy 'entropy' needs analyze(..., entropy=True)")
     bottom = args.credit_select == "bottom"

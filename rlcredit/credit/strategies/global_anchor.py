@@ -6,13 +6,13 @@ Edges:    FAI is undefined where no response token lies within the horizon, so a
           no anchors and weights of 1.
 """
 
-from rlcredit.credit.arguments import CreditArguments
 from rlcredit.credit.gamma import amplify
 from rlcredit.credit.types import Batch, Credit, Strategy
 from rlcredit.signals import select
 
 
-def _assign(batch: Batch, args: CreditArguments) -> Credit:
+def _assign(batch: Batch) -> Credit:
+    args = batch.args
     anchor = select(batch.signals.fai, batch.response, args.credit_quantile, bottom=args.credit_select == "bottom")
     return Credit.of(amplify(anchor, args.credit_amplification), anchor=anchor)
 

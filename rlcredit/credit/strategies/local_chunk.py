@@ -5,13 +5,13 @@ Reads:    WAAD, in tokens.
 Edges:    Delta is undefined at the last token of each response span, which is then never chosen [not in the paper].
 """
 
-from rlcredit.credit.arguments import CreditArguments
 from rlcredit.credit.gamma import amplify
 from rlcredit.credit.types import Batch, Credit, Strategy
 from rlcredit.signals import change_to_next, select
 
 
-def _assign(batch: Batch, args: CreditArguments) -> Credit:
+def _assign(batch: Batch) -> Credit:
+    args = batch.args
     delta = change_to_next(batch.signals.waad, batch.response)
     preplan = select(delta, batch.response, args.credit_quantile, bottom=args.credit_select == "bottom")
     return Credit.of(amplify(preplan, args.credit_amplification), preplan=preplan)

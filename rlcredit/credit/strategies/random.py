@@ -1,4 +1,4 @@
-"""random: the control that amplifies as many tokens, but any (arXiv 2510.13554, Table 2 of its experiments).
+"""random: the control that amplifies as many tokens, but any (as in the comparisons of arXiv 2510.13554).
 
 Formula:  gamma_t = 1 + (a - 1) * 1{t in TopQ(u, q)},  u_t uniform; the same q as the others [not in the paper].
 Reads:    nothing. u comes from credit_seed and the row's key alone, so runs repeat whatever else draws numbers.
@@ -7,13 +7,13 @@ Reads:    nothing. u comes from credit_seed and the row's key alone, so runs rep
 import numpy as np
 import torch
 
-from rlcredit.credit.arguments import CreditArguments
 from rlcredit.credit.gamma import amplify
 from rlcredit.credit.types import Batch, Credit, Strategy
 from rlcredit.signals import select
 
 
-def _assign(batch: Batch, args: CreditArguments) -> Credit:
+def _assign(batch: Batch) -> Credit:
+    args = batch.args
     response = batch.response.cpu()
     scores = torch.zeros(response.shape)
     for row, key in enumerate(batch.row_keys.tolist()):

@@ -7,11 +7,10 @@ In the trainer the advantage then stays (B,), so that loss and gradient are TRL'
 
 import torch
 
-from rlcredit.credit.arguments import CreditArguments
 from rlcredit.credit.types import Batch, Credit, Strategy
 
 
-def _assign(batch: Batch, args: CreditArguments) -> Credit:
+def _assign(batch: Batch) -> Credit:
     return Credit.of(torch.ones_like(batch.response, dtype=torch.float32))
 
 
