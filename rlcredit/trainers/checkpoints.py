@@ -76,7 +76,9 @@ def load(folder: str, trainer: GRPOTrainer) -> dict[str, Any] | None:
     if not path.is_file():
         logger.warning("%s was not written by rlcredit: the run goes on from its weights, not bit for bit", folder)
         return None
-    state = torch.load(path, map_location=accelerator.device, weights_only=True)
+    # torch knows no "cpu:0", which is what the device is called in a process launched on a CPU
+    device = "cpu" if accelerator.device.type == "cpu" else accelerator.device
+    state = torch.load(path, map_location=device, weights_only=True)
     if state["processes"] != accelerator.num_processes:
         logger.warning(
             "%s was written by %d processes and is resumed by %d: the run goes on, but not bit for bit",

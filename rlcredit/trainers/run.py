@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from accelerate.utils import DistributedType
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from rlcredit import recipes
@@ -84,6 +86,7 @@ def prepare(argv: Sequence[str]) -> Prepared:
     if not torch.accelerator.is_available():
         # Without it, accelerate's multi-process launch on a CPU starts runs that do not know of each other.
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+    disable_progress_bar()  # of loading and saving; training has its own
     run, model, config = recipes.parse(list(argv), (RunArguments, ModelConfig, CreditGRPOConfig))
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched > 1 and config.world_size == 1:
@@ -242,4 +245,5 @@ def resume_command(argv: Sequence[str]) -> str:
         if not skip and name not in ("--resume_from_checkpoint", "--overwrite"):
             kept.append(word)
         skip = name in ("--resume_from_checkpoint", "--overwrite") and "=" not in word
-    return shlex.join(["rlcredit", "train", *kept, "--resume_from_checkpoint", "latest"])
+    start = ["rlcredit", "train"] if "WORLD_SIZE" not in os.environ else ["accelerate", "launch", "...", sys.argv[0]]
+    return shlex.join([*start, *kept, "--resume_from_checkpoint", "latest"])
