@@ -14,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PI
 .PHONY: help train test test-slow lint type clean
 
 help:
-	@echo "make train       train the tiny Countdown model (RECIPE=... for another)"
+	@echo "make train       train the tiny Countdown policy, afresh (RECIPE=... for another)"
 	@echo "make test        the quick tests"
 	@echo "make test-slow   the slow ones, whole training runs"
 	@echo "make lint        ruff and the layers of the imports"
@@ -22,7 +22,7 @@ help:
 	@echo "make clean       remove .venv and the caches"
 
 train: $(RUN_STAMP)
-	$(BIN)/rlcredit train --config $(RECIPE)
+	$(BIN)/rlcredit train --config $(RECIPE) --overwrite true
 
 test: $(DEV_STAMP)
 	$(BIN)/python -m pytest -q

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trl import GRPOConfig, ModelConfig, TrlParser
 
-from rlcredit import recipes
 from rlcredit.errors import InputError
 from rlcredit.recipes import find_recipe, list_recipes, parse, recipes_root
+from rlcredit.recipes import shipped as shipped_recipes
 
 
 class Colour(Enum):
@@ -466,7 +466,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("tiny/a.yaml", "tiny/b.yaml", "accelerate/ddp.yaml", "tiny/policy/config.yaml"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(f"\n# What {name} is for.\n# More.\nsteps: 9\n")
-    monkeypatch.setattr(recipes, "recipes_root", lambda: root)
+    monkeypatch.setattr(shipped_recipes, "recipes_root", lambda: root)
     return root
 
 
@@ -509,7 +509,7 @@ def test_the_clone_has_its_recipes_beside_the_package() -> None:
 
 
 def test_an_installed_wheel_has_its_recipes_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipes, "__file__", str(tmp_path / "recipes.py"))
+    monkeypatch.setattr(shipped_recipes, "__file__", str(tmp_path / "recipes" / "shipped.py"))
     assert recipes_root() == tmp_path.parent / "recipes"
     (tmp_path / "_recipes").mkdir()
     assert recipes_root() == tmp_path / "_recipes"

@@ -1,0 +1,199 @@
+"""Fields of dataclasses, and whether a value from YAML or JSON fits their annotation."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+import types
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin, get_type_hints
+
+from rlcredit.errors import InputError
+from rlcredit.recipes.messages import one_line, shown
+
+INTEGER = re.compile(r"[-+]?[0-9]+")
+NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?inf")
+TRUE, FALSE = {"yes", "true", "t", "y", "1"}, {"no", "false", "f", "n", "0"}
+
+
+class Option(NamedTuple):
+    """A field of one of the dataclasses: what may be written for it."""
+
+    name: str
+    hint: Any
+    field: dataclasses.Field[Any]
+    keeps_json: bool
+    """The dataclass itself decodes JSON strings (`_VALID_DICT_FIELDS` of transformers), with rules of its own."""
+
+
+class Mismatch(Exception):
+    """A value does not fit an annotation; the message is for the inside only, except a detail worth telling."""
+
+
+def options_of(dataclass_types: Sequence[type]) -> dict[str, Option]:
+    options: dict[str, Option] = {}
+    for dataclass_type in dataclass_types:
+        hints = get_type_hints(dataclass_type)
+        keeps_json = getattr(dataclass_type, "_VALID_DICT_FIELDS", ())
+        for item in dataclasses.fields(dataclass_type):
+            if item.name in options or item.name == "config":
+                raise TypeError(f"{dataclass_type.__name__}.{item.name}: the name is taken; rename the field")
+            if item.init:
+                options[item.name] = Option(item.name, hints[item.name], item, item.name in keeps_json)
+    return options
+
+
+def members_of(hint: Any) -> list[Any]:
+    """The alternatives of an annotation. `Enum | str` means the enum: transformers writes it so for the values."""
+    is_union = get_origin(hint) in (Union, types.UnionType)
+    members = list(get_args(hint)) if is_union else [hint]
+    if any(isinstance(member, type) and issubclass(member, Enum) for member in members):
+        return [member for member in members if member is not str]
+    return members
+
+
+def fitted(option: Option, value: Any, where: str) -> Any:
+    """`value` from YAML or JSON as the field's type, or an InputError."""
+    metadata = option.field.metadata
+    if metadata.get("nargs") == "?" and value is metadata.get("const"):
+        return value  # what the bare flag stands for, such as `fsdp: true`
+    members = members_of(option.hint)
+    # A value's own type first: 3 is an int where both int and float are allowed.
+    for convert in (_same, _widened):
+        for member in members:
+            try:
+                return checked_choice(option, convert(value, member), where)
+            except Mismatch:
+                continue
+    refuse_value(option, value, where)
+
+
+def _same(value: Any, member: Any) -> Any:
+    """`value` if it is of the type `member`; a list's items and a mapping's values may be widened (1 to 1.0)."""
+    origin, arguments = get_origin(member) or member, get_args(member)
+    if member is Any:
+        return value
+    if is_choice(member):
+        for choice in choices_of(member):
+            if type(choice) is type(value) and choice == value:
+                return member(choice) if isinstance(member, type) else value
+    elif origin is list and isinstance(value, list):
+        return [_any_of(item, arguments[0]) for item in value] if arguments else value
+    elif origin is dict and isinstance(value, dict):
+        return {key: _any_of(item, arguments[1]) for key, item in value.items()} if arguments else value
+    elif type(value) is origin and value == value:  # NaN, unlike itself, is no setting
+        return value
+    raise Mismatch
+
+
+def _any_of(value: Any, hint: Any) -> Any:
+    for convert in (_same, _widened):
+        for member in members_of(hint):
+            try:
+                return convert(value, member)
+            except Mismatch:
+                continue
+    raise Mismatch
+
+
+def _widened(value: Any, member: Any) -> Any:
+    """An int, or a string that is a number, where a float belongs."""
+    if member is float and type(value) in (int, str) and NUMBER.fullmatch(str(value)):
+        try:
+            return float(value)
+        except OverflowError:
+            pass
+    raise Mismatch
+
+
+def checked_choice(option: Option, value: Any, where: str) -> Any:
+    """`value` if the field's `choices` metadata allows it; None is allowed where the annotation does."""
+    choices = option.field.metadata.get("choices")
+    if choices is not None and value is not None:
+        for item in value if isinstance(value, list) else [value]:
+            if item not in choices:
+                refuse_value(option, item, where)
+    return value
+
+
+def from_json(option: Option, text: str, where: str) -> Any:
+    """A mapping written as JSON; the text itself where the dataclass decodes it (and turns "1" into 1 inside)."""
+
+    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if repeated := [key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index])]:
+            raise ValueError(f"duplicate key {repeated[0]!r}")
+        return dict(pairs)
+
+    try:
+        mapping = json.loads(text, object_pairs_hook=without_duplicates)
+    except (ValueError, RecursionError) as error:
+        advice = "write --key '{\"name\": value}'".replace("key", option.name)
+        raise InputError(f"{where}: {shown(text)} is not JSON ({one_line(error)}); {advice}") from None
+    value = fitted(option, mapping, where)
+    return text if option.keeps_json else value
+
+
+def is_choice(member: Any) -> bool:
+    return get_origin(member) is Literal or (isinstance(member, type) and issubclass(member, Enum))
+
+
+def choices_of(member: Any) -> list[Any]:
+    if get_origin(member) is Literal:
+        return list(get_args(member))
+    return [item.value for item in member]
+
+
+def has_mapping(members: Iterable[Any]) -> bool:
+    return any((get_origin(member) or member) is dict for member in members)
+
+
+def takes_mapping(option: Option) -> bool:
+    return has_mapping(members_of(option.hint))
+
+
+def refuse_value(option: Option, value: Any, where: str, *, from_words: bool = False) -> NoReturn:
+    kind = "" if from_words else f" ({_name(type(value))})"
+    raise InputError(f"{where}: expected {describe(option)}, got {shown(value)}{kind}{_advice(option, value)}")
+
+
+def describe(option: Option) -> str:
+    if choices := _all_choices(option):
+        return f"one of {', '.join(map(str, choices))}"
+    return " or ".join(_name(member) for member in members_of(option.hint))
+
+
+def _all_choices(option: Option) -> list[Any]:
+    """Every allowed value, when the field takes nothing but a choice (or None)."""
+    if choices := option.field.metadata.get("choices"):
+        return list(choices)
+    members = [member for member in members_of(option.hint) if member is not type(None)]
+    return [choice for m in members for choice in choices_of(m)] if all(map(is_choice, members)) else []
+
+
+def _advice(option: Option, value: Any) -> str:
+    members, choices = members_of(option.hint), _all_choices(option)
+    near = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    if isinstance(value, bool) and (str in members or choices):
+        return "; YAML reads an unquoted no, off or false as a boolean: quote it"
+    if isinstance(value, str) and value.lower() in TRUE | FALSE | {"on", "off"} and bool in members:
+        return "; write true or false, unquoted"
+    if isinstance(value, str) and INTEGER.fullmatch(value) and int in members:
+        return "; write the number without quotes"
+    return ""
+
+
+def _name(member: Any) -> str:
+    if member is type(None):
+        return "null"
+    arguments = get_args(member)
+    if get_origin(member) is list:
+        return f"list of {' or '.join(map(_name, members_of(arguments[0])))}"
+    if is_choice(member):
+        return " or ".join(map(str, choices_of(member)))
+    origin = get_origin(member) or member
+    return "mapping" if origin is dict else str(getattr(origin, "__name__", origin))

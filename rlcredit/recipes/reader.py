@@ -1,0 +1,98 @@
+"""The strict reader of recipes and of the command line.
+
+A recipe is flat YAML: one key a field of the run's dataclasses. Every key can be overridden on the command line, which
+wins. TRL's `TrlParser` reads the same files, but lets through what a reader of the file would not see: a key written
+twice (the last one counts), an abbreviated flag, and a YAML value of any type at all, since argparse converts only
+strings. So values are checked against the annotations here and the dataclasses are made directly.
+
+Where the two differ:
+
+| | `TrlParser` | here |
+|---|---|---|
+| `--config=x` | an unknown flag | like `--config x` |
+| `--credit_strat x`, a key or flag given twice | taken | refused, naming the nearest right key |
+| `env:` in a recipe | sets environment variables | an unknown key |
+| `max_steps: "10"`, `bf16: 1`, `run_name: [a]` | taken as they are | refused, naming the type |
+| `1e-5` in YAML (a string in YAML 1.1) | the string, which fails later | the float |
+| `010`, `1:30`, `0x10` in YAML (8, 90 and 16 in YAML 1.1) | taken | refused |
+| choices | checked on the command line only | checked everywhere |
+| `str | list[int]` from the command line | one string | one string or several integers |
+| bare `--bf16` where the field is `bool | None` | an error | true |
+| `--no_x` for a field that is true by default | taken | refused: write `--x false` |
+
+Everything that is wrong with the input is an `InputError` of one line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlcredit.errors import InputError
+from rlcredit.recipes.fields import Option, fitted, from_json, options_of, takes_mapping
+from rlcredit.recipes.messages import one_line, shown
+from rlcredit.recipes.shipped import find_recipe
+from rlcredit.recipes.words import from_words, split_flags, unknown
+from rlcredit.recipes.yaml_file import Given, load_yaml
+
+
+def parse(argv: list[str], dataclass_types: Sequence[type]) -> tuple[Any, ...]:
+    """One instance per dataclass, from `--config RECIPE` and `--key value` flags; the flags win.
+
+    Raises:
+        InputError: anything wrong with the recipe or the flags, the dataclasses' own checks included.
+        TypeError: two dataclasses share a field, or have one called `config` (a mistake in the program).
+    """
+    options = options_of(dataclass_types)
+    flags = split_flags(argv, options)
+    given: dict[str, Given] = {}
+    source = "command line"
+    if (config := flags.pop("config", None)) is not None:
+        if len(config) != 1 or not config[0]:
+            raise InputError("--config: takes one recipe; write --config PATH, or --config NAME of a shipped recipe")
+        path = find_recipe(config[0])
+        source = str(path)
+        given = _read_recipe(path, options)
+    given |= {name: Given(from_words(options[name], words), f"--{name}") for name, words in flags.items()}
+    return tuple(_instance(dataclass_type, given, source) for dataclass_type in dataclass_types)
+
+
+def _instance(dataclass_type: type, given: Mapping[str, Given], source: str) -> Any:
+    """The dataclass made from what was given for it; its own complaints become one line that says where."""
+    needed = [item for item in dataclasses.fields(dataclass_type) if item.init]
+    for item in needed:
+        has_default = item.default is not dataclasses.MISSING or item.default_factory is not dataclasses.MISSING
+        if not has_default and item.name not in given:
+            raise InputError(f"{source}: {item.name} is missing; write {item.name}: VALUE, or --{item.name} VALUE")
+    values = {item.name: given[item.name].value for item in needed if item.name in given}
+    try:
+        return dataclass_type(**values)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise InputError(_with_place(one_line(error), dataclass_type, given, source)) from error
+
+
+def _with_place(message: str, dataclass_type: type, given: Mapping[str, Given], source: str) -> str:
+    """The dataclass's message after the place of the first given key it names; our own start with the key already."""
+    for name in re.findall(r"\w+", message):
+        if name in given and name in dataclass_type.__dataclass_fields__:  # type: ignore[attr-defined]
+            return f"{given[name].where}: {message.removeprefix(f'{name}: ')}"
+    return f"{source}: {message}"
+
+
+def _read_recipe(path: Path, options: Mapping[str, Option]) -> dict[str, Given]:
+    """Every value of the recipe, checked against its field."""
+    given = {}
+    for key, (value, where) in load_yaml(path).items():
+        if key not in options:
+            near = unknown(key, options)
+            raise InputError(f"{where}: unknown key {shown(key)}" + (f"; did you mean {near}?" if near else ""))
+        option, where = options[key], f"{where}: {key}"
+        if isinstance(value, str) and value.lstrip().startswith("{") and takes_mapping(option):
+            value = from_json(option, value.strip(), where)
+        else:
+            value = fitted(option, value, where)
+        given[key] = Given(value, where)
+    return given

@@ -1,0 +1,124 @@
+"""Flags and the words that follow them on the command line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, get_args, get_origin
+
+from rlcredit.errors import InputError
+from rlcredit.recipes.fields import (
+    FALSE,
+    INTEGER,
+    NUMBER,
+    TRUE,
+    Mismatch,
+    Option,
+    checked_choice,
+    choices_of,
+    describe,
+    from_json,
+    has_mapping,
+    is_choice,
+    members_of,
+    refuse_value,
+    takes_mapping,
+)
+from rlcredit.recipes.messages import plain, shown
+
+
+def unknown(name: str, options: Iterable[str]) -> str:
+    """Advice after an unknown key: the key it abbreviates, else the nearest one."""
+    name, names = name.replace("-", "_"), list(options)
+    begun = [option for option in names if len(name) > 2 and option.startswith(name)]
+    near = begun[:1] or difflib.get_close_matches(name, names, n=1)
+    return near[0] if near else ""
+
+
+def split_flags(argv: Sequence[str], options: Mapping[str, Option]) -> dict[str, list[str]]:
+    """`--key` to the words that follow it. A word that starts with `--` begins a flag; `-1` is a value."""
+    flags: dict[str, list[str]] = {}
+    current: list[str] | None = None
+    for word in argv:
+        if word.startswith("--"):
+            flag, equals, value = word[2:].partition("=")
+            name = _flag_name(flag, options)
+            if name in flags:
+                raise InputError(f"--{name}: given twice; keep one")
+            flags[name] = [value] if equals else []
+            current = None if equals else flags[name]
+        elif current is None or (word.startswith("-") and not NUMBER.fullmatch(word) and word != "-"):
+            raise InputError(f"{shown(word)}: stands alone; every option is written --key value or --key=value")
+        else:
+            current.append(word)
+    return flags
+
+
+def _flag_name(flag: str, options: Mapping[str, Option]) -> str:
+    name = flag.replace("-", "_")
+    if name in options or name == "config":
+        return name
+    negated = options.get(name.removeprefix("no_"))
+    if negated is not None and bool in members_of(negated.hint):
+        raise InputError(f"--{flag}: unknown flag; write --{negated.name} false")
+    near = unknown(flag, [*options, "config"])
+    raise InputError(f"--{plain(flag)}: unknown flag" + (f"; did you mean --{near}?" if near else ""))
+
+
+def from_words(option: Option, words: list[str]) -> Any:
+    """The value that the words after `--key` stand for, tried from the narrowest type to the widest."""
+    members = members_of(option.hint)
+    if not words:
+        if bool in members:
+            return True
+        if option.field.metadata.get("nargs") == "?":
+            return option.field.metadata.get("const")
+        raise InputError(f"--{option.name}: a value is missing; expected {describe(option)}")
+    if len(words) == 1 and words[0].lstrip().startswith("{") and takes_mapping(option):
+        return from_json(option, words[0].strip(), f"--{option.name}")
+    for member in sorted(members, key=_width):
+        try:
+            return checked_choice(option, _read_words(words, member, members), f"--{option.name}")
+        except Mismatch:
+            continue
+    refuse_value(option, words[0] if len(words) == 1 else words, f"--{option.name}", from_words=True)
+
+
+def _width(member: Any) -> int:
+    """Order of trying: what few texts fit goes first, so `3` is an int, [3] or True before it is a string.
+
+    A single word is a plain string before it is a list of strings, which is how `TrlParser` reads `--report_to wandb`.
+    """
+    if get_origin(member) is list and get_args(member)[:1] not in ((), (str,)):
+        return 2
+    if is_choice(member):
+        return 3
+    return {type(None): 0, int: 1, float: 4, bool: 5, str: 6}.get(member, 7)
+
+
+def _read_words(words: list[str], member: Any, members: Sequence[Any]) -> Any:
+    if get_origin(member) is list or member is list:
+        item = (get_args(member) or (str,))[0]
+        return [_read_word(word, item, members) for word in words]
+    if len(words) != 1:
+        raise Mismatch
+    return _read_word(words[0], member, members)
+
+
+def _read_word(word: str, member: Any, members: Sequence[Any]) -> Any:
+    """The word as this type. Like `TrlParser`, `none` is None unless the field takes it as an ordinary string."""
+    if member in (str, Any):
+        return word
+    if member is type(None) and (str not in members or has_mapping(members)) and word.lower() in ("none", "null"):
+        return None
+    if member is bool and word.lower() in TRUE | FALSE:
+        return word.lower() in TRUE
+    if member is int and INTEGER.fullmatch(word) and len(word) < 100:
+        return int(word)
+    if member is float and NUMBER.fullmatch(word):
+        return float(word)
+    if is_choice(member):
+        for choice in choices_of(member):
+            if word == str(choice) or (isinstance(choice, bool) and word.lower() == str(choice).lower()):
+                return member(choice) if isinstance(member, type) else choice
+    raise Mismatch
