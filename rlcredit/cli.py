@@ -20,7 +20,7 @@ A RECIPE is a YAML file, or the name of one that comes with rlcredit, such as co
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns 0, 2 for bad input (one line on stderr), or 1 for a run that had to stop."""
+    """Run a command; returns 0, or with one line on stderr 2 (bad input), 1 (a run had to stop), 130 (interrupted)."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         return _run(words)
@@ -28,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, 2)
     except RunStopped as error:
         return _fail(error, 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted; --resume_from_checkpoint latest goes on from the newest checkpoint", 130)
 
 
 def _run(words: list[str]) -> int:
@@ -67,7 +69,7 @@ def _settle() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
-def _fail(error: Exception, code: int) -> int:
+def _fail(error: Exception | str, code: int) -> int:
     if os.environ.get("RANK", "0") == "0":
         print(f"rlcredit: {error}", file=sys.stderr)
     return code

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 LATEST = "latest"
 # Attributes of TRL's trainer that hold a run's state in memory only.
 TRL_MEMORY = ("_step", "_buffered_inputs", "_entropy_window_stats", "_current_train_step_time")
+# Settings that frozen head groups depend on: where one has changed, the groups are calibrated anew.
+HEAD_SETTINGS = ("credit_head_grouping", "credit_layers", "credit_num_layers", "credit_head_fraction")
 
 
 def complete(folder: str | Path) -> list[Path]:
@@ -133,7 +135,8 @@ def _state(trainer: GRPOTrainer) -> dict[str, Any]:
 
 
 def _restore(trainer: GRPOTrainer, state: dict[str, Any]) -> None:
-    if state["frozen"] is not None and trainer.args.credit_head_grouping == "frozen":
+    now = trainer.args.credit_settings()
+    if state["frozen"] is not None and all(state["credit"][name] == now[name] for name in HEAD_SETTINGS):
         trainer._reader.frozen = HeadGroups(*state["frozen"])
     if "trl" not in state:  # another number of processes
         return

@@ -208,6 +208,17 @@ def test_two_processes_resume_bit_for_bit(tmp_path, credit):
 
 
 @pytest.mark.slow
+def test_two_processes_auto_equals_auxiliary(tmp_path):
+    words = ["--config", "countdown_tiny/coupled_rhythm", "--num_generations=4", "--held_out=0", "--max_steps=3"]
+    words += ["--per_device_train_batch_size=4", "--steps_per_generation=2", "--gradient_accumulation_steps=2"]
+    for mode in ("auto", "auxiliary"):
+        done = launched(*words, f"--credit_attention={mode}", "--output_dir", str(tmp_path / mode))
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (load_file(tmp_path / mode / "model.safetensors") for mode in ("auto", "auxiliary"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.slow
 def test_bad_input_in_two_processes_is_said_once(tmp_path):
     words = ["--config", "countdown_tiny/coupled_rhythm", "--credit_quantile=2"]
     failed = launched(*words, "--output_dir", str(tmp_path))

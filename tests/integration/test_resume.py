@@ -86,6 +86,15 @@ def test_changed_credit_is_listed(tmp_path, caplog):
     assert again.state.global_step == 3
 
 
+def test_frozen_heads_of_other_layers_are_calibrated_anew(tmp_path):
+    settings = dict(save_strategy="steps", save_steps=4, credit_head_grouping="frozen")
+    first = runs.trained(tmp_path, **settings, max_steps=4)
+    again = runs.trainer(tmp_path, **settings, max_steps=8, credit_layers=[1, 5])
+    again.train(resume_from_checkpoint="latest")
+    assert first._reader.frozen.local_BLH.shape == (1, 3, 4)
+    assert again._reader.frozen.local_BLH.shape == (1, 2, 4)
+
+
 def test_a_rollout_of_uniform_is_used_up_without_credit(tmp_path):
     settings = dict(save_strategy="steps", save_steps=2)
     runs.trained(tmp_path, **settings, max_steps=2, credit_strategy="uniform")

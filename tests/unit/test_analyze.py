@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rlcredit import CreditArguments, HeadGroups, analyze, assign_credit, credit_weights
-from rlcredit.attention import choose_layers
+from rlcredit.attention import choose_layers, open_capture, signals_maker
 from tests import tiny
 from tests.reference import loop
 
@@ -263,3 +263,20 @@ def test_models_without_softmax_attention_are_refused_by_name():
     with pytest.raises(ValueError, match=r"t5.*encoder-decoder"):
         choose_layers(T5Config(), "middle", 5)
     assert set(choose_layers(JambaConfig(), "all", 5)) <= {4, 12, 20, 28}
+
+
+def test_a_ddp_wrapper_does_not_disturb(tmp_path):
+    model, batch, args = tiny.model_of("llama"), inputs(), CreditArguments()
+    plain = analyze(model, *batch, args)
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        wrapped = torch.nn.parallel.DistributedDataParallel(model.train())
+        capture = open_capture(wrapped, args, batch[1], batch[2], finish=signals_maker(args))
+        with capture.reading():
+            wrapped(input_ids=batch[0], attention_mask=batch[1]).logits.sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    (signals,) = capture.results()
+    assert torch.equal(signals.head_span, plain.head_span)
+    assert same(signals.waad, plain.waad, 0) and same(signals.fai, plain.fai, 0)
