@@ -32,7 +32,8 @@ _TEXT_PROMPT = (
     "give the final expression in <answer> </answer> tags, for example <answer>(1 + 2) / 3</answer>.\n"
     "Assistant: Let me solve this step by step.\n<think>"
 )
-_FRUITLESS_DRAWS = 10_000  # draws in a row that are no new instance: by then the options' instances are used up
+_REPEATS = 2_000  # known instances in a row: by then the options' instances are used up
+_MISSES = 1_000_000  # draws in a row without a possible target: by then the options hardly have an instance
 
 
 class Instance(NamedTuple):
@@ -165,13 +166,18 @@ def generate(options: CountdownOptions) -> tuple[list[Instance], list[Instance]]
     """
     rng = random.Random(options.seed)
     instances: dict[tuple[int, ...], Instance] = {}
-    wanted, fruitless = options.num_train + options.num_test, 0
-    while len(instances) < wanted:
+    repeats = misses = 0
+    while len(instances) < options.num_train + options.num_test:
         instance = _draw(rng, options)
-        if instance is not None and instance.identity not in instances:
+        if instance is None:
+            misses += 1
+        elif instance.identity in instances:
+            repeats += 1
+            misses = 0
+        else:
             instances[instance.identity] = instance
-            fruitless = 0
-        elif (fruitless := fruitless + 1) == _FRUITLESS_DRAWS:
+            repeats = misses = 0
+        if repeats == _REPEATS or misses == _MISSES:
             raise ValueError(
                 f"task_options.num_train: {options.num_train} and num_test {options.num_test} are more than the about "
                 f"{len(instances)} different instances of these options; write smaller ones, or raise "

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes" / "countdown_tiny" / "policy"
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-RESPONSE = "<think>12+7=19 19*3=57\n12*7=84 84-3=81</think><answer>(12*7)-3</answer>"
+RESPONSE = "<think>57: 12*7=84 84-3=81\n12+7=19 19*3=57</think><answer>(12+7)*3</answer>"
 PRINTABLE = "".join(map(chr, range(32, 127))) + "\n"
 
 
@@ -66,7 +66,7 @@ def test_size_and_layers(policy, tokenizer):
 
 
 def test_it_answers_in_the_two_places(policy, tokenizer):
-    inputs = tokenizer(["3 7 12 -> 81\n", "18 11 7 -> 1\n"], padding=True, return_tensors="pt")
+    inputs = tokenizer(["3 7 12 -> 33\n", "11 8 2 -> 5\n"], padding=True, return_tensors="pt")
     with torch.no_grad():
         output = policy.generate(**inputs, do_sample=False, max_new_tokens=56)
     for text in tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True):

@@ -1,0 +1,337 @@
+"""Make the one-million-parameter policy of recipes/countdown_tiny: a character-level Llama that half knows Countdown.
+
+    python scripts/make_tiny_policy.py --output recipes/countdown_tiny/policy
+
+The policy is warm-started on demonstrations of two players. The careful one writes down the goal, considers every
+calculation, and mostly tries another one after a miss; the hasty one only adds and subtracts, in the order given, and
+hands in whatever comes out:
+
+    3 7 12 -> 57                                             3 7 12 -> 57
+    <think>57: 7*12=84 84-3=81                               <think>3+7=10 10+12=22</think><answer>(3+7)+12</answer>
+    3+7=10 ...
+
+First it learns from the careful player alone, then for a short while from both, mostly from the hasty one. So it can
+play carefully, but its most likely response is a hasty one. Reinforcement learning has to find out that the careful
+opening pays, and to play better than the demonstrations taught. No demonstration uses a held-out instance of the
+recipe's task options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import math
+import random
+import statistics
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from rlcredit.tasks import TaskData, countdown
+
+TASK_OPTIONS = {
+    "numbers": [3],
+    "max_number": 12,
+    "max_target": 60,
+    "num_train": 3_400,
+    "num_test": 512,
+    "prompt_style": "compact",
+}
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+CHARACTERS = ("\n", *(chr(code) for code in range(ord(" "), ord("~") + 1)))
+MAX_NEW_TOKENS = 56
+MAX_ATTEMPTS = 2
+BATCHES_SORTED = 16
+PLAUSIBLE = 120  # the largest value anybody would try for
+
+
+@dataclass(frozen=True)
+class Player:
+    """A demonstrator.
+
+    Attributes:
+        skill: probability that an attempt is a right one, where the player sees one.
+        patience: probability of a second attempt after a miss; else the miss is handed in.
+        states_goal: whether the player writes down the target before anything else.
+        thorough: whether the player considers every operation on every pair of numbers, or only sums and differences
+            with the numbers taken in the order given, which solve four instances in ten.
+    """
+
+    skill: float
+    patience: float
+    states_goal: bool
+    thorough: bool
+
+
+CAREFUL = Player(skill=0.95, patience=0.9, states_goal=True, thorough=True)
+HASTY = Player(skill=0.95, patience=0.0, states_goal=False, thorough=False)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A calculation over all three numbers: its steps as text, the expression that it amounts to, and its value."""
+
+    steps: str
+    expression: str
+    value: int
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a character (printable ASCII and the line break) and one a tag; decoding gives the text back exactly.
+
+    The tags are added tokens but no special ones: rewards read text decoded without special tokens.
+    """
+    vocabulary = {token: index for index, token in enumerate(("<pad>", "<eos>", "<unk>", *CHARACTERS))}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges=[], unk_token="<unk>"))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_max_length=256,
+    )
+
+
+def make_policy(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """An untrained Llama of about a million parameters: six layers, eight query heads on four key-value heads."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=320,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def attempts(numbers: Sequence[int], thorough: bool) -> list[Attempt]:
+    """The calculations that a player considers: each of three numbers once, every value a positive integer."""
+    first, second, third = numbers
+    pairs = [(first, second, third), (first, third, second), (second, third, first)]
+    operations = "+-*/" if thorough else "+-"
+    return [
+        Attempt(f"{step}={between} {last}={value}", _nested(step, between, last), value)
+        for one, other, rest in (pairs if thorough else pairs[:1])
+        for step, between in _steps(one, other, operations)
+        for last, value in _steps(between, rest, operations)
+    ]
+
+
+def _steps(left: int, right: int, operations: str) -> Iterator[tuple[str, int]]:
+    """One operation on two positive integers, as text and value; differences and quotients from the larger number."""
+    low, high = sorted((left, right))
+    if "+" in operations:
+        yield f"{left}+{right}", left + right
+    if "*" in operations:
+        yield f"{left}*{right}", left * right
+    if "-" in operations and high > low:
+        yield f"{high}-{low}", high - low
+    if "/" in operations and high % low == 0:
+        yield f"{high}/{low}", high // low
+
+
+def _nested(first: str, middle: int, second: str) -> str:
+    """The second step with the first one, in brackets, in place of its value: "12*7", 84, "84-3" to "(12*7)-3"."""
+    operator = next(character for character in second if character in "+-*/")
+    left, right = second.split(operator)
+    return f"({first}){operator}{right}" if left == str(middle) else f"{left}{operator}({first})"
+
+
+def demonstrate(player: Player, numbers: Sequence[int], target: int, rng: random.Random) -> str:
+    """One response of the player, whose last attempt is the one handed in."""
+    seen = [attempt for attempt in attempts(numbers, player.thorough) if attempt.value <= PLAUSIBLE]
+    right = [attempt for attempt in seen if attempt.value == target]
+    wrong = [attempt for attempt in seen if attempt.value != target]
+    made: list[Attempt] = []
+    while not made or (made[-1].value != target and len(made) < MAX_ATTEMPTS and rng.random() < player.patience):
+        made.append(rng.choice(right if right and (not wrong or rng.random() < player.skill) else wrong))
+    goal = f"{target}: " if player.states_goal else ""
+    steps = "\n".join(attempt.steps for attempt in made)
+    return f"<think>{goal}{steps}</think><answer>{made[-1].expression}</answer>"
+
+
+def demonstration_batches(
+    rows: list[dict],
+    hasty_share: float,
+    tokenizer: PreTrainedTokenizerFast,
+    rng: random.Random,
+    batch_size: int,
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Endless batches of fresh demonstrations, each of similar lengths so that little of the work is padding."""
+
+    def pair(row: dict) -> tuple[str, str]:
+        player = HASTY if rng.random() < hasty_share else CAREFUL
+        numbers = rng.sample(row["numbers"], len(row["numbers"]))  # every order of them is the same instance
+        prompt = countdown.compact_prompt(numbers, row["target"])
+        return prompt, demonstrate(player, numbers, row["target"], rng)
+
+    while True:
+        pairs = [pair(row) for row in rng.sample(rows, min(len(rows), BATCHES_SORTED * batch_size))]
+        pairs.sort(key=lambda texts: len(texts[0]) + len(texts[1]))
+        batches = [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
+        rng.shuffle(batches)
+        yield from (collate(batch, tokenizer) for batch in batches)
+
+
+def collate(demonstrations: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> dict[str, torch.Tensor]:
+    """Pairs of prompt and response, right-padded: `input_ids`, `attention_mask`, `labels`, all [batch, tokens].
+
+    Labels are -100 on prompts and padding, so only responses, with their end token, are learned.
+    """
+    prompts, responses = (tokenizer(list(texts))["input_ids"] for texts in zip(*demonstrations, strict=True))
+    tokens = [torch.tensor([*p, *r, tokenizer.eos_token_id]) for p, r in zip(prompts, responses, strict=True)]
+    labels = [t.masked_fill(torch.arange(len(t)) < len(p), -100) for t, p in zip(tokens, prompts, strict=True)]
+    pad = torch.nn.utils.rnn.pad_sequence
+    ids = pad(tokens, batch_first=True, padding_value=tokenizer.pad_token_id)
+    return {
+        "input_ids": ids,
+        "attention_mask": (ids != tokenizer.pad_token_id).long(),
+        "labels": pad(labels, batch_first=True, padding_value=-100),
+    }
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum with orthogonalised updates (Jordan et al., 2024) for matrices, in float32.
+
+    Here it needs less than half of AdamW's steps. `torch.optim.Muon` computes in bfloat16, which takes seconds a step
+    on a CPU without bfloat16 instructions. The factor 0.2 * sqrt(longer side) gives an update the size of AdamW's
+    (Liu et al., arXiv 2502.16982), so one learning rate serves both.
+    """
+
+    def __init__(
+        self, matrices: Iterable[torch.Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.01
+    ) -> None:
+        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                average = self.state[matrix].setdefault("average", torch.zeros_like(matrix))
+                average.lerp_(matrix.grad, 1 - group["momentum"])
+                update = orthogonalised(matrix.grad.lerp(average, group["momentum"]))
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                matrix.add_(update, alpha=-0.2 * math.sqrt(max(matrix.shape)) * group["lr"])
+
+
+def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
+    """The matrix with its singular values brought near 1, by five Newton-Schulz steps of the fifth degree."""
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix  # the smaller Gram matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+def make_optimizers(policy: LlamaForCausalLM, learning_rate: float) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for the matrices of the layers, AdamW for embeddings and norms."""
+    layers = set(policy.model.layers.parameters())
+    matrices = [parameter for parameter in policy.parameters() if parameter in layers and parameter.ndim == 2]
+    others = [parameter for parameter in policy.parameters() if parameter not in layers or parameter.ndim != 2]
+    return Muon(matrices, learning_rate), torch.optim.AdamW(others, learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+
+
+def warm_start(
+    policy: LlamaForCausalLM,
+    batches: Iterable[dict[str, torch.Tensor]],
+    steps: int,
+    learning_rate: float,
+) -> None:
+    """Supervised learning on that many batches, with linear warm-up and cosine decay of the learning rate."""
+    optimizers = make_optimizers(policy, learning_rate)
+    rate = functools.partial(_learning_rate, steps=steps)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, rate) for optimizer in optimizers]
+    policy.train()
+    start = time.perf_counter()
+    for step, batch in zip(range(1, steps + 1), batches, strict=False):
+        loss = policy(**batch).loss
+        policy.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        for part in (*optimizers, *schedules):
+            part.step()
+        if step % 100 == 0:
+            print(f"step {step}  loss {loss.item():.4f}  {time.perf_counter() - start:.0f} s", flush=True)
+
+
+def _learning_rate(step: int, steps: int, warm_up: int = 50) -> float:
+    """Factor on the learning rate: linear up to `warm_up`, then half a cosine down to a twentieth."""
+    if step < warm_up:
+        return (step + 1) / warm_up
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+
+
+@torch.no_grad()
+def respond(
+    policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Iterable[str], temperature: float = 0.0
+) -> list[str]:
+    """One response a prompt, as text without special tokens; greedy at temperature 0."""
+    policy.eval()
+    inputs = tokenizer(list(prompts), padding=True, return_tensors="pt", return_token_type_ids=False)
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    output = policy.generate(**inputs, **sampling, max_new_tokens=MAX_NEW_TOKENS)
+    return tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def report(policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, task: TaskData) -> None:
+    """Print held-out accuracy and the share of careful responses, greedy and sampled."""
+    for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
+        responses = respond(policy, tokenizer, task.test["prompt"], temperature)
+        accuracy = statistics.mean(task.correct(responses, task.test))
+        careful = statistics.mean(":" in response for response in responses)
+        print(f"held-out {name}: accuracy {accuracy:.3f}, careful {careful:.3f}", flush=True)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="folder to write the policy to")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch_size", type=int, default=64, help="demonstrations a step")
+    parser.add_argument("--careful_steps", type=int, default=1600, help="steps with the careful player alone")
+    parser.add_argument("--careful_learning_rate", type=float, default=4e-3)
+    parser.add_argument("--mixed_steps", type=int, default=250, help="steps with both players")
+    parser.add_argument("--mixed_learning_rate", type=float, default=1e-3)
+    parser.add_argument("--hasty_share", type=float, default=0.55, help="of the demonstrations with both players")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    torch.manual_seed(arguments.seed)
+    rng = random.Random(arguments.seed)
+    task = countdown.load(TASK_OPTIONS)
+    rows = task.train.to_list()
+    tokenizer = make_tokenizer()
+    policy = make_policy(tokenizer)
+    print(f"{policy.num_parameters():,} parameters")
+    for hasty_share, steps, learning_rate in (
+        (0.0, arguments.careful_steps, arguments.careful_learning_rate),
+        (arguments.hasty_share, arguments.mixed_steps, arguments.mixed_learning_rate),
+    ):
+        batches = demonstration_batches(rows, hasty_share, tokenizer, rng, arguments.batch_size)
+        warm_start(policy, batches, steps, learning_rate)
+        report(policy, tokenizer, task)
+    policy.to(torch.bfloat16).save_pretrained(arguments.output)
+    tokenizer.save_pretrained(arguments.output)
+    print(f"saved to {arguments.output}; as saved (bfloat16):")
+    report(LlamaForCausalLM.from_pretrained(arguments.output, dtype=torch.float32), tokenizer, task)
+
+
+if __name__ == "__main__":
+    main()
