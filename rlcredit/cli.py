@@ -67,6 +67,7 @@ def _settle() -> None:
         sys.path.insert(0, os.getcwd())
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true but no accelerator is found")
 
 
 def _fail(error: Exception | str, code: int) -> int:
