@@ -97,30 +97,36 @@ def bench_passes(lengths: list[int], repeats: int) -> None:
 def bench_steps(steps: int) -> None:
     from rlcredit.trainers.run import prepare
 
-    print(f"\nstep of recipes/countdown_tiny, {steps} steps each, taken in turn; median")
+    print(
+        f"\nstep of recipes/countdown_tiny, {steps} steps three times each, taken in turn; the first rollout left out"
+    )
     times: dict[str, list[float]] = {"uniform": [], "coupled_rhythm": []}
-    share = []
-    for _ in range(2):
+    credit = []
+    for _ in range(3):
         for strategy in times:
             with tempfile.TemporaryDirectory() as folder:
-                changes = f"--output_dir {folder} --max_steps {steps + 1} --save_strategy no --disable_tqdm true"
+                changes = f"--output_dir {folder} --max_steps {steps} --save_strategy no --disable_tqdm true"
                 trainer = prepare(["--config", f"countdown_tiny/{strategy}", *changes.split()]).trainer
                 trainer.train()
-            lines = [line for line in trainer.state.log_history if "step_time" in line][1:]
-            times[strategy] += [line["step_time"] for line in lines]
-            share += [line["credit/time_share"] for line in lines if "credit/time_share" in line]
+            lines = [line for line in trainer.state.log_history if "step_time" in line]
+            lines = lines[trainer.args.steps_per_generation :]
+            # a step that generates costs more than one that reuses its rollout: means over whole rollouts
+            times[strategy].append(statistics.mean(line["step_time"] for line in lines))
+            if strategy != "uniform":
+                credit.append(statistics.mean(line["credit/seconds"] for line in lines))
     print("| credit | seconds a step | against uniform |\n|---|---:|---:|")
     plain = statistics.median(times["uniform"])
     for strategy, values in times.items():
-        print(f"| {strategy} | {statistics.median(values):.2f} | {statistics.median(values) / plain:.3f} |")
-    print(f"\ncredit's own share of the step, by its clock: {statistics.median(share):.2%}")
+        print(f"| {strategy} | {statistics.median(values):.3f} | {statistics.median(values) / plain:.3f} |")
+    share = statistics.median(c / t for c, t in zip(credit, times["coupled_rhythm"], strict=True))
+    print(f"\ncredit's own share of the step, by its clock: {share:.2%}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=12)
     options = parser.parse_args()
     print(f"{date.today()}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads")
     bench_passes(options.lengths, options.repeats)

@@ -114,9 +114,11 @@ class CreditArguments:
             "above 0 and at most 0.5 (the groups must not overlap)",
             lambda f: 0 < f <= 0.5,
         )
+        for name in ("credit_lookback", "credit_waad_window", "credit_num_layers", "credit_seed"):
+            setattr(self, name, _whole(name, getattr(self, name)))
         for name in ("credit_lookback", "credit_waad_window", "credit_num_layers"):
-            _require_in(name, _whole(name, getattr(self, name)), "1 or more", lambda n: n >= 1)
-        _require_in("credit_seed", _whole("credit_seed", self.credit_seed), "0 or more", lambda s: s >= 0)
+            _require_in(name, getattr(self, name), "1 or more", lambda n: n >= 1)
+        _require_in("credit_seed", self.credit_seed, "0 or more", lambda s: s >= 0)
         if len(self.credit_fai_horizon) != 2:
             raise ValueError(
                 f"credit_fai_horizon: {self.credit_fai_horizon} needs two numbers; write [10, 100], "

@@ -301,5 +301,6 @@ def test_values_as_they_come_from_yaml_and_the_command_line():
     args = CreditArguments(credit_layers=["3", "5"], credit_fai_horizon=["10", "-1"], credit_options="{}")
     assert args.credit_layers == [3, 5] and args.horizon == (10, -1) and args.credit_options == {}
     assert CreditArguments(credit_layers="7,3").credit_layers == [3, 7]
+    assert isinstance(CreditArguments(credit_lookback=3.0).credit_lookback, int)
     assert CreditArguments(credit_layers=["top"]).credit_layers == "top"
     assert args.credit_settings()["credit_quantile"] == 0.4
