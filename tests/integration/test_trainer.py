@@ -153,3 +153,35 @@ def test_completions_table_shows_the_weights(tmp_path):
             batch["credit_keys"].tolist(), batch["credit_weights"], batch["completion_mask"].bool(), strict=True
         ):
             assert table["credit_weight_mean"][key[1]] == pytest.approx(weights[mask].mean().item(), abs=1e-6)
+
+
+def test_a_pass_with_the_adapter_off_is_never_read(tmp_path):
+    from rlcredit.trainers.grpo import _Reading
+
+    made = runs.trainer(tmp_path, model=tiny.model_of("llama", spread=0.15), peft_config=LORA, beta=0.1)
+    found = []
+    made._reading = _Reading(lambda width: None, found.append)
+    ids = torch.randint(2, 40, (2, 12))
+    with made.model.disable_adapter():
+        made._get_per_token_logps_and_entropies(made.model, ids, torch.ones_like(ids), 8)
+    assert not found
+    made._get_per_token_logps_and_entropies(made.model, ids, torch.ones_like(ids), 8)
+    made._get_per_token_logps_and_entropies(made.model, ids, torch.ones_like(ids), 8)
+    assert len(found) == 1  # and only once
+
+
+def test_the_order_of_prompts_is_trls_in_every_epoch():
+    from trl.trainer.utils import RepeatSampler
+
+    from rlcredit.trainers.sampler import EpochSampler
+
+    def sampler():
+        return RepeatSampler(range(7), mini_repeat_count=2, batch_size=3, repeat_count=2, shuffle=True, seed=5)
+
+    theirs, epoch = sampler(), [0]
+    ours = EpochSampler.like(sampler(), epoch=lambda: epoch[0])
+    for epoch[0] in range(3):
+        order = list(theirs)
+        assert list(ours) == order
+        fresh = EpochSampler.like(sampler(), epoch=lambda: epoch[0])
+        assert list(fresh) == order  # as a resumed run finds it
