@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's to mend."""
+"""Errors that end a run with one line instead of a traceback."""
 
 
 class InputError(ValueError):
