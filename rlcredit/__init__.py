@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rlcredit.attention import analyze
+    from rlcredit.attention import analyze, analyze_thirds
     from rlcredit.credit import (
         CREDIT_STRATEGIES,
         Batch,
@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 # Loaded on first use: importing TRL's trainer takes seconds, the command line's answers should not.
 _HOMES = {
     "analyze": "rlcredit.attention",
+    "analyze_thirds": "rlcredit.attention",
     "CREDIT_STRATEGIES": "rlcredit.credit",
     "Batch": "rlcredit.credit",
     "Credit": "rlcredit.credit",
@@ -49,6 +50,7 @@ __all__ = [
     "HeadGroups",
     "Strategy",
     "analyze",
+    "analyze_thirds",
     "assign_credit",
     "credit_weights",
 ]

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from rlcredit.attention.capture import Capture, StopForward
-from rlcredit.attention.layers import choose_layers
+from rlcredit.attention.capture import Capture, StopForward, unwrapped
+from rlcredit.attention.eager import evaluating
+from rlcredit.attention.layers import choose_layers, layer_thirds, softmax_layers
 from rlcredit.credit import CreditArguments, find_strategy
-from rlcredit.signals import AttentionSignals, HeadGroups, HeadStatistics, group_heads, signals_of_groups
+from rlcredit.signals import (
+    AttentionSignals,
+    HeadGroups,
+    HeadStatistics,
+    group_heads,
+    receiver_kurtosis,
+    signals_of_groups,
+)
 
 
 @torch.no_grad()
@@ -48,19 +57,70 @@ def analyze(
     Raises: ValueError, naming the argument and the rows.
     """
     args = args or CreditArguments()
-    check_masks(input_ids, attention_mask, response_mask)
     if entropy is None:
         entropy = "entropy" in find_strategy(args.credit_strategy).needs
-    capture = open_capture(
-        model, args, attention_mask, response_mask, finish=signals_maker(args, heads), stop_early=not entropy
-    )
-    with evaluating(model), capture.reading(), suppress(StopForward):
-        output = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-    (signals,) = capture.results()
+    layers = choose_layers(unwrapped(model).config, args.credit_layers, args.credit_num_layers)
+    statistics, logits = _read(model, input_ids, attention_mask, response_mask, args, layers, whole=entropy)
+    signals = signals_maker(args, heads)(statistics)
     if not entropy:
         return signals
-    entropies = next_token_entropy(output.logits, temperature)
+    entropies = next_token_entropy(logits, temperature)
     return with_entropy(signals, torch.where(response_mask.bool(), entropies, torch.nan))
+
+
+@torch.no_grad()
+def analyze_thirds(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    response_mask: Tensor,
+    args: CreditArguments | None = None,
+) -> dict[str, AttentionSignals]:
+    """The signals of all layers, and of the bottom, middle and top third of them, from one pass (Tables 10-12).
+
+    Arguments as for `analyze`, without `credit_layers` and `credit_num_layers`: every layer with softmax attention is
+    read, and heads are grouped within each third. A third that has no layer (a model of one or two) is left out.
+
+    Returns: "all", "bottom", "middle", "top" -> signals.
+    """
+    args = args or CreditArguments()
+    config = unwrapped(model).config
+    statistics, _ = _read(model, input_ids, attention_mask, response_mask, args, softmax_layers(config), whole=False)
+    parts = {"all": statistics.layers, **layer_thirds(config)}
+    return {name: signals_maker(args)(statistics.of_layers(layers)) for name, layers in parts.items() if layers}
+
+
+def _read(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    response_mask: Tensor,
+    args: CreditArguments,
+    layers: list[int],
+    *,
+    whole: bool,
+) -> tuple[HeadStatistics, Tensor]:
+    """(statistics of these layers, logits), from a forward that stops after the last of them unless `whole`."""
+    check_masks(input_ids, attention_mask, response_mask)
+    # a process that stops early would leave the others waiting for its shards
+    stop_early = not whole and not _is_sharded(model)
+    capture = _capture(model, layers, args, attention_mask, response_mask, stop_early=stop_early)
+    logits = torch.empty(0)
+    with evaluating(model), capture.reading(), suppress(StopForward):
+        logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+    (statistics,) = capture.results()
+    bad_BL = ~statistics.span_BLH.isfinite().all(-1)
+    if bad_BL.any():
+        where = ", ".join(str(statistics.layers[i]) for i in bad_BL.any(0).nonzero().flatten().tolist())
+        _refuse_rows(bad_BL.any(1), f"model: its queries or keys are not finite in layers {where}")
+    return statistics, logits
+
+
+def _is_sharded(model: Any) -> bool:
+    """Whether processes hold parts of the weights (FSDP, DeepSpeed ZeRO-3), which they gather layer by layer."""
+    return any(isinstance(p, DTensor) or hasattr(p, "ds_id") for p in model.parameters()) or any(
+        type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()
+    )
 
 
 def signals_maker(
@@ -69,10 +129,14 @@ def signals_maker(
     """A function from per-head statistics to signals: with the groups given, or with each response's own."""
 
     def make(statistics: HeadStatistics) -> AttentionSignals:
-        groups = heads or group_heads(
-            statistics.span_BLH, args.credit_head_fraction, every_head=args.credit_heads == "all"
-        )
-        return signals_of_groups(statistics, groups)
+        with torch.autocast(statistics.span_BLH.device.type, enabled=False):
+            groups = heads or group_heads(
+                statistics.span_BLH,
+                args.credit_head_fraction,
+                kurtosis_BLH=receiver_kurtosis(statistics.fai_BLHN) if args.credit_heads == "receiver" else None,
+                every_head=args.credit_heads == "all",
+            )
+            return signals_of_groups(statistics, groups)
 
     return make
 
@@ -81,8 +145,13 @@ def open_capture(
     model: Any, args: CreditArguments, real_mask: Tensor, response_mask: Tensor, **options: Any
 ) -> Capture:
     """A capture of the layers, window and horizon that `args` asks for, for a model wrapped or not."""
-    config = model.config if hasattr(model, "config") else model.module.config
-    layers = choose_layers(config, args.credit_layers, args.credit_num_layers)
+    layers = choose_layers(unwrapped(model).config, args.credit_layers, args.credit_num_layers)
+    return _capture(model, layers, args, real_mask, response_mask, **options)
+
+
+def _capture(
+    model: Any, layers: list[int], args: CreditArguments, real_mask: Tensor, response_mask: Tensor, **options: Any
+) -> Capture:
     return Capture(model, layers, real_mask, response_mask, args.credit_waad_window, args.horizon, **options)
 
 
@@ -100,18 +169,6 @@ def next_token_entropy(logits_BNV: Tensor, temperature: float) -> Tensor:
     return entropies
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run the model in evaluation mode, then leave every module in the mode it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
 def check_masks(input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> None:
     """Raise a ValueError that names the argument and the rows, if the masks do not describe responses."""
     for name, mask in (("attention_mask", attention_mask), ("response_mask", response_mask)):
@@ -121,6 +178,8 @@ def check_masks(input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor
     starts = real.long().diff(dim=1, prepend=torch.zeros_like(real[:, :1], dtype=torch.long)) == 1
     _refuse_rows(starts.sum(1) != 1, "attention_mask: must be one run of ones")
     _refuse_rows((response & ~real).any(1), "response_mask: covers padding")
+    first = real & (real.long().cumsum(1) == 1)
+    _refuse_rows((response & first).any(1), "response_mask: covers the prompt, whose first token nothing precedes")
     _refuse_rows(~response.any(1), "response_mask: is empty")
 
 

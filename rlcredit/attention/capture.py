@@ -1,28 +1,30 @@
-"""Reading queries and keys inside a forward pass that runs anyway.
+"""Reading attention inside a forward pass that runs anyway.
 
-Every modern family in transformers asks `AttentionInterface.get_interface` for its attention function, in each layer
-and each pass. While a `Capture` is open, the function handed out first shows its inputs to the capture; what it
-computes, and the model's choice of sdpa, flash or eager, stays as it is. A pass is recognised by the modules that run
-(those of the model given) and by when it runs (inside the `with`): a reference model, or the recomputation of
-gradient checkpointing in the backward, is never read.
+A pass is recognised by the modules that run (those of the model given) and by when it runs (inside the `with`): a
+reference model, or the recomputation of gradient checkpointing in the backward, is never read.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from torch.utils.weak import WeakIdKeyDictionary
 
-from rlcredit.attention.stream import Layer, distance, head_statistics
+from rlcredit.attention import eager
+from rlcredit.attention.layer import Layer, distance
+from rlcredit.attention.seams import BYPASSING, AttentionCall, index_in_path, watch_interface, watch_modules
+from rlcredit.attention.stream import Block, Statistics, head_statistics, row_blocks, statistics_of_blocks
 from rlcredit.signals import HeadStatistics
 
-# Inputs of attention functions that change the scores in ways this reader does not know yet.
-UNKNOWN_SCORE_TERMS = ("s_aux", "position_bias", "head_mask")
+# Attention modules whose family's eager function was found to give the rows that this package computes.
+_AGREEING: WeakSet[nn.Module] = WeakSet()
+NOT_CAUSAL = "the model's attention is not causal; credit reads decoders only"
 
 
 class StopForward(Exception):
@@ -33,7 +35,7 @@ class Capture:
     """Per-head statistics of chosen layers, read while the model runs over a batch in one or more chunks.
 
     Args:
-        model: the module whose layers are read, wrapped (DDP, PEFT) or not.
+        model: the module whose layers are read, wrapped (DDP, FSDP, PEFT, torch.compile) or not.
         layers: layer indices to read.
         real_mask, response_mask: [B, N] bool over the whole batch; chunks of rows run through the model in order.
         window, horizon: W and (H_lo, H_hi), in tokens.
@@ -53,37 +55,32 @@ class Capture:
         finish: Callable[[HeadStatistics], Any] = lambda statistics: statistics,
         stop_early: bool = False,
     ) -> None:
-        self._model_name = type(model).__name__
-        self._owned = {id(module) for module in model.modules()}
+        self._model, self._model_name = model, type(unwrapped(model)).__name__
+        self._index = _layer_indices(model)
         self._layers = layers
         self._real, self._response = real_mask.bool(), response_mask.bool()
         self._window, self._horizon = window, horizon
         self._finish, self._stop_early = finish, stop_early
-        self._chunk: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._chunk: dict[int, Statistics] = {}
         self._rows_done = 0
-        self._plain_masks: dict[int, bool] = {}
+        self._says_no_more = WeakIdKeyDictionary()  # mask: {window: bool}; layers share masks
         self.chunks: list[Any] = []
         self.seconds = 0.0
 
     @contextmanager
     def reading(self) -> Iterator[Capture]:
-        """Read every pass of the model that runs inside this context."""
-        original = AttentionInterface.get_interface
-
-        def get_interface(interface: AttentionInterface, name: str, default: Callable) -> Callable:
-            attention = original(interface, name, default)
-
-            def observed(module, query, key, value, attention_mask, *args, **kwargs):  # type: ignore[no-untyped-def]
-                self._see(module, query, key, attention_mask, kwargs)
-                return attention(module, query, key, value, attention_mask, *args, **kwargs)
-
-            return observed
-
-        AttentionInterface.get_interface = get_interface
-        try:
+        """Read every pass of the model that runs inside this context; compiled modules run uncompiled in it."""
+        with ExitStack() as seams:
+            if _is_compiled(self._model):
+                seams.enter_context(torch.compiler.set_stance("force_eager"))
+            attention_class = BYPASSING.get(unwrapped(self._model).config.get_text_config().model_type)
+            if attention_class is None:
+                seams.enter_context(watch_interface(self._see_module))
+            else:
+                seams.enter_context(
+                    watch_modules(self._model, attention_class, self._layers, self._see_map, self._see_call)
+                )
             yield self
-        finally:
-            AttentionInterface.get_interface = original
 
     def results(self) -> list[Any]:
         """What `finish` made of each chunk.
@@ -99,74 +96,147 @@ class Capture:
             )
         return self.chunks
 
-    def _see(self, module: nn.Module, query: Tensor, key: Tensor, mask: Any, options: dict[str, Any]) -> None:
-        index = getattr(module, "layer_idx", None)
-        if index not in self._layers or id(module) not in self._owned:
-            return
-        started = time.perf_counter()
-        # Statistics are fp32 without gradient, also inside an autocast region.
-        with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
-            self._read(index, query.detach(), key.detach(), mask, {"scaling": _scale(module, query), **options})
-        self.seconds += time.perf_counter() - started
-        if self._stop_early and not self._chunk:
-            raise StopForward
+    # ---- what the seams show --------------------------------------------------------------------------------------
 
-    def _read(self, index: int, query: Tensor, key: Tensor, mask: Any, options: dict[str, Any]) -> None:
+    def _see_module(self, call: AttentionCall) -> None:
+        index = self._index.get(call.module)
+        if index in self._layers:
+            self._see_call(index, call)
+
+    def _see_call(self, index: int, call: AttentionCall) -> None:
+        self._see(index, call.query, lambda *masks: self._read_call(call, *masks))
+
+    def _see_map(self, index: int, attention: Tensor) -> None:
+        N = self._real.shape[1]
+        if attention.shape[-2:] == (N, N):
+            self._see(index, attention, lambda *masks: self._read_map(attention.detach(), *masks))
+
+    def _see(self, index: int, shown: Tensor, read: Callable[[Tensor, Tensor], Statistics]) -> None:
+        """Read one layer of the chunk at hand."""
+        started = time.perf_counter()
         if index in self._chunk:
             raise RuntimeError(
                 f"{self._model_name}: layer {index} ran twice before layers {self._layers} were all seen"
             )
-        if present := [name for name in UNKNOWN_SCORE_TERMS if options.get(name) is not None]:
-            raise RuntimeError(f"{self._model_name}: its attention uses {present[0]}, which rlcredit cannot read yet")
-        rows = slice(self._rows_done, self._rows_done + query.shape[0])
-        real, response = self._real[rows], self._response[rows]
-        if query.shape[0] != len(real) or not query.shape[2] == key.shape[2] == real.shape[1]:
-            raise RuntimeError(
-                f"{self._model_name}: layer {index} saw queries {list(query.shape)} and keys "
-                f"{list(key.shape)}, expected rows and positions {list(real.shape)}"
-            )
-        layer = Layer(
-            query.float(),
-            key.float(),
-            options["scaling"],
-            options.get("softcap"),
-            self._own_mask(mask, real, response),
-            real,
-            _window_in_force(mask, options.get("sliding_window"), query.shape[2]),
-        )
-        self._chunk[index] = head_statistics(layer, response, self._window, self._horizon)
-        if len(self._chunk) == len(self._layers):
-            self._complete()
+        left = slice(self._rows_done, None)
+        rows = len(self._real[left]) if shown.dim() == 3 else shown.shape[0]
+        real, response = self._real[left][:rows], self._response[left][:rows]
+        # Statistics are fp32 without gradient, also inside an autocast region.
+        with torch.no_grad(), torch.autocast(shown.device.type, enabled=False):
+            self._chunk[index] = read(real, response)
+            if len(self._chunk) == len(self._layers):
+                self._complete()
+        self.seconds += time.perf_counter() - started
+        if self._stop_early and not self._chunk:
+            raise StopForward
 
     def _complete(self) -> None:
         parts = [self._chunk[index] for index in self._layers]
         span, waad, fai = (torch.stack(values, dim=1) for values in zip(*parts, strict=True))
         self._rows_done += len(span)
         self._chunk.clear()
-        self._plain_masks.clear()
         self.chunks.append(self._finish(HeadStatistics(self._layers, span, waad, fai)))
 
-    def _own_mask(self, mask: Any, real: Tensor, response: Tensor) -> Tensor | None:
-        """The layer's mask where it says more than causality and padding, else None (layers share mask objects)."""
-        if mask is None or (isinstance(mask, Tensor) and mask.dim() == 2):
+    # ---- one layer ------------------------------------------------------------------------------------------------
+
+    def _read_call(self, call: AttentionCall, real: Tensor, response: Tensor) -> Statistics:
+        query, key = call.query.detach(), call.key.detach()
+        if query.shape[0] != len(real) or not query.shape[2] == key.shape[2] == real.shape[1]:
+            raise RuntimeError(
+                f"{self._model_name}: attention saw queries {list(query.shape)} and keys {list(key.shape)}, "
+                f"expected rows and positions {list(real.shape)}"
+            )
+        call = call._replace(query=query, key=key, value=call.value.detach())
+        layer = self._layer(call, real, response)
+        if call.eager is not None and call.module not in _AGREEING:
+            if not eager.agrees(layer, call, response):
+                blocks = eager.blocks(layer, call, response)
+                return statistics_of_blocks(blocks, query.shape[1], response, self._window, self._horizon)
+            _AGREEING.add(call.module)
+        return head_statistics(layer, response, self._window, self._horizon)
+
+    def _read_map(self, attention: Tensor, real: Tensor, response: Tensor) -> Statistics:
+        N = response.shape[1]
+        attention = attention.view(len(response), -1, N, N)
+        if (attention.triu(1).sum(-1) * response[:, None]).any():
+            raise RuntimeError(NOT_CAUSAL)
+        seen = real[:, None, None, :]  # XLM's causal mask leaves padding on the left visible
+        blocks = (
+            Block(rows, slice(0, rows.stop), attention[:, :, rows, : rows.stop].float() * seen[..., : rows.stop])
+            for rows in row_blocks(response, 4 * N * len(response) * attention.shape[1])
+        )
+        return statistics_of_blocks(blocks, attention.shape[1], response, self._window, self._horizon)
+
+    def _layer(self, call: AttentionCall, real: Tensor, response: Tensor) -> Layer:
+        options = call.options
+        scale = options.get("scaling")
+        window = options.get("sliding_window")
+        sinks = options.get("s_aux")
+        mask = self._own_mask(call, real, response, window)
+        if mask is not None:
+            window = None  # the map holds it
+        if (bias := options.get("position_bias")) is not None:
+            mask = _biased(bias.detach(), mask)
+        return Layer(
+            q_BHND=call.query,
+            k_BKND=call.key,
+            scale=_scale(call.module, call.query) if scale is None else scale,
+            real_BN=real,
+            softcap=options.get("softcap"),
+            sinks_H=None if sinks is None else sinks.detach().float().flatten(),
+            mask_BHNN=mask,
+            sliding_window=window if window and window < real.shape[1] else None,
+        )
+
+    def _own_mask(self, call: AttentionCall, real: Tensor, response: Tensor, window: int | None) -> Tensor | None:
+        """The layer's mask where it says more than causality, padding and window, else None."""
+        mask = call.mask
+        if mask is None:
+            causal = call.options.get("is_causal")
+            causal = getattr(call.module, "is_causal", True) if causal is None else causal
+            if not causal and real.shape[1] > 1:
+                raise RuntimeError(NOT_CAUSAL)
             return None
-        if not _is_map(mask):
+        if isinstance(mask, Tensor) and mask.dim() == 2:
+            return None
+        if not (isinstance(mask, Tensor) and mask.dim() == 4):
             raise RuntimeError(
                 f"{self._model_name}: attention masks of type {type(mask).__name__} cannot be read; "
                 "use attn_implementation sdpa, eager or flash_attention_2"
             )
-        if id(mask) not in self._plain_masks:
-            self._plain_masks[id(mask)] = _plainly_causal(mask, real, response)
-        return None if self._plain_masks[id(mask)] else mask
+        known = self._says_no_more.setdefault(mask, {})
+        if window not in known:
+            known[window] = _says_no_more(mask, real, response, window)
+        return None if known[window] else mask
 
 
-def _is_map(mask: Any) -> bool:
-    return isinstance(mask, Tensor) and mask.dim() == 4
+def unwrapped(model: Any) -> Any:
+    """The model inside DistributedDataParallel, torch.compile and the like."""
+    while not hasattr(model, "config"):
+        model = model.module
+    return model
 
 
-def _window_in_force(mask: Any, sliding_window: int | None, length: int) -> int | None:
-    """The sliding window where only the attention function itself applies it: a map already holds it."""
-    return sliding_window if sliding_window and sliding_window < length and not _is_map(mask) else None
+def _decoder(model: Any) -> nn.Module:
+    """The part whose layers are read: not the towers of a model that also takes images or sound."""
+    model = unwrapped(model)
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    return decoder if any(decoder.children()) else model  # some families call their output layer "decoder"
+
+
+def _layer_indices(model: nn.Module) -> dict[nn.Module, int]:
+    """The decoder layer of every module that has one: the index it carries, else the one in its path (Zamba)."""
+    indices = {}
+    for name, module in _decoder(model).named_modules():
+        carried, in_path = getattr(module, "layer_idx", None), index_in_path(name)
+        index = carried if carried is not None and carried >= 0 else in_path
+        if index is not None:
+            indices[module] = index
+    return indices
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    return any(getattr(m, "_compiled_call_impl", None) or hasattr(m, "_orig_mod") for m in model.modules())
 
 
 def _scale(module: nn.Module, query: Tensor) -> float:
@@ -174,18 +244,28 @@ def _scale(module: nn.Module, query: Tensor) -> float:
     return getattr(module, "scaling", query.shape[-1] ** -0.5)
 
 
-def _plainly_causal(mask: Tensor, real: Tensor, response: Tensor) -> bool:
-    """Whether, in the response rows, the mask is causality and padding and nothing else."""
+def _biased(bias: Tensor, mask: Tensor | None) -> Tensor:
+    """A position bias and a mask as one additive mask; -inf where a boolean mask hides."""
+    if mask is None:
+        return bias
+    return bias.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else bias + mask
+
+
+def _says_no_more(mask: Tensor, real: Tensor, response: Tensor, window: int | None) -> bool:
+    """Whether, in the response rows, the mask is causality, padding and the sliding window, and nothing else."""
     length = real.shape[1]
     everywhere = slice(0, length)
     for start in range(0, length, 256):
         rows = slice(start, min(start + 256, length))
         block = mask[:, :, rows]
         shown = block if block.dtype == torch.bool else block == 0
+        delta = distance(rows, everywhere, mask.device)
+        if (shown & (delta < 0) & response[:, None, rows, None]).any():
+            raise RuntimeError(NOT_CAUSAL)
         # an additive mask that is neither 0 nor "hidden" is a score bias, such as ALiBi
         if block.dtype != torch.bool and not (shown | (block <= -1e4)).all():
             return False
-        expected = (distance(rows, everywhere, mask.device) >= 0) & real[:, None, :]
+        expected = (delta >= 0) & (delta < (window or length)) & real[:, None, :]
         if not ((shown == expected[:, None]) | ~response[:, None, rows, None]).all():
             return False
     return True

@@ -6,30 +6,42 @@ import math
 
 from transformers import PretrainedConfig
 
-# Model types whose layers have no softmax attention at all: there is nothing to read.
-NO_ATTENTION = ("falcon_mamba", "mamba", "mamba2", "rwkv", "xlstm")
-# Entries of config.layer_types that are softmax attention; the rest are state-space or linear layers.
-SOFTMAX_LAYER_TYPES = ("attention", "chunked_attention", "full_attention", "sliding_attention")
+# Model types that cannot be read, and why. docs/families.md lists all others, each compared with its own eager maps.
+NO_SOFTMAX = "has no softmax attention to read credit from"
+REFUSED = {
+    **dict.fromkeys(("falcon_mamba", "mamba", "mamba2", "rwkv", "xlstm"), NO_SOFTMAX),
+    "blt": "attends to patches of bytes, in several stacks of layers",
+    "cpmant": "puts prompt tokens of its own before the sequence",
+    "deepseek_v4": "attends to compressed keys, each of which stands for several tokens",
+    "diffllama": "attends with the difference of two softmax maps, which is no distribution over tokens",
+    "hrm_text": "runs its layers several times in one pass",
+    "prophetnet": "predicts several tokens ahead, with more than one map a layer",
+    "reformer": "attends within hash buckets",
+    "xlnet": "attends in permuted order",
+}
+# Entries of config.layer_types without softmax attention. Any other kind is expected to show some, or it is an error.
+OTHER_LAYER_TYPES = ("conv", "linear_attention", "mlp", "moe")
 
 
 def softmax_layers(config: PretrainedConfig) -> list[int]:
     """Indices of the layers with softmax attention, from the config alone (no weights are needed).
 
-    Raises: ValueError, naming the model type, where a model has none or is no decoder.
+    Raises: ValueError, naming the model type, where a model has none, cannot be read or is no decoder.
     """
     text = config.get_text_config()
     name = getattr(text, "model_type", type(text).__name__)
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"model type {name!r} is an encoder-decoder; credit reads decoder-only models")
-    layer_types = getattr(text, "layer_types", None)
-    if layer_types is not None:
-        found = [index for index, kind in enumerate(layer_types) if kind in SOFTMAX_LAYER_TYPES]
-    else:
-        found = list(range(getattr(text, "num_hidden_layers", 0)))
-    if name in NO_ATTENTION or not found:
+    # the decoder half of an encoder-decoder counts its own layers
+    count = getattr(text, "decoder_layers", None) or getattr(text, "num_hidden_layers", None)
+    kinds = getattr(text, "layer_types", None) or [None] * (count or 0)
+    without_images = getattr(text, "cross_attention_layers", None) or []  # they run only where there are images
+    found = [i for i, kind in enumerate(kinds) if kind not in OTHER_LAYER_TYPES and i not in without_images]
+    if len(set(getattr(text, "num_attention_heads_per_layer", None) or ())) > 1:
+        raise ValueError(f"model type {name!r}: its layers have different numbers of query heads; use another model")
+    if name in REFUSED or not found:
         raise ValueError(
-            f"model type {name!r} has no softmax attention to read credit from; use a transformer, or "
-            "credit_strategy: uniform"
+            f"model type {name!r} {REFUSED.get(name, NO_SOFTMAX)}; use another model, or credit_strategy: uniform"
         )
     return found
 
@@ -62,3 +74,11 @@ def choose_layers(config: PretrainedConfig, layers: str | list[int], count: int)
     lower, upper = math.floor(third), min(math.floor(2 * third), last)
     lo, hi = {"middle": (lower, upper), "all": (0, last), "bottom": (0, lower), "top": (upper, last)}[layers]
     return [available[i] for i in spaced(lo, hi, count)]
+
+
+def layer_thirds(config: PretrainedConfig) -> dict[str, list[int]]:
+    """The layers with softmax attention in three parts that do not overlap: from floor(i * L / 3) on [not in the
+    paper, whose ranges of Table 9 share their borders]."""
+    available = softmax_layers(config)
+    cuts = [i * len(available) // 3 for i in range(4)]
+    return {name: available[cuts[i] : cuts[i + 1]] for i, name in enumerate(("bottom", "middle", "top"))}

@@ -1,154 +1,176 @@
-"""From queries and keys to per-head statistics, without ever holding a map.
+"""From one attention layer to per-head statistics, without ever holding a map.
 
-With each row's log-sum-exp, A[t, s] = exp(q_t . k_s * scale - lse_t): any band of A costs the dot products in it.
+Two ways, both fp32 and linear in N, whatever the model computes in:
 
-1. `row_summary` sweeps all keys once for lse and the mean distance sum_s A[t, s] * (t - s): with torch's fused CPU
-   attention (positions as values give the expected key position) where a layer is plainly causal, else in blocks.
-2. `band_statistics` recomputes blocks of A that hold the diagonals in reach, for WAAD and FAI.
+1. `swept` where causality and padding say which keys are seen: one sweep of a fused kernel gives each row's
+   log-sum-exp, mass and mean distance; with the log-sum-exp, A[t, s] = exp(score - lse_t) costs only the dot products
+   of the bands that WAAD and FAI need.
+2. `statistics_of_blocks` for everything else: rows of A, a few at a time, from wherever they come.
 
-Memory is linear in N: one block of scores, at most BLOCK_BYTES. Everything is fp32, whatever the model computes in.
 Shape suffixes: see rlcredit/signals/types.py.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from rlcredit.attention.layer import Layer, distance
 from rlcredit.signals import TO_THE_END, fai_counts, fai_of_columns, waad_of_rows
 
-BLOCK_ROWS = 128
-BLOCK_BYTES = 64 << 20
+# Sizes of one block of fp32 scores; a few such blocks are alive at a time.
+BLOCK_ROWS, BLOCK_BYTES = 128, 4 << 20
+BAND_ROWS, BAND_BYTES = 64, 2 << 20
 
 
-@dataclass(frozen=True)
-class Layer:
-    """What one attention layer was given, for one chunk of rows.
+class Statistics(NamedTuple):
+    """Per-head statistics of one layer; units and nan as in HeadStatistics."""
 
-    Attributes:
-        q_BHND: queries after rotary embedding and norms, fp32.
-        k_BKND: keys likewise, on the key-value heads (H is a multiple of K).
-        scale: factor of q . k.
-        softcap: c of c * tanh(score / c) before the mask, or None.
-        mask_B1NN: the layer's own mask, bool (True: visible) or additive, or None where causality and padding say it
-            all. Rows outside the response may hold anything.
-        real_BN: bool, which positions are tokens, not padding.
-        sliding_window: keys at a distance of this or more are hidden (used only where there is no mask), or None.
-    """
-
-    q_BHND: Tensor
-    k_BKND: Tensor
-    scale: float
-    softcap: float | None
-    mask_B1NN: Tensor | None
-    real_BN: Tensor
-    sliding_window: int | None
-
-    @property
-    def plainly_causal(self) -> bool:
-        return self.softcap is None and self.mask_B1NN is None and self.sliding_window is None
-
-    def scores(self, rows: slice, cols: slice) -> Tensor:
-        """Scores of a block before the softmax, -inf where hidden: [B, H, R, C]."""
-        q_BHRD, k_BKCD = self.q_BHND[:, :, rows], self.k_BKND[:, :, cols]
-        B, H, R, D = q_BHRD.shape
-        K, C = k_BKCD.shape[1], k_BKCD.shape[2]
-        grouped = q_BHRD.reshape(B, K, H // K * R, D)  # the query heads of a key head lie next to each other
-        scores_BHRC = (grouped @ k_BKCD.transpose(-1, -2)).view(B, H, R, C) * self.scale
-        if self.softcap is not None:
-            scores_BHRC = self.softcap * torch.tanh(scores_BHRC / self.softcap)
-        visible = (distance(rows, cols, q_BHRD.device) >= 0) & self.real_BN[:, None, None, cols]
-        if self.mask_B1NN is not None:
-            mask = self.mask_B1NN[:, :, rows, cols]
-            if mask.dtype == torch.bool:
-                visible = visible & mask
-            else:
-                scores_BHRC = scores_BHRC + mask.float()
-        elif self.sliding_window is not None:
-            visible = visible & (distance(rows, cols, q_BHRD.device) < self.sliding_window)
-        return scores_BHRC.masked_fill(~visible, -torch.inf)
+    span_BH: Tensor
+    waad_BHN: Tensor
+    fai_BHN: Tensor
 
 
-def distance(rows: slice, cols: slice, device: torch.device) -> Tensor:
-    """t - s for a block: int64 [R, C], in tokens."""
-    t = torch.arange(rows.start, rows.stop, device=device)
-    return t[:, None] - torch.arange(cols.start, cols.stop, device=device)
+class Block(NamedTuple):
+    """Rows of A over all the columns they see, fp32: attention_BHRC is A[rows, cols]."""
+
+    rows: slice
+    cols: slice
+    attention_BHRC: Tensor
 
 
-def row_summary(layer: Layer, response_BN: Tensor) -> tuple[Tensor, Tensor]:
-    """(lse, mean distance in tokens) of every row: fp32 [B, H, N] each; only response rows are meant to be used."""
-    if layer.plainly_causal and layer.q_BHND.device.type == "cpu":
-        return _fused_summary(layer)
-    return _blocked_summary(layer, response_BN)
+def head_statistics(layer: Layer, response_BN: Tensor, window: int, horizon: tuple[int, int]) -> Statistics:
+    """The statistics of one layer over the response rows."""
+    if _fused_kernel_fits(layer) and horizon[1] != TO_THE_END:  # "to the end" needs the whole map anyway
+        return _swept(layer, response_BN, window, horizon)
+    return statistics_of_blocks(_blocks(layer, response_BN), layer.q_BHND.shape[1], response_BN, window, horizon)
 
 
-def _fused_summary(layer: Layer) -> tuple[Tensor, Tensor]:
-    """One call of the fused CPU kernel, which gives the log-sum-exp; values carry their position as first entry."""
-    B, H, N, D = layer.q_BHND.shape
-    keys = layer.k_BKND.repeat_interleave(H // layer.k_BKND.shape[1], dim=1)
-    values = torch.zeros(1, 1, N, D)
-    values[..., 0] = torch.arange(N)
-    padding = None
-    if not layer.real_BN.all():
-        padding = torch.zeros(B, 1, 1, N).masked_fill(~layer.real_BN[:, None, None], -torch.inf)
-    expected, lse_BHN = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        layer.q_BHND, keys, values.expand(B, H, N, D), 0.0, True, attn_mask=padding, scale=layer.scale
-    )
-    return lse_BHN, torch.arange(N) - expected[..., 0]
-
-
-def _blocked_summary(layer: Layer, response_BN: Tensor) -> tuple[Tensor, Tensor]:
-    B, H, N, _ = layer.q_BHND.shape
-    lse_BHN = layer.q_BHND.new_zeros(B, H, N)
-    away_BHN = torch.zeros_like(lse_BHN)
-    for rows in _row_blocks(response_BN, BLOCK_BYTES // (4 * B * H * N)):
-        cols = slice(0, rows.stop)
-        scores_BHRC = layer.scores(rows, cols)
-        lse_BHR = scores_BHRC.logsumexp(-1)
-        delta_RC = distance(rows, cols, lse_BHR.device).float()
-        lse_BHN[:, :, rows] = lse_BHR
-        away_BHN[:, :, rows] = (torch.exp(scores_BHRC - lse_BHR[..., None]) * delta_RC).sum(-1)
-    return lse_BHN, away_BHN
-
-
-def band_statistics(
-    layer: Layer, lse_BHN: Tensor, response_BN: Tensor, window: int, horizon: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """(WAAD, FAI) of every head: fp32 [B, H, N] each, nan outside the response and where undefined."""
-    waad_BHN = torch.full_like(lse_BHN, torch.nan)
-    received_BHN = torch.zeros_like(lse_BHN)
-    B, H, N = lse_BHN.shape
-    whole = horizon[1] == TO_THE_END
-    reach = N if whole else max(window - 1, horizon[1])
-    for rows in _row_blocks(response_BN, BLOCK_BYTES // (4 * B * H * min(N, reach + BLOCK_ROWS))):
-        cols = slice(max(0, rows.start - reach), rows.stop)
-        attention_BHRC = torch.exp(layer.scores(rows, cols) - lse_BHN[:, :, rows, None])
-        delta_RC = distance(rows, cols, lse_BHN.device)
-        waad_BHN[:, :, rows] = waad_of_rows(attention_BHRC, delta_RC, window)
+def statistics_of_blocks(
+    blocks: Iterable[Block], heads: int, response_BN: Tensor, window: int, horizon: tuple[int, int]
+) -> Statistics:
+    """The statistics of rows of A that come a block at a time; together the blocks hold every response row once."""
+    B, N = response_BN.shape
+    away_BHN, waad_BHN, received_BHN = torch.zeros(3, B, heads, N, device=response_BN.device)
+    for rows, cols, attention_BHRC in blocks:
+        delta_RC = distance(rows, cols, attention_BHRC.device)
+        away_BHN[:, :, rows] = torch.einsum("bhrc,rc->bhr", attention_BHRC, delta_RC.float())
+        waad_BHN[:, :, rows] = waad_of_rows(attention_BHRC, delta_RC, window, attention_BHRC.sum(-1))
         received_BHN[:, :, cols] += fai_of_columns(attention_BHRC, delta_RC, response_BN[:, rows], horizon)
-    count_BN = fai_counts(response_BN, horizon)
-    defined_BN = response_BN & (count_BN > 0)
-    fai_BHN = torch.where(defined_BN[:, None], received_BHN / count_BN[:, None].clamp(min=1), torch.nan)
-    return torch.where(response_BN[:, None], waad_BHN, torch.nan), fai_BHN
+    return _finish(away_BHN, waad_BHN, received_BHN, response_BN, horizon)
 
 
-def head_statistics(
-    layer: Layer, response_BN: Tensor, window: int, horizon: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(span [B, H], WAAD [B, H, N], FAI [B, H, N]) of one layer; units and nan as in HeadStatistics."""
-    lse_BHN, away_BHN = row_summary(layer, response_BN)
-    waad_BHN, fai_BHN = band_statistics(layer, lse_BHN, response_BN, window, horizon)
-    away_BHN = torch.where(response_BN[:, None], away_BHN, 0.0)
-    return away_BHN.sum(-1) / response_BN.sum(1)[:, None], waad_BHN, fai_BHN
-
-
-def _row_blocks(response_BN: Tensor, budget: int) -> list[slice]:
-    """Blocks of query rows that cover the response positions of the batch, of at most `budget` rows (at least 1)."""
+def row_blocks(response_BN: Tensor, row_bytes: int) -> list[slice]:
+    """Blocks of query rows that cover the response positions of the batch, each of BLOCK_BYTES at most."""
     columns = response_BN.any(0).nonzero()
     if not len(columns):
         return []
     first, end = int(columns[0]), int(columns[-1]) + 1
-    size = max(1, min(BLOCK_ROWS, budget))
+    size = max(1, min(BLOCK_ROWS, BLOCK_BYTES // row_bytes))
     return [slice(start, min(start + size, end)) for start in range(first, end, size)]
+
+
+def _blocks(layer: Layer, response_BN: Tensor) -> Iterator[Block]:
+    B, H, N, _ = layer.q_BHND.shape
+    seen = min(N, layer.sliding_window + BLOCK_ROWS) if layer.sliding_window else N
+    for rows in row_blocks(response_BN, 4 * B * H * seen):
+        cols = slice(max(0, rows.start - layer.sliding_window + 1) if layer.sliding_window else 0, rows.stop)
+        scores_BHRC = layer.scores(rows, cols)
+        yield Block(rows, cols, scores_BHRC.sub_(layer.row_lse(scores_BHRC)[..., None]).exp_())
+
+
+def _swept(layer: Layer, response_BN: Tensor, window: int, horizon: tuple[int, int]) -> Statistics:
+    lse_BHN, mass_BHN, away_BHN = _fused_sweep(layer)
+    shortfall_BHN, received_BHN = _bands(layer, lse_BHN, response_BN, window, horizon)
+    return _finish(away_BHN, window * mass_BHN - shortfall_BHN, received_BHN, response_BN, horizon)
+
+
+def _bands(
+    layer: Layer, lse_BHN: Tensor, response_BN: Tensor, window: int, horizon: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """(sum over s of (W - distance) * A[t, s] within the window, sum over T(s) of A[t, s]): fp32 [B, H, N] each.
+
+    Blocks of BAND_ROWS queries and the `reach` keys before them: all of one shape, so that several are one product.
+    """
+    B, H, N, D = layer.q_BHND.shape
+    K, reach, device = layer.k_BKND.shape[1], min(N - 1, max(window - 1, horizon[1])), lse_BHN.device
+    R, C, G = BAND_ROWS, BAND_ROWS + reach, H // K
+    delta_RC = distance(slice(reach, C), slice(0, C), device)
+    future_RC = torch.where(delta_RC >= 0, 0.0, -torch.inf)
+    shortfall_RC = (window - delta_RC).clamp(min=0).float()
+    counted_RC = ((delta_RC >= horizon[0]) & (delta_RC <= horizon[1])).float()
+    # `reach` columns before the first position and rows up to a whole block: padding
+    blocks = -(-N // R)
+    rest = blocks * R - N
+    q_BHND, k_BKND = pad(layer.q_BHND, (0, 0, 0, rest)), pad(layer.k_BKND.float(), (0, 0, reach, rest))
+    hidden_BN = pad(torch.where(layer.real_BN, 0.0, -torch.inf), (reach, rest), value=-torch.inf)
+    # rows outside the response: A = exp(score - inf) = 0
+    lse_BHN = pad(torch.where(response_BN[:, None], lse_BHN, torch.inf), (0, rest), value=torch.inf)
+    shortfall_BHN = torch.zeros_like(lse_BHN)
+    received_BHN = torch.zeros(B, H, reach + blocks * R, device=device)
+    at_once = max(1, BAND_BYTES // (4 * B * H * R * C))
+    for begin in range(int(response_BN.any(0).long().argmax()) // R, blocks, at_once):
+        count = min(at_once, blocks - begin)  # blocks in this product
+        rows, cols = slice(begin * R, (begin + count) * R), slice(begin * R, (begin + count) * R + reach)
+        by_block = (B, K, G, count, R)
+        queries = (q_BHND[:, :, rows].float() * layer.scale).view(*by_block, D).transpose(2, 3)
+        keys = k_BKND[:, :, cols].unfold(2, C, R)
+        lse = lse_BHN[:, :, rows].view(by_block).transpose(2, 3)
+        attention = torch.baddbmm(  # scores less lse
+            -lse.reshape(-1, G * R, 1), queries.reshape(-1, G * R, D), keys.reshape(-1, D, C)
+        ).view(B, K, count, G, R, C)
+        hidden = hidden_BN[:, cols].unfold(1, C, R)[:, None, :, None, None]
+        attention.add_(hidden + future_RC).exp_()
+        near, far = slice(max(0, reach + 1 - window), C), slice(0, max(0, C - horizon[0]))
+        near_sum = (attention[..., near] * shortfall_RC[:, near]).sum(-1)
+        shortfall_BHN[:, :, rows] = near_sum.transpose(2, 3).reshape(B, H, -1)
+        far_sum = (attention[..., far] * counted_RC[:, far]).sum(-2)
+        for block in range(count):
+            first = (begin + block) * R
+            received_BHN[:, :, first : first + far.stop] += far_sum[:, :, block].reshape(B, H, -1)
+    return shortfall_BHN[..., :N], received_BHN[..., reach : reach + N]
+
+
+def _finish(
+    away_BHN: Tensor, waad_BHN: Tensor, received_BHN: Tensor, response_BN: Tensor, horizon: tuple[int, int]
+) -> Statistics:
+    """Means over R and over T(s) from sums; nan where nothing is defined."""
+    count_BN = fai_counts(response_BN, horizon)
+    defined_BN = response_BN & (count_BN > 0)
+    span_BH = torch.where(response_BN[:, None], away_BHN, 0.0).sum(-1) / response_BN.sum(1)[:, None]
+    fai_BHN = torch.where(defined_BN[:, None], received_BHN / count_BN[:, None].clamp(min=1), torch.nan)
+    return Statistics(span_BH, torch.where(response_BN[:, None], waad_BHN, torch.nan), fai_BHN)
+
+
+def _fused_kernel_fits(layer: Layer) -> bool:
+    """Whether torch's fused CPU attention computes this layer's softmax."""
+    plain = layer.mask_BHNN is None and layer.softcap is None and layer.sliding_window is None
+    return plain and layer.q_BHND.device.type == "cpu"
+
+
+def _fused_sweep(layer: Layer) -> tuple[Tensor, Tensor, Tensor]:
+    """(log-sum-exp, mass, mean distance in tokens) of every row: fp32 [B, H, N].
+
+    The kernel gives the log-sum-exp beside its output; values that carry their position make that output the expected
+    position.
+    """
+    B, H, N, D = layer.q_BHND.shape
+    keys = layer.k_BKND.float().repeat_interleave(H // layer.k_BKND.shape[1], dim=1)
+    values = torch.zeros(N, D)
+    values[:, 0] = torch.arange(N)
+    padding = None
+    if not layer.real_BN.all():
+        padding = torch.where(layer.real_BN, 0.0, -torch.inf)[:, None, None]
+    position, lse_BHN = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        layer.q_BHND.float(), keys, values.expand(B, H, N, D), 0.0, True, attn_mask=padding, scale=layer.scale
+    )
+    away_BHN = torch.arange(N) - position[..., 0]
+    if layer.sinks_H is None:
+        return lse_BHN, torch.ones_like(lse_BHN), away_BHN
+    with_sink_BHN = torch.logaddexp(lse_BHN, layer.sinks_H[:, None])
+    mass_BHN = torch.exp(lse_BHN - with_sink_BHN)
+    return with_sink_BHN, mass_BHN, mass_BHN * away_BHN

@@ -70,8 +70,8 @@ class CreditArguments:
     credit_heads: str = field(
         default="grouped",
         metadata={
-            "help": "'grouped' by span, or 'all' heads for both signals (Table 14).",
-            "choices": ["grouped", "all"],
+            "help": "'grouped' by span, 'receiver' heads for FAI (section 4.2), or 'all' heads for both (Table 14).",
+            "choices": ["grouped", "receiver", "all"],
         },
     )
     credit_head_grouping: str = field(

@@ -26,19 +26,32 @@ def assign_credit(
         row_keys: [B] or [B, K] non-negative integers that identify the rows, for the strategy `random`; the row
             numbers if left out.
 
-    Returns: weights of 1 outside the response. Computed without gradient.
+    Returns: weights of 1 outside the response, and in rows whose signals are not finite (`skipped` says which).
+        Computed without gradient.
     """
     response = response_mask.bool()
     if row_keys is None:
         row_keys = torch.arange(response.shape[0])
     batch = Batch(signals, response, row_keys.reshape(response.shape[0], -1), args)
-    credit = find_strategy(args.credit_strategy).assign(batch)
+    strategy = find_strategy(args.credit_strategy)
+    credit = strategy.assign(batch)
     if credit.weights.shape != response.shape:
         raise ValueError(
             f"credit_strategy: {args.credit_strategy!r} gave weights of shape "
             f"{list(credit.weights.shape)} for a batch of {list(response.shape)}"
         )
-    return replace(credit, weights=torch.where(response, credit.weights.float(), 1.0))
+    credit = replace(credit, weights=torch.where(response, credit.weights.float(), 1.0))
+    return credit.skipping(_not_finite(signals, response, strategy.needs))
+
+
+def _not_finite(signals: AttentionSignals, response_BN: Tensor, needs: frozenset[str]) -> Tensor:
+    """Rows with a response whose needed signals hold a value that is not finite: bool [B]."""
+    bad_B = torch.zeros_like(response_BN[:, 0])
+    if "attention" in needs:
+        bad_B = bad_B | ~signals.head_span.isfinite().flatten(1).all(1)
+    if "entropy" in needs and signals.entropy is not None:
+        bad_B = bad_B | (response_BN & ~signals.entropy.isfinite()).any(1)
+    return bad_B & response_BN.any(1)
 
 
 def credit_weights(

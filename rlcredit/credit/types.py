@@ -27,6 +27,7 @@ class Credit:
         anchor: [B, N] bool, T_glob: tokens that later ones keep looking back at (eq. 16).
         dominated: [B, N] bool, the anchors whose credit is shared with their introductory token (eq. 18).
         intro: [B, N] int64, for each dominated anchor the index of its introductory token; -1 elsewhere.
+        skipped: [B] bool, rows that carry no credit because their signals were not finite; set by `assign_credit`.
     """
 
     weights: Tensor
@@ -34,6 +35,7 @@ class Credit:
     anchor: Tensor
     dominated: Tensor
     intro: Tensor
+    skipped: Tensor
 
     @staticmethod
     def of(
@@ -52,6 +54,19 @@ class Credit:
             nobody if anchor is None else anchor,
             nobody if dominated is None else dominated,
             torch.full_like(weights, NO_INTRO, dtype=torch.int64) if intro is None else intro,
+            torch.zeros(weights.shape[0], dtype=torch.bool, device=weights.device),
+        )
+
+    def skipping(self, rows_B: Tensor) -> Credit:
+        """The same credit with nobody chosen in some rows."""
+        gone = rows_B[:, None]
+        return Credit(
+            self.weights.masked_fill(gone, 1.0),
+            self.preplan & ~gone,
+            self.anchor & ~gone,
+            self.dominated & ~gone,
+            self.intro.masked_fill(gone, NO_INTRO),
+            rows_B,
         )
 
 

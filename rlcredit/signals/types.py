@@ -35,6 +35,11 @@ class HeadStatistics:
     waad_BLHN: Tensor
     fai_BLHN: Tensor
 
+    def of_layers(self, layers: list[int]) -> HeadStatistics:
+        """The statistics of some of the layers read."""
+        where = [self.layers.index(layer) for layer in layers]
+        return HeadStatistics(layers, self.span_BLH[:, where], self.waad_BLHN[:, where], self.fai_BLHN[:, where])
+
     @staticmethod
     def cat(parts: list[HeadStatistics]) -> HeadStatistics:
         """Stack statistics of consecutive row chunks (all of one padded length) along the batch."""
@@ -61,7 +66,8 @@ class AttentionSignals:
     Attributes:
         layers: indices of the layers read; empty if attention was not read.
         head_span: [B, L, H] fp32, tokens (eq. 7).
-        local_heads, global_heads: [B, L, H] bool (eq. 8).
+        local_heads: [B, L, H] bool (eq. 8), the heads that WAAD is a mean over.
+        global_heads: [B, L, H] bool (eq. 8), the heads that FAI is a mean over: global by span, or receiver heads.
         waad: [B, N] fp32, tokens (eq. 9); nan outside the response.
         fai: [B, N] fp32 (eq. 10); nan outside the response and where undefined.
         entropy: [B, N] fp32, nats, of the distribution that produced each token; nan outside the response. None if

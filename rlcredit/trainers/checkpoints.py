@@ -127,6 +127,7 @@ def _state(trainer: GRPOTrainer) -> dict[str, Any]:
         "frozen": None if frozen is None else [frozen.local_BLH, frozen.global_BLH],
         "wandb_run": _wandb_run(),
         "bad_steps": [trainer._bad_steps.total, trainer._bad_steps.in_a_row],
+        "rows_skipped": trainer._reader.rows_skipped,
         "loss": [trainer._tr_loss, trainer._globalstep_last_logged],
         "metrics": _plain(trainer._metrics["train"]),
         "tables": _plain({name: table for name, table in trainer._logs.items() if name != "images"}),
@@ -143,6 +144,7 @@ def _restore(trainer: GRPOTrainer, state: dict[str, Any]) -> None:
     for name, value in state["trl"].items():
         setattr(trainer, name, value)
     trainer._bad_steps.total, trainer._bad_steps.in_a_row = state["bad_steps"]
+    trainer._reader.rows_skipped = state["rows_skipped"]
     trainer._tr_loss, trainer._globalstep_last_logged = state["loss"]
     trainer._metrics["train"].update(state["metrics"])
     for name, table in state["tables"].items():

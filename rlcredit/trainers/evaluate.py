@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlcredit.attention.analyze import evaluating
+from rlcredit.attention.eager import evaluating
 from rlcredit.tasks.base import AccuracyFunction
 
 

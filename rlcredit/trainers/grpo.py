@@ -32,8 +32,8 @@ from transformers import AutoConfig, PreTrainedModel
 from trl import GRPOTrainer
 
 from rlcredit.attention import choose_layers
-from rlcredit.attention.analyze import evaluating
 from rlcredit.attention.capture import StopForward
+from rlcredit.attention.eager import evaluating
 from rlcredit.credit import weighted_advantage
 from rlcredit.signals import AttentionSignals
 from rlcredit.trainers import checkpoints
@@ -275,9 +275,10 @@ class CreditGRPOTrainer(GRPOTrainer):
         self._metrics["train"]["bad_steps"].append(total)
 
     def _log_credit(self, totals_B52: Tensor) -> None:
-        """credit/* of one loss, as means over the tokens of all processes."""
-        totals = self.accelerator.reduce(totals_B52.sum(0), reduction="sum")
-        for name, value in CreditTotals.means(totals).items():
+        """credit/* of one loss: means over the tokens of all processes, and the run's count of rows without credit."""
+        skipped = torch.tensor(float(self._reader.rows_skipped), device=totals_B52.device)
+        totals, skipped = self.accelerator.reduce([totals_B52.sum(0), skipped], reduction="sum")
+        for name, value in {**CreditTotals.means(totals), "rows_skipped": skipped.item()}.items():
             self._metrics["train"][f"credit/{name}"].append(value)
 
     def _note_completions(self, rows: int) -> None:

@@ -1,11 +1,12 @@
 """CreditReader: from a running pass to the weights of a batch, over all processes of a run.
 
-The trainer decides which pass is read; the reader knows layers, head groups and the strategy. It holds one piece of
-state, the frozen head groups, and the seconds spent.
+The trainer decides which pass is read; the reader knows layers, head groups and the strategy. It holds the frozen head
+groups, how many rows carried no credit, and the seconds spent.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,9 +24,12 @@ from rlcredit.signals import (
     HeadGroups,
     HeadStatistics,
     group_heads,
-    mean_span,
+    receiver_kurtosis,
     signals_of_groups,
+    sum_over_responses,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class CreditReader:
@@ -34,6 +38,10 @@ class CreditReader:
     Args:
         args: the credit settings.
         accelerator: reduces `batch` and `frozen` head groups over processes; nothing else is exchanged.
+
+    Attributes:
+        frozen: the head groups of a run with `credit_head_grouping: frozen`, once calibrated.
+        rows_skipped: completions of the run, on this process, whose signals were not finite: gamma = 1.
     """
 
     def __init__(self, args: CreditArguments, accelerator: Accelerator) -> None:
@@ -41,6 +49,7 @@ class CreditReader:
         needs = find_strategy(args.credit_strategy).needs
         self.needs_attention, self.needs_entropy = "attention" in needs, "entropy" in needs
         self.frozen: HeadGroups | None = None
+        self.rows_skipped = 0
         self.seconds = 0.0
 
     @property
@@ -92,16 +101,33 @@ class CreditReader:
         with self.clocked():
             if signals is None:
                 signals = AttentionSignals.without_attention(torch.full(response_mask.shape, torch.nan))
-            return assign_credit(signals, response_mask, self._args, row_keys=row_keys)
+            credit = assign_credit(signals, response_mask, self._args, row_keys=row_keys)
+            if skipped := int(credit.skipped.sum()):
+                if not self.rows_skipped:
+                    logger.warning(
+                        "signals that are not finite: %d completions of this batch keep weight 1 on every token; "
+                        "credit/rows_skipped counts them from here on",
+                        skipped,
+                    )
+                self.rows_skipped += skipped
+            return credit
 
     def _share_groups(self, statistics: HeadStatistics) -> AttentionSignals:
-        """One split for all rows of all processes, from the mean of d over responses."""
-        total_LH, count = mean_span(statistics.span_BLH)
-        total_LH, count = self._accelerator.reduce([total_LH, count.float()], reduction="sum")
-        groups = group_heads((total_LH / count)[None], self._args.credit_head_fraction)
-        if self._args.credit_head_grouping == "frozen" and count > 0:
+        """One split for all rows of all processes, from the mean of each head's score over responses."""
+        receiver = self._args.credit_heads == "receiver"
+        groups = group_heads(
+            self._mean(statistics.span_BLH),
+            self._args.credit_head_fraction,
+            kurtosis_BLH=self._mean(receiver_kurtosis(statistics.fai_BLHN)) if receiver else None,
+        )
+        if self._args.credit_head_grouping == "frozen" and groups.local_BLH.any():
             self.frozen = groups
         return signals_of_groups(statistics, groups)
+
+    def _mean(self, score_BLH: Tensor) -> Tensor:
+        """Mean over the responses of all processes, each counting once: [1, L, H]; nan where none has the score."""
+        total_LH, count_LH = self._accelerator.reduce(list(sum_over_responses(score_BLH)), reduction="sum")
+        return (total_LH / count_LH)[None]
 
     @contextmanager
     def clocked(self) -> Iterator[None]:

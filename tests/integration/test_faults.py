@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rlcredit import CreditGRPOTrainer
+from rlcredit.attention import Capture
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.trainers.rewards import GuardedReward, check_signature
 from tests import runs, tiny
@@ -133,6 +134,34 @@ def test_too_many_bad_steps_stop_the_run_and_keep_the_batch(tmp_path):
     (saved,) = tmp_path.glob("bad_batch-*.pt")
     assert torch.load(saved, weights_only=True)["completion_ids"].dim() == 2
     assert made.state.global_step == 3
+
+
+@pytest.mark.parametrize("schedule", [runs.ALIGNED, runs.MISALIGNED])
+def test_a_row_whose_signals_are_not_finite_loses_its_credit_and_is_counted(tmp_path, monkeypatch, caplog, schedule):
+    layer_of = Capture._layer
+
+    def second_row_is_broken(self, call, *masks):
+        query = call.query.clone()
+        query[1] = math.nan
+        return layer_of(self, call._replace(query=query), *masks)
+
+    class Recorder(CreditGRPOTrainer):
+        def _assign(self, batch, signals):
+            super()._assign(batch, signals)
+            self.weights = [*getattr(self, "weights", []), batch["credit_weights"]]
+
+    monkeypatch.setattr(Capture, "_layer", second_row_is_broken)
+    made = runs.trained(tmp_path, Recorder, **schedule)
+    broken = 0
+    for weights in made.weights:
+        chosen = (weights != 1).any(1)
+        rows = torch.arange(len(weights)) % made.args.per_device_train_batch_size == 1
+        assert (weights[rows] == 1).all() and chosen[~rows].any()
+        broken += int(rows.sum())
+    assert made.state.log_history[-2]["credit/rows_skipped"] == pytest.approx(broken, abs=2) and broken > 1
+    assert made._reader.rows_skipped == broken
+    assert caplog.text.count("keep weight 1") == 1
+    assert all(value.isfinite().all() for value in runs.parameters(made).values())
 
 
 def test_tool_output_carries_no_credit_and_counts_as_distance(tmp_path):

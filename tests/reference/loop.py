@@ -27,6 +27,19 @@ def groups(span, fraction):
     return names[:size], names[-size:]
 
 
+def kurtosis(values):
+    """Fourth central moment over the square of the second."""
+    mean = sum(values) / len(values)
+    second = sum((v - mean) ** 2 for v in values) / len(values)
+    return sum((v - mean) ** 4 for v in values) / len(values) / second**2
+
+
+def receivers(fais, fraction):
+    """The (layer, head) whose FAI values, {(layer, head): [...]}, have the highest kurtosis."""
+    ranked = sorted(fais, key=lambda name: (kurtosis(fais[name]), name))
+    return ranked[-max(1, math.floor(fraction * len(ranked) + 1e-9)) :]
+
+
 def mean_map(maps, heads):
     length = len(maps[0][0])
     return [

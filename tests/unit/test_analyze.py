@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from rlcredit import CreditArguments, HeadGroups, analyze, assign_credit, credit_weights
+from rlcredit import CreditArguments, HeadGroups, analyze, analyze_thirds, assign_credit, credit_weights
 from rlcredit.attention import choose_layers, open_capture, signals_maker
 from tests import tiny
 from tests.reference import loop
@@ -200,13 +200,19 @@ def test_modes_and_attention_are_left_alone():
     assert AttentionInterface.get_interface is original
 
 
-def test_a_model_that_bypasses_the_interface_is_an_error_not_silence():
-    from transformers import AttentionInterface, BloomConfig, BloomForCausalLM
+def test_a_model_that_bypasses_the_interface_is_an_error_not_silence(monkeypatch):
+    from transformers import AttentionInterface
+    from transformers.models.llama import modeling_llama
+
+    class OwnFunctions:  # as remote code has them
+        @staticmethod
+        def get_interface(name, default):
+            return default
 
     original = AttentionInterface.get_interface
-    model = BloomForCausalLM(BloomConfig(vocab_size=len(tiny.WORDS), hidden_size=32, n_layer=3, n_head=4))
-    with pytest.raises(RuntimeError, match=r"BloomForCausalLM: attention layers \[1, 2\] were to be read, seen: none"):
-        analyze(model, *inputs())
+    monkeypatch.setattr(modeling_llama, "ALL_ATTENTION_FUNCTIONS", OwnFunctions)
+    with pytest.raises(RuntimeError, match=r"Llama.*: attention layers \[2, 3, 4\] were to be read, seen: none"):
+        analyze(tiny.model_of("llama"), *inputs())
     assert AttentionInterface.get_interface is original
 
 
@@ -232,11 +238,55 @@ def test_statistics_are_fp32_whatever_the_model_computes_in(autocast):
         (lambda ids, real, resp: (ids, real.index_fill(1, torch.tensor([5]), 0), resp), "one run of ones .rows 0, 1"),
         (lambda ids, real, resp: (ids, real.index_fill(1, torch.tensor([39]), 0), resp), "covers padding"),
         (lambda ids, real, resp: (ids, real, resp & (torch.arange(3) != 1)[:, None]), r"is empty \(rows 1\)"),
+        (lambda ids, real, resp: (ids, real, resp.index_fill(1, torch.tensor([0]), True)), "covers the prompt"),
     ],
 )
 def test_bad_masks_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         analyze(tiny.model_of("llama"), *change(*inputs()))
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_queries_that_are_not_finite_are_named(implementation):
+    model, (ids, real, response) = tiny.model_of("llama", implementation), inputs()
+    ids[ids == 7], ids[1, 20] = 8, 7  # one token, in row 1
+    model.model.embed_tokens.weight.data[7] = math.inf
+    with pytest.raises(ValueError, match=r"model: its queries or keys are not finite in layers 2, 3, 4 \(rows 1\)"):
+        analyze(model, ids, real, response)
+
+
+def test_receiver_heads_are_those_whose_fai_has_the_highest_kurtosis():
+    model, batch = tiny.model_of("llama"), inputs()
+    args = CreditArguments(credit_heads="receiver", credit_fai_horizon=[2, 20])
+    signals = analyze(model, *batch, args)
+    grouped = analyze(model, *batch, CreditArguments(credit_fai_horizon=[2, 20]))
+    assert torch.equal(signals.local_heads, grouped.local_heads) and same(signals.waad, grouped.waad, 0)
+    maps = eager_maps(model, batch[0], batch[1])
+    where = batch[2][0].nonzero().flatten().tolist()
+    for row in range(3):
+        found = {
+            (place, head): list(loop.fai(maps[layer][row, head].tolist(), where, 2, 20).values())
+            for place, layer in enumerate(signals.layers)
+            for head in range(4)
+        }
+        wanted = loop.receivers(found, 0.3)
+        assert [tuple(pair) for pair in signals.global_heads[row].nonzero().tolist()] == sorted(wanted)
+        own = [maps[layer][row].tolist() for layer in signals.layers]
+        fais = loop.fai(loop.mean_map(own, wanted), where, 2, 20)
+        assert {t: signals.fai[row, t].item() for t in fais} == pytest.approx(fais, abs=1e-6)
+
+
+def test_thirds_come_from_one_pass_and_equal_passes_of_their_own():
+    model, batch = tiny.model_of("llama"), inputs()
+    runs = []
+    model.register_forward_pre_hook(lambda *_: runs.append(1))
+    thirds = analyze_thirds(model, *batch)
+    assert runs == [1] and list(thirds) == ["all", "bottom", "middle", "top"]
+    assert [part.layers for part in thirds.values()] == [list(range(6)), [0, 1], [2, 3], [4, 5]]
+    for part in thirds.values():
+        alone = analyze(model, *batch, CreditArguments(credit_layers=part.layers))
+        assert torch.equal(part.local_heads, alone.local_heads) and same(part.waad, alone.waad, 1e-6)
+        assert torch.equal(part.global_heads, alone.global_heads) and same(part.fai, alone.fai, 1e-6)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 6, 12, 28, 30, 32, 36, 80])

@@ -280,7 +280,7 @@ def test_a_strategy_of_ones_own():
         ("credit_alpha", 1.5, "between 0 and 1"),
         ("credit_select", "topp", "did you mean top"),
         ("credit_sign", "plus", "both, positive, negative"),
-        ("credit_heads", "some", "grouped, all"),
+        ("credit_heads", "some", "grouped, receiver, all"),
         ("credit_head_grouping", "frosen", "did you mean frozen"),
         ("credit_attention", "eager", "auto, auxiliary"),
         ("credit_layers", "midle", "did you mean middle"),

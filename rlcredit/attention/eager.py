@@ -1,0 +1,74 @@
+"""The family's own eager attention, a few rows at a time: the authority that the fast paths are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from rlcredit.attention.layer import Layer
+from rlcredit.attention.seams import AttentionCall
+from rlcredit.attention.stream import Block, row_blocks
+
+# Largest difference of an attention weight that rounding explains: the model's own softmax may run in its own dtype.
+ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+def agrees(layer: Layer, call: AttentionCall, response_BN: Tensor) -> bool:
+    """Whether two rows of A, as this package computes them, are those of the family's eager attention function.
+
+    A family's function may do more than its arguments say (a norm, a second softmax): this is how it is noticed.
+    """
+    columns = response_BN.any(0).nonzero().flatten()
+    for t in {int(columns[0]), int(columns[-1])}:
+        rows, cols = slice(t, t + 1), slice(0, t + 1)
+        scores_BHRC = layer.scores(rows, cols)
+        ours = torch.exp(scores_BHRC - layer.row_lse(scores_BHRC)[..., None])
+        theirs = _eager_rows(layer, call, rows)
+        there = response_BN[:, t]
+        if theirs.shape[:2] != ours.shape[:2] or theirs[there][..., t + 1 :].any():
+            return False
+        difference = (ours - theirs[..., : t + 1])[there].abs()
+        # rows that are not finite in both are bad input, not another formula
+        if (difference > ROUNDING[layer.q_BHND.dtype]).any():
+            return False
+    return True
+
+
+def blocks(layer: Layer, call: AttentionCall, response_BN: Tensor) -> Iterator[Block]:
+    """Rows of A from the family's own function."""
+    B, H, N, _ = layer.q_BHND.shape
+    for rows in row_blocks(response_BN, 4 * B * H * N):
+        yield Block(rows, slice(0, rows.stop), _eager_rows(layer, call, rows)[..., : rows.stop])
+
+
+def _eager_rows(layer: Layer, call: AttentionCall, rows: slice) -> Tensor:
+    """A[rows] over all columns: fp32 [B, H, R, N]."""
+    assert call.eager is not None
+    N = layer.q_BHND.shape[2]
+    mask = layer.additive_mask(rows, slice(0, N)).to(call.query.dtype)
+    options = {
+        **call.options,
+        "scaling": layer.scale,
+        "dropout": 0.0,
+        "position_bias": None,
+    }  # the mask holds the bias
+    for name, value in options.items():
+        if isinstance(value, Tensor) and value.dim() == 4 and value.shape[2] == N:  # one entry a query
+            options[name] = value[:, :, rows]
+    with evaluating(call.module):  # no dropout, and nothing drawn from the random streams
+        return call.eager(call.module, call.query[:, :, rows], call.key, call.value, mask, **options)[1].float()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run the model in evaluation mode, then leave every module in the mode it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

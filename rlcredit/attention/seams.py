@@ -1,0 +1,154 @@
+"""Where a running model shows its attention.
+
+`watch_interface`: every modern family in transformers asks `AttentionInterface.get_interface` for its attention
+function, in each layer and each pass; the function handed out first shows its inputs.
+
+`watch_modules`: the families that bypass it call torch's own functions inside one attention module a layer; while such
+a module runs, `softmax` shows its result and `scaled_dot_product_attention` its inputs.
+
+What the model computes stays as it is in both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from transformers import AttentionInterface
+
+# Model type: class of the attention module, for the families of transformers that bypass the attention interface.
+# tests/families compares every one of them with its own eager maps.
+BYPASSING = {
+    "big_bird": "BigBirdSelfAttention",
+    "bloom": "BloomAttention",
+    "codegen": "CodeGenAttention",
+    "falcon": "FalconAttention",
+    "git": "GitSelfAttention",
+    "gpt_neo": "GPTNeoSelfAttention",
+    "gpt_neox_japanese": "GPTNeoXJapaneseAttention",
+    "gptj": "GPTJAttention",
+    "megatron-bert": "MegatronBertSelfAttention",
+    "mpt": "MptAttention",
+    "mvp": "MvpAttention",
+    "openai-gpt": "Attention",
+    "rembert": "RemBertSelfAttention",
+    "roformer": "RoFormerSelfAttention",
+    "trocr": "TrOCRAttention",
+    "xglm": "XGLMAttention",
+    "xlm": "MultiHeadAttention",
+}
+
+
+class AttentionCall(NamedTuple):
+    """What an attention function was called with.
+
+    Attributes:
+        module: the attention module that called it.
+        query, key, value: [B, H or K, N, D].
+        mask: [B, 1, N, N] or [B, H, N, N], bool or additive; [B, N]; or None.
+        options: the other arguments: scaling, softcap, s_aux, sliding_window, ...
+        eager: the family's own eager attention function, or None where it has none of its own.
+    """
+
+    module: nn.Module
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Any
+    options: dict[str, Any]
+    eager: Callable[..., tuple[Tensor, Tensor]] | None
+
+
+@contextmanager
+def watch_interface(see: Callable[[AttentionCall], None]) -> Iterator[None]:
+    """Show every attention call that any model makes through transformers' interface inside this context."""
+    original = AttentionInterface.get_interface
+
+    def get_interface(interface: AttentionInterface, name: str, default: Callable) -> Callable:
+        attention = original(interface, name, default)
+
+        def observed(module, query, key, value, attention_mask, *args, **options):  # type: ignore[no-untyped-def]
+            see(AttentionCall(module, query, key, value, attention_mask, options, default))
+            return attention(module, query, key, value, attention_mask, *args, **options)
+
+        return observed
+
+    AttentionInterface.get_interface = get_interface
+    try:
+        yield
+    finally:
+        AttentionInterface.get_interface = original
+
+
+@contextmanager
+def watch_modules(
+    model: nn.Module,
+    attention_class: str,
+    layers: list[int],
+    see_map: Callable[[int, Tensor], None],
+    see_call: Callable[[int, AttentionCall], None],
+) -> Iterator[None]:
+    """Show, for the attention modules of these layers, each softmax's result and each fused call's inputs."""
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            index = index_in_path(name)
+            is_attention = any(kind.__name__ == attention_class for kind in type(module).__mro__)
+            if index is None or not is_attention or index not in layers:
+                continue
+            mode = _ShowAttention(index, module, see_map, see_call)
+            hooks.enter_context(_removed(module.register_forward_pre_hook(mode.enter, with_kwargs=True)))
+            hooks.enter_context(_removed(module.register_forward_hook(mode.leave, always_call=True)))
+        yield
+
+
+def index_in_path(name: str) -> int | None:
+    """The layer that a module's name tells: 3 for `model.layers.3.self_attn`."""
+    number = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
+    return int(number[1]) if number else None
+
+
+@contextmanager
+def _removed(handle: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class _ShowAttention(TorchFunctionMode):
+    """Entered and left with the attention module's forward."""
+
+    def __init__(
+        self,
+        index: int,
+        module: nn.Module,
+        see_map: Callable[[int, Tensor], None],
+        see_call: Callable[[int, AttentionCall], None],
+    ) -> None:
+        super().__init__()
+        self._index, self._module = index, module
+        self._see_map, self._see_call = see_map, see_call
+
+    def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.__enter__()
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.__exit__(None, None, None)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        kwargs = kwargs or {}
+        if func is nn.functional.scaled_dot_product_attention:
+            self._see_call(self._index, self._sdpa_call(*args, **kwargs))
+        result = func(*args, **kwargs)
+        if func in (nn.functional.softmax, torch.softmax, Tensor.softmax):
+            self._see_map(self._index, result)
+        return result
+
+    def _sdpa_call(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):  # type: ignore[no-untyped-def]
+        options = {"scaling": query.shape[-1] ** -0.5 if scale is None else scale, "is_causal": is_causal}
+        return AttentionCall(self._module, query, key, value, attn_mask, options, None)
