@@ -22,13 +22,16 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import date
+from functools import partial
 from unittest import mock
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlcredit import CreditArguments, analyze
-from rlcredit.attention import Capture, choose_layers, open_capture, signals_maker
+from rlcredit.attention import Capture, choose_layers, open_capture, signals_maker, triton_sweep
 
 SMOLLM2_135M = dict(
     vocab_size=49152,
@@ -156,12 +159,66 @@ def bench_passes(lengths: list[int], repeats: int, most_memory: float) -> None:
     print(", ".join(f"{n}: {1000 * s:.0f} ms" for n, s in reading.items()))
 
 
+def bench_kernels(lengths: list[int]) -> None:
+    """One layer of 32 query heads, 8 key heads and dimension 128 in bf16: statistics against flash attention."""
+    print("\n| tokens | flash forward ms | statistics | against flash | given the log-sum-exp | against flash |")
+    print("|---:|---:|---:|---:|---:|---:|")
+    for length in lengths:
+        q = torch.randn(1, length, 32, 128, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
+        k, v = torch.randn(2, 1, length, 8, 128, device="cuda", dtype=torch.bfloat16).transpose(2, 3)
+        start, end = torch.tensor([[0], [length]], device="cuda")
+        response = torch.arange(length, device="cuda")[None] >= length // 8
+        inputs, scale = (q, k, start, end, response), 128**-0.5
+        lse = triton_sweep.row_sweep(*inputs, scale=scale, window=10)[0]
+        milliseconds = [
+            cuda_milliseconds(partial(_flash, q, k, v)),
+            cuda_milliseconds(partial(_statistics, inputs, scale)),
+            cuda_milliseconds(
+                partial(triton_sweep.band_sweep, *inputs, lse, scale=scale, window=10, horizon=(10, 100))
+            ),
+        ]
+        cells = " | ".join(f"{ms:.3f} | {ms / milliseconds[0]:.2f}" for ms in milliseconds[1:])
+        print(f"| {length} | {milliseconds[0]:.3f} | {cells} |", flush=True)
+
+
+def _flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+
+def _statistics(inputs: tuple[torch.Tensor, ...], scale: float) -> None:
+    lse = triton_sweep.row_sweep(*inputs, scale=scale, window=10)[0]
+    triton_sweep.received_sweep(*inputs, lse, scale=scale, horizon=(10, 100))
+
+
+def cuda_milliseconds(run: Callable[[], object], repeats: int = 20) -> float:
+    """Median time of a run on the device, after a few that warm up."""
+    for _ in range(3):
+        run()
+    times = []
+    for _ in range(repeats):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        run()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end))
+    return statistics.median(times)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 2048, 4096, 8192])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--most-memory", type=float, default=12, help="GiB that eager maps may take (default 12)")
+    parser.add_argument("--kernels", action="store_true", help="time the Triton kernels, on a CUDA device")
     options = parser.parse_args()
+    if options.kernels:
+        if not torch.cuda.is_available():
+            parser.error("--kernels: torch sees no CUDA device here")
+        print(f"{date.today()}, torch {torch.__version__}, {torch.cuda.get_device_name()}")
+        bench_kernels([1024 * 2**i for i in range(8)])
+        return
     print(f"{date.today()}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads")
     bench_passes(options.lengths, options.repeats, options.most_memory)
 

@@ -1,11 +1,12 @@
 """From one attention layer to per-head statistics, without ever holding a map.
 
-Two ways, both fp32 and linear in N, whatever the model computes in:
+Three ways, all fp32 and linear in N, whatever the model computes in:
 
-1. `swept` where causality and padding say which keys are seen: one sweep of a fused kernel gives each row's
-   log-sum-exp, mass and mean distance; with the log-sum-exp, A[t, s] = exp(score - lse_t) costs only the dot products
-   of the bands that WAAD and FAI need.
-2. `statistics_of_blocks` for everything else: rows of A, a few at a time, from wherever they come.
+1. On a GPU, Triton kernels (triton_sweep.py) where causality, padding and a window say which keys are seen.
+2. On a CPU, torch's fused attention where causality and padding do: one sweep gives each row's log-sum-exp, mass and
+   mean distance; with the log-sum-exp, A[t, s] = exp(score - lse_t) costs only the dot products of the bands that
+   WAAD and FAI need.
+3. `statistics_of_blocks` for everything else: rows of A, a few at a time, from wherever they come. The reference.
 
 Shape suffixes: see rlcredit/signals/types.py.
 """
@@ -13,12 +14,13 @@ Shape suffixes: see rlcredit/signals/types.py.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from rlcredit.attention import triton_sweep
 from rlcredit.attention.layer import Layer, distance
 from rlcredit.signals import TO_THE_END, fai_counts, fai_of_columns, waad_of_rows
 
@@ -45,8 +47,10 @@ class Block(NamedTuple):
 
 def head_statistics(layer: Layer, response_BN: Tensor, window: int, horizon: tuple[int, int]) -> Statistics:
     """The statistics of one layer over the response rows."""
+    if _triton_fits(layer):
+        return _swept_on_gpu(layer, response_BN, window, horizon)
     if _fused_kernel_fits(layer) and horizon[1] != TO_THE_END:  # "to the end" needs the whole map anyway
-        return _swept(layer, response_BN, window, horizon)
+        return _swept_on_cpu(layer, response_BN, window, horizon)
     return statistics_of_blocks(_blocks(layer, response_BN), layer.q_BHND.shape[1], response_BN, window, horizon)
 
 
@@ -83,7 +87,26 @@ def _blocks(layer: Layer, response_BN: Tensor) -> Iterator[Block]:
         yield Block(rows, cols, scores_BHRC.sub_(layer.row_lse(scores_BHRC)[..., None]).exp_())
 
 
-def _swept(layer: Layer, response_BN: Tensor, window: int, horizon: tuple[int, int]) -> Statistics:
+def _triton_fits(layer: Layer) -> bool:
+    q_BHND = layer.q_BHND
+    fits = layer.mask_BHNN is None and q_BHND.shape[-1] <= 256 and q_BHND.dtype != torch.float64
+    return fits and q_BHND.is_cuda and triton_sweep.available(q_BHND.device)
+
+
+def _swept_on_gpu(layer: Layer, response_BN: Tensor, window: int, horizon: tuple[int, int]) -> Statistics:
+    start_B = layer.real_BN.long().argmax(1)
+    inputs = layer.q_BHND, layer.k_BKND, start_B, start_B + layer.real_BN.sum(1), response_BN
+    form: dict[str, Any] = {
+        "scale": layer.scale,
+        "softcap": layer.softcap,
+        "sliding_window": layer.sliding_window,
+    }
+    lse_BHN, _, away_BHN, waad_BHN = triton_sweep.row_sweep(*inputs, window=window, sinks_H=layer.sinks_H, **form)
+    received_BHN = triton_sweep.received_sweep(*inputs, lse_BHN, horizon=horizon, **form)
+    return _finish(away_BHN, waad_BHN, received_BHN, response_BN, horizon)
+
+
+def _swept_on_cpu(layer: Layer, response_BN: Tensor, window: int, horizon: tuple[int, int]) -> Statistics:
     lse_BHN, mass_BHN, away_BHN = _fused_sweep(layer)
     shortfall_BHN, received_BHN = _bands(layer, lse_BHN, response_BN, window, horizon)
     return _finish(away_BHN, window * mass_BHN - shortfall_BHN, received_BHN, response_BN, horizon)

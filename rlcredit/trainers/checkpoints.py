@@ -28,7 +28,14 @@ LATEST = "latest"
 # Attributes of TRL's trainer that hold a run's state in memory only.
 TRL_MEMORY = ("_step", "_buffered_inputs", "_entropy_window_stats", "_current_train_step_time")
 # Settings that frozen head groups depend on: where one has changed, the groups are calibrated anew.
-HEAD_SETTINGS = ("credit_head_grouping", "credit_layers", "credit_num_layers", "credit_head_fraction")
+HEAD_SETTINGS = (
+    "credit_head_grouping",
+    "credit_layers",
+    "credit_num_layers",
+    "credit_head_fraction",
+    "credit_heads",
+    "credit_fai_horizon",  # receiver heads are ranked by FAI
+)
 
 
 def complete(folder: str | Path) -> list[Path]:
