@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rlcredit.signals import AttentionSignals, HeadGroups
     from rlcredit.trainers.config import CreditGRPOConfig
     from rlcredit.trainers.grpo import CreditGRPOTrainer
+    from rlcredit.trainers.ppo import CreditPPOTrainer
+    from rlcredit.trainers.ppo_config import CreditPPOConfig
 
 __version__ = "0.1.0"
 
@@ -37,6 +39,8 @@ _HOMES = {
     "HeadGroups": "rlcredit.signals",
     "CreditGRPOConfig": "rlcredit.trainers.config",
     "CreditGRPOTrainer": "rlcredit.trainers.grpo",
+    "CreditPPOConfig": "rlcredit.trainers.ppo_config",
+    "CreditPPOTrainer": "rlcredit.trainers.ppo",
 }
 
 __all__ = [
@@ -47,6 +51,8 @@ __all__ = [
     "CreditArguments",
     "CreditGRPOConfig",
     "CreditGRPOTrainer",
+    "CreditPPOConfig",
+    "CreditPPOTrainer",
     "HeadGroups",
     "Strategy",
     "analyze",

@@ -26,6 +26,7 @@ from functools import partial
 from unittest import mock
 
 import torch
+from bench_credit import SMOLLM2_135M
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -33,16 +34,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from rlcredit import CreditArguments, analyze
 from rlcredit.attention import Capture, choose_layers, open_capture, signals_maker, triton_sweep
 
-SMOLLM2_135M = dict(
-    vocab_size=49152,
-    hidden_size=576,
-    intermediate_size=1536,
-    num_hidden_layers=30,
-    num_attention_heads=9,
-    num_key_value_heads=3,
-    max_position_embeddings=8192,
-    tie_word_embeddings=True,
-)
 MIB = 2**20
 
 

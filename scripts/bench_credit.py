@@ -4,7 +4,7 @@
 
 1. Forward and backward of a policy of 135 M parameters (SmolLM2's shape, random weights), plain, with the statistics
    read along the way, and with the eager maps of the same layers, which is how it is done elsewhere.
-2. A step of the tiny Countdown recipe with coupled_rhythm and with uniform credit.
+2. A step of the tiny Countdown recipes: GRPO with uniform credit and with coupled_rhythm, PPO with uniform credit.
 """
 
 from __future__ import annotations
@@ -100,24 +100,24 @@ def bench_steps(steps: int) -> None:
     print(
         f"\nstep of recipes/countdown_tiny, {steps} steps three times each, taken in turn; the first rollout left out"
     )
-    times: dict[str, list[float]] = {"uniform": [], "coupled_rhythm": []}
+    times: dict[str, list[float]] = {"uniform": [], "coupled_rhythm": [], "ppo_uniform": []}
     credit = []
     for _ in range(3):
-        for strategy in times:
+        for recipe in times:
             with tempfile.TemporaryDirectory() as folder:
                 changes = f"--output_dir {folder} --max_steps {steps} --save_strategy no --disable_tqdm true"
-                trainer = prepare(["--config", f"countdown_tiny/{strategy}", *changes.split()]).trainer
+                trainer = prepare(["--config", f"countdown_tiny/{recipe}", *changes.split()]).trainer
                 trainer.train()
             lines = [line for line in trainer.state.log_history if "step_time" in line]
             lines = lines[trainer.args.steps_per_generation :]
             # a step that generates costs more than one that reuses its rollout: means over whole rollouts
-            times[strategy].append(statistics.mean(line["step_time"] for line in lines))
-            if strategy != "uniform":
+            times[recipe].append(statistics.mean(line["step_time"] for line in lines))
+            if recipe == "coupled_rhythm":
                 credit.append(statistics.mean(line["credit/seconds"] for line in lines))
-    print("| credit | seconds a step | against uniform |\n|---|---:|---:|")
+    print("| recipe | seconds a step | against uniform |\n|---|---:|---:|")
     plain = statistics.median(times["uniform"])
-    for strategy, values in times.items():
-        print(f"| {strategy} | {statistics.median(values):.3f} | {statistics.median(values) / plain:.3f} |")
+    for recipe, values in times.items():
+        print(f"| {recipe} | {statistics.median(values):.3f} | {statistics.median(values) / plain:.3f} |")
     share = statistics.median(c / t for c, t in zip(credit, times["coupled_rhythm"], strict=True))
     print(f"\ncredit's own share of the step, by its clock: {share:.2%}")
 

@@ -10,14 +10,14 @@ import torch
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
-from rlcredit import CreditGRPOConfig, CreditGRPOTrainer
+from rlcredit import CreditGRPOConfig, CreditGRPOTrainer, CreditPPOConfig, CreditPPOTrainer
 from tests import tiny
 
 ALIGNED = dict(steps_per_generation=2, gradient_accumulation_steps=2)
 MISALIGNED = dict(steps_per_generation=4, gradient_accumulation_steps=1)
 
 
-def arguments(folder: Path, **changes: Any) -> CreditGRPOConfig:
+def arguments(folder: Path, config: type[CreditGRPOConfig], **changes: Any) -> CreditGRPOConfig:
     """Four optimiser steps on the CPU; responses of up to 16 tokens; a horizon that fits them."""
     settings: dict[str, Any] = dict(
         output_dir=str(folder),
@@ -36,7 +36,7 @@ def arguments(folder: Path, **changes: Any) -> CreditGRPOConfig:
         credit_waad_window=4,
         **MISALIGNED,
     )
-    return CreditGRPOConfig(**{**settings, **changes})
+    return config(**{**settings, **changes})
 
 
 def trainer(
@@ -54,7 +54,9 @@ def trainer(
     if changes.get("beta") and "peft_config" not in extra:  # TRL loads the reference from where the policy came from
         model.save_pretrained(folder / "policy")
         model.config._name_or_path = str(folder / "policy")
-    made = kind(model, reward, args=arguments(folder, **changes), processing_class=tiny.tokenizer(), **extra)
+    config = CreditPPOConfig if issubclass(kind, CreditPPOTrainer) else CreditGRPOConfig
+    args = arguments(folder, config, **changes)
+    made = kind(model, reward, args=args, processing_class=tiny.tokenizer(), **extra)
     return made
 
 

@@ -119,7 +119,9 @@ class Capture:
                 f"{self._model_name}: layer {index} ran twice before layers {self._layers} were all seen"
             )
         left = slice(self._rows_done, None)
-        rows = len(self._real[left]) if shown.dim() == 3 else shown.shape[0]
+        rows = shown.shape[0]
+        if shown.dim() == 3:  # a map [B * H, N, N]
+            rows //= unwrapped(self._model).config.get_text_config().num_attention_heads
         real, response = self._real[left][:rows], self._response[left][:rows]
         # Statistics are fp32 without gradient, also inside an autocast region.
         with torch.no_grad(), torch.autocast(shown.device.type, enabled=False):
@@ -148,7 +150,7 @@ class Capture:
             )
         call = call._replace(query=query, key=key, value=call.value.detach())
         layer = self._layer(call, real, response)
-        if call.eager is not None and call.module not in _AGREEING:
+        if call.eager is not None and call.module not in _AGREEING and response.any():
             if not eager.agrees(layer, call, response):
                 blocks = eager.blocks(layer, call, response)
                 return statistics_of_blocks(blocks, query.shape[1], response, self._window, self._horizon)

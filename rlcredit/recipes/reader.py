@@ -60,6 +60,20 @@ def parse(argv: list[str], dataclass_types: Sequence[type]) -> tuple[Any, ...]:
     return tuple(_instance(dataclass_type, given, source) for dataclass_type in dataclass_types)
 
 
+def peek(argv: Sequence[str], key: str) -> Any:
+    """What a run says of one key, unchecked, before it is known which dataclasses the rest belongs to; or None."""
+    flags: dict[str, str] = {}
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        flags.setdefault(name, value if equals else following)
+    if f"--{key}" in flags:
+        return flags[f"--{key}"]
+    if recipe := flags.get("--config"):
+        given = load_yaml(find_recipe(recipe)).get(key)
+        return given.value if given else None
+    return None
+
+
 def _instance(dataclass_type: type, given: Mapping[str, Given], source: str) -> Any:
     """The dataclass made from what was given for it; its own complaints become one line that says where."""
     needed = [item for item in dataclasses.fields(dataclass_type) if item.init]

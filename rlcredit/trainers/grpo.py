@@ -177,7 +177,7 @@ class CreditGRPOTrainer(GRPOTrainer):
         if "pixel_values" in batch:
             raise ValueError("credit_attention: images need credit_attention: auto and credit_head_grouping: response")
         reader, response = self._reader, _response_mask(batch)
-        ids, real = _joined(batch, "ids"), _joined(batch, "mask")
+        ids, real = joined(batch, "ids"), joined(batch, "mask")
         whole = reader.needs_entropy or self._is_sharded
         capture = reader.open(self.model, real, response, stop_early=not whole) if reader.needs_attention else None
         size = self.args.per_device_train_batch_size
@@ -217,17 +217,12 @@ class CreditGRPOTrainer(GRPOTrainer):
         """TRL's loss with weighted advantages; the weights are read from its own forward, if not known before."""
         batch = dict(buffered)  # the rollout is used again in later iterations: its advantages stay as they are
 
-        def weigh() -> None:
-            batch["advantages"] = weighted_advantage(
-                buffered["advantages"], buffered["credit_weights"], self.args.credit_sign
-            )
-
         def credit_and_weigh(signals: AttentionSignals) -> None:
             self._assign(buffered, signals)
-            weigh()
+            batch["advantages"] = self._weighted(buffered)
 
         if "credit_weights" in buffered:
-            weigh()
+            batch["advantages"] = self._weighted(buffered)
         else:  # TRL takes the advantages from the batch after its forward
             self._reading = _Reading(lambda width: buffered.get("tool_mask"), credit_and_weigh)
         try:
@@ -241,6 +236,10 @@ class CreditGRPOTrainer(GRPOTrainer):
             )
         self._log_credit(buffered["credit_totals"])
         return loss
+
+    def _weighted(self, batch: dict[str, Any]) -> Tensor:
+        """gamma_t * A_t: [B, T]."""
+        return weighted_advantage(batch["advantages"], batch["credit_weights"], self.args.credit_sign)
 
     def _clip_grad_norm(self, model):  # type: ignore[no-untyped-def]
         norm = super()._clip_grad_norm(model)
@@ -306,8 +305,13 @@ class CreditGRPOTrainer(GRPOTrainer):
         """TRL's `train`; `resume_from_checkpoint` also takes "latest", and the args' value if left out."""
         wanted = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
         path = checkpoints.find(wanted, self.args.output_dir)
-        self._resume_state = checkpoints.load(path, self) if path else None
+        if path:
+            self._load_own_state(path)
         return super().train(resume_from_checkpoint=path, **kwargs)
+
+    def _load_own_state(self, checkpoint: str) -> None:
+        """Read what is not in transformers' files; it is put back when training begins."""
+        self._resume_state = checkpoints.load(checkpoint, self)
 
     def _save_checkpoint(self, model, trial):  # type: ignore[no-untyped-def]
         checkpoints.save(self, f"{self._get_output_dir(trial=trial)}/checkpoint-{self.state.global_step}")
@@ -353,12 +357,16 @@ def _warn_of_dropout(model: PreTrainedModel) -> None:
         )
 
 
-def _joined(batch: dict[str, Any], what: str) -> Tensor:
+def joined(batch: dict[str, Any], what: str) -> Tensor:
     """Prompt and completion side by side: [B, N]."""
     return torch.cat([batch[f"prompt_{what}"], batch[f"completion_{what}"]], dim=1)
 
 
+def loss_mask(batch: dict[str, Any]) -> Tensor:
+    """Where the loss is taken: the tokens that the model wrote, int [B, T]."""
+    return batch["completion_mask"] * batch["tool_mask"] if "tool_mask" in batch else batch["completion_mask"]
+
+
 def _response_mask(batch: dict[str, Any]) -> Tensor:
-    """Where the loss is taken: bool [B, N]."""
-    mask = batch["completion_mask"] * batch["tool_mask"] if "tool_mask" in batch else batch["completion_mask"]
-    return torch.cat([torch.zeros_like(batch["prompt_mask"]), mask], dim=1).bool()
+    """The same over prompt and completion: bool [B, N]."""
+    return torch.cat([torch.zeros_like(batch["prompt_mask"]), loss_mask(batch)], dim=1).bool()

@@ -11,6 +11,7 @@ LINES = 20
 _SHOWN = {
     "reward": "reward {:.3f}",
     "completions/mean_length": "length {:.0f}",
+    "value/explained_variance": "explained {:.2f}",
     "credit/weight_mean": "credit {:.3f}",
     "credit/amplified_share": "amplified {:.0%}",
     "credit/time_share": "credit time {:.1%}",

@@ -25,20 +25,30 @@ from rlcredit.attention import choose_layers
 from rlcredit.credit import CreditArguments
 from rlcredit.errors import InputError
 from rlcredit.tasks import TASKS, TaskData
-from rlcredit.trainers import checkpoints
+from rlcredit.trainers import checkpoints, critic
 from rlcredit.trainers.config import CreditGRPOConfig
 from rlcredit.trainers.evaluate import greedy_accuracy
 from rlcredit.trainers.grpo import CreditGRPOTrainer
 from rlcredit.trainers.log import FILE_NAME, JsonlLog
+from rlcredit.trainers.ppo import CreditPPOTrainer
+from rlcredit.trainers.ppo_config import CreditPPOConfig
 from rlcredit.trainers.progress import Progress
 
 ACCURACY_FILE = "accuracy.json"
+ALGORITHMS: dict[str, tuple[type[CreditGRPOConfig], type[CreditGRPOTrainer]]] = {
+    "grpo": (CreditGRPOConfig, CreditGRPOTrainer),
+    "ppo": (CreditPPOConfig, CreditPPOTrainer),
+}
 
 
 @dataclass
 class RunArguments:
     """What a run trains on and how it reports; the model is TRL's `ModelConfig`."""
 
+    algorithm: str = field(
+        default="grpo",
+        metadata={"help": "grpo, or ppo with a critic; its keys are those of PPO.", "choices": [*ALGORITHMS]},
+    )
     task: str = field(default="countdown", metadata={"help": f"What to learn: {', '.join(TASKS)}."})
     task_options: dict | str | None = field(default=None, metadata={"help": "Mapping that the task checks."})
     held_out: int = field(
@@ -87,7 +97,8 @@ def prepare(argv: Sequence[str]) -> Prepared:
         # Without it, accelerate's multi-process launch on a CPU starts runs that do not know of each other.
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
     disable_progress_bar()  # of loading and saving; training has its own
-    run, model, config = recipes.parse(list(argv), (RunArguments, ModelConfig, CreditGRPOConfig))
+    config_type, _ = ALGORITHMS.get(recipes.peek(argv, "algorithm"), ALGORITHMS["grpo"])
+    run, model, config = recipes.parse(list(argv), (RunArguments, ModelConfig, config_type))
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched > 1 and config.world_size == 1:
         raise InputError(f"{launched} processes were launched, but they do not see each other; add --use_cpu true")
@@ -107,15 +118,21 @@ def _build(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig) -> P
         )
     assert not isinstance(run.task_options, str)  # parsed in __post_init__
     task = TASKS[run.task](run.task_options or {})
-    path = _policy_path(model.model_name_or_path)
+    if not model.model_name_or_path:
+        raise InputError("model_name_or_path: is missing; write a folder or the id of a model on the hub")
+    path = _model_path(model.model_name_or_path)
     tokenizer = _check_policy(path, model, config, task)
+    if isinstance(config, CreditPPOConfig) and config.critic_model_name_or_path is not None:
+        config.critic_model_name_or_path = _model_path(config.critic_model_name_or_path)
+        critic.check(config.critic_model_name_or_path, AutoConfig.from_pretrained(path), tokenizer)
     config.model_init_kwargs = {
         **(config.model_init_kwargs or {}),
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
         **({"dtype": model.dtype} if model.dtype else {}),
     }
-    trainer = CreditGRPOTrainer(
+    _, trainer_type = ALGORITHMS[run.algorithm]
+    trainer = trainer_type(
         path,
         task.rewards,
         args=config,
@@ -132,10 +149,8 @@ def _build(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig) -> P
     return Prepared(run, task, trainer, checkpoint)
 
 
-def _policy_path(name: str | None) -> str:
+def _model_path(name: str) -> str:
     """A folder from here, a folder among the shipped recipes, or else the id of a model on the hub."""
-    if not name:
-        raise InputError("model_name_or_path: is missing; write a folder or the id of a model on the hub")
     shipped = recipes.recipes_root() / name
     return str(shipped) if not Path(name).exists() and shipped.is_dir() else name
 
@@ -211,7 +226,8 @@ def _summarize(trainer: CreditGRPOTrainer, before: float | None, after: float | 
         return
     folder = Path(trainer.args.output_dir)
     rewards = [line["reward"] for line in trainer.state.log_history if line.get("reward") is not None]
-    lines = [f"{trainer.args.credit_strategy}: {trainer.state.global_step} steps"]
+    name = trainer.args.credit_strategy + (" (PPO)" if isinstance(trainer, CreditPPOTrainer) else "")
+    lines = [f"{name}: {trainer.state.global_step} steps"]
     if rewards:
         lines.append(f"reward:     {rewards[0]:.3f} -> {rewards[-1]:.3f}")
     if after is not None:
@@ -230,6 +246,7 @@ def describe() -> str:
     """rlcredit's own keys, with defaults, for --help."""
     own = [*fields(RunArguments), *fields(CreditArguments)]
     own += [item for item in fields(CreditGRPOConfig) if item.name in CreditGRPOConfig.__annotations__]
+    own += [item for item in fields(CreditPPOConfig) if item.name in CreditPPOConfig.__annotations__]
     lines = ["\nKeys of rlcredit (every key of trl.GRPOConfig and trl.ModelConfig is one too):\n"]
     for item in own:
         default = item.default_factory() if callable(item.default_factory) else item.default

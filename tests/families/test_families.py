@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 
-from tests.families.walk import DOCUMENT, TOLERANCE, check, every_family
+from rlcredit import AttentionSignals, CreditArguments, analyze
+from rlcredit.attention import open_capture, signals_maker
+from tests.families.tiny_config import VOCABULARY
+from tests.families.walk import DOCUMENT, PROMPT, TOLERANCE, N, check, every_family, model_of
 
 # trait: grouped heads, window, chunks, soft-cap, sinks, MLA, hybrid, ALiBi (shown by softmax, by sdpa), routed heads,
 # an indexer's mask, a formula of its own, layers without an index, a decoder half
@@ -40,6 +44,22 @@ def test_reads_what_its_own_maps_say_or_refuses_as_documented(name):
         assert ", ".join(result.traits) in row[1]
     else:
         assert result.verdict in ("refused", "not built") and result.note in row[1]
+
+
+@pytest.mark.parametrize("name", ["llama", "xglm", "bloom"])
+def test_a_batch_may_run_in_chunks(name):
+    model = model_of(name, "eager")
+    ids = torch.randint(2, VOCABULARY, (3, N), generator=torch.Generator().manual_seed(1))
+    real, response = torch.ones_like(ids), torch.arange(N).expand(3, N) > PROMPT
+    args = CreditArguments(credit_fai_horizon=[3, 12])
+    whole = analyze(model, ids, real, response, args)
+    capture = open_capture(model, args, real, response, finish=signals_maker(args))
+    with torch.no_grad(), capture.reading():
+        for rows in (slice(0, 1), slice(1, 3)):
+            model(input_ids=ids[rows], attention_mask=real[rows], use_cache=False)
+    found = AttentionSignals.cat(capture.results())
+    assert torch.allclose(found.head_span, whole.head_span, atol=1e-4)
+    assert torch.allclose(found.waad, whole.waad, atol=1e-4, equal_nan=True)
 
 
 def test_at_least_a_hundred_model_types_are_documented_as_exact():

@@ -57,6 +57,12 @@ BAD = [
     (["--resume_from_checkpoint", "latest"], "no complete checkpoint"),
     (["--resume_from_checkpoint", "nowhere"], "nowhere"),
     (["--max_bad_steps", "0"], "max_bad_steps"),
+    (["--gae_lambda", "0.9"], "gae_lambda"),
+    (["--algorithm", "pppo"], "grpo, ppo"),
+    (["--algorithm", "ppo", "--gae_lambda", "1.1"], "gae_lambda: 1.1 is out of range"),
+    (["--algorithm", "ppo", "--gamma=-1"], "gamma: -1.0 is out of range"),
+    (["--algorithm=ppo", "--critic_warmup_steps", "500"], "critic_warmup_steps"),
+    (["--algorithm", "ppo", "--critic_model_name_or_path", "no/critic"], "no/critic"),
 ]
 
 
@@ -77,8 +83,10 @@ def test_a_model_without_softmax_attention_is_refused_before_its_weights(capsys,
     assert "mamba" in refused(capsys, *words, "--model_name_or_path", str(tmp_path / "mamba"))
 
 
-def test_recipes_of_one_folder_differ_in_their_credit_only():
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
+def test_recipes_of_one_algorithm_differ_in_their_credit_only(algorithm):
     found = {recipe.name: yaml.safe_load(recipe.path.read_text()) for recipe in TINY}
+    found = {name: recipe for name, recipe in found.items() if recipe.get("algorithm", "grpo") == algorithm}
     assert {recipe["credit_strategy"] for recipe in found.values()} == {
         "uniform",
         "random",
@@ -93,7 +101,7 @@ def test_recipes_of_one_folder_differ_in_their_credit_only():
     ]
     assert all(recipe == rest[0] for recipe in rest)
     assert all(recipe["output_dir"] == f"outputs/{name}" for name, recipe in found.items())
-    first = {recipe.name: recipe.path.read_text().splitlines()[1:] for recipe in TINY}
+    first = {recipe.name: recipe.path.read_text().splitlines()[1:] for recipe in TINY if recipe.name in found}
     texts = {
         tuple(line for line in lines if not line.startswith(("credit_", "output_dir"))) for lines in first.values()
     }
@@ -112,6 +120,7 @@ def test_two_steps_of_every_recipe(recipe, tmp_path, capsys):
     assert "--resume_from_checkpoint latest" in said
     first, last = lines_of(tmp_path)
     assert 0 <= first["rewards/countdown_reward/mean"] <= 1
+    assert ("value/loss" in last) == ("/ppo_" in recipe.name)
     if recipe.name.endswith("uniform"):
         assert not any(key.startswith("credit/") for key in last)
         return
@@ -181,7 +190,10 @@ def launched(*words: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("credit", [[], ["--credit_head_grouping=frozen"], ["--use_peft=true", "--lora_r=4"]])
+@pytest.mark.parametrize(
+    "credit",
+    [[], ["--credit_head_grouping=frozen"], ["--use_peft=true", "--lora_r=4"], ["--algorithm=ppo"]],
+)
 def test_two_processes_resume_bit_for_bit(tmp_path, credit):
     words = ["--config", "countdown_tiny/coupled_rhythm", *QUICK[1:4], "--per_device_train_batch_size=4", *credit]
     words += ["--steps_per_generation=4", "--gradient_accumulation_steps=1", "--save_steps=6"]
@@ -199,6 +211,11 @@ def test_two_processes_resume_bit_for_bit(tmp_path, credit):
     optimisers = [torch.load(tmp_path / run / "checkpoint-12/optimizer.pt", weights_only=True) for run in "ab"]
     for index, state in optimisers[0]["state"].items():
         assert all(torch.equal(state[name], optimisers[1]["state"][index][name]) for name in state)
+    if "--algorithm=ppo" in credit:
+        critics = [torch.load(tmp_path / run / "checkpoint-12/rlcredit-critic.pt", weights_only=True) for run in "ab"]
+        assert all(torch.equal(v, critics[1]["model"][name]) for name, v in critics[0]["model"].items())
+        for index, state in critics[0]["optimizer"]["state"].items():
+            assert all(torch.equal(state[name], critics[1]["optimizer"]["state"][index][name]) for name in state)
     timed = ("time", "seconds")
     logs = [
         [{k: v for k, v in line.items() if not any(t in k for t in timed)} for line in lines_of(tmp_path / run)]

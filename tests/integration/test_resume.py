@@ -6,7 +6,8 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from rlcredit.trainers import checkpoints, log
+from rlcredit import CreditGRPOTrainer, CreditPPOTrainer
+from rlcredit.trainers import checkpoints, critic, log
 from rlcredit.trainers.log import JsonlLog
 from tests import runs, tiny
 
@@ -27,7 +28,7 @@ def same(one, two) -> bool:
     return one == two
 
 
-def continued(folder, steps, stop, **settings):
+def continued(folder, steps, stop, kind=CreditGRPOTrainer, **settings):
     """Train to `stop`, then resume in a fresh trainer up to `steps`."""
     settings = dict(max_steps=steps, save_strategy="steps", save_steps=stop, **settings)
 
@@ -35,11 +36,11 @@ def continued(folder, steps, stop, **settings):
         def on_step_end(self, args, state, control, **kwargs):
             control.should_training_stop = state.global_step >= stop
 
-    first = runs.trainer(folder, **settings)
+    first = runs.trainer(folder, kind, **settings)
     first.add_callback(Stop())
     first.train()
     assert first.state.global_step == stop
-    second = runs.trainer(folder, **settings)
+    second = runs.trainer(folder, kind, **settings)
     second.add_callback(JsonlLog())
     second.train(resume_from_checkpoint="latest")
     return second
@@ -74,6 +75,29 @@ def test_resumed_run_is_the_straight_run(tmp_path, stop, settings):
     one, two = (log.read(tmp_path / run / "log.jsonl") for run in "ab")
     assert [line["step"] for line in one] == [line["step"] for line in two]
     assert [line["reward"] for line in one if "reward" in line] == [line["reward"] for line in two if "reward" in line]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, dict(critic_warmup_steps=4, critic_lora_r=4, value_clip=0.2, num_iterations=2)]
+)
+def test_resumed_ppo_is_the_straight_run(tmp_path, settings):
+    settings = dict(critic_learning_rate=1e-3, **settings)
+    straight = runs.trained(
+        tmp_path / "a", CreditPPOTrainer, max_steps=12, save_strategy="steps", save_steps=12, **settings
+    )
+    resumed = continued(tmp_path / "b", 12, 6, CreditPPOTrainer, **settings)
+    assert all(torch.equal(value, runs.parameters(resumed)[name]) for name, value in runs.parameters(straight).items())
+    assert same(optimiser_of(tmp_path / "a", 12), optimiser_of(tmp_path / "b", 12))
+    critics = [critic.read_state(tmp_path / run / "checkpoint-12", torch.device("cpu")) for run in "ab"]
+    assert same(*critics) and critics[0]["optimizer"]["state"]
+    assert runs.logged(straight) == runs.logged(resumed)
+
+
+def test_a_checkpoint_without_a_critic_is_refused(tmp_path):
+    runs.trained(tmp_path, save_strategy="steps", save_steps=2, max_steps=2)
+    made = runs.trainer(tmp_path, CreditPPOTrainer, max_steps=4)
+    with pytest.raises(ValueError, match="has no critic"):
+        made.train(resume_from_checkpoint="latest")
 
 
 def test_changed_credit_is_listed(tmp_path, caplog):

@@ -1,0 +1,265 @@
+"""The critic of PPO: a value model with an optimiser, a schedule and a gradient clip of its own.
+
+transformers' Trainer knows one model, one optimiser and one clip, and they are the policy's. The critic is stepped by
+callbacks, right before the policy is, and saved beside it.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig, TaskType, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import (
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    get_scheduler,
+)
+from transformers.modeling_outputs import TokenClassifierOutput
+
+from rlcredit.attention.eager import evaluating
+from rlcredit.errors import InputError
+
+if TYPE_CHECKING:
+    from rlcredit.trainers.ppo import CreditPPOTrainer
+
+FOLDER = "critic"
+STATE_FILE = "rlcredit-critic.pt"
+HEAD_FILE = "value_head.safetensors"
+
+
+class ValueModel(nn.Module):
+    """A base model with a linear head, for families without a token-classification class (Gemma 3, OLMo)."""
+
+    def __init__(self, base: PreTrainedModel) -> None:
+        super().__init__()
+        self.base_model, self.config = base, base.config
+        self.score = nn.Linear(base.config.get_text_config().hidden_size, 1, dtype=base.dtype)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> TokenClassifierOutput:
+        hidden = self.base_model(input_ids, attention_mask=attention_mask, **options).last_hidden_state
+        return TokenClassifierOutput(logits=self.score(hidden))
+
+    def save_pretrained(self, folder: str) -> None:
+        self.base_model.save_pretrained(folder)
+        save_file(self.score.state_dict(), Path(folder) / HEAD_FILE)
+
+    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        self.base_model.gradient_checkpointing_enable(*args, **kwargs)
+
+
+def check(path: str, policy: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, **options: Any) -> None:
+    """Raise an InputError if the critic is not there, or does not read the policy's tokens."""
+    try:
+        config = AutoConfig.from_pretrained(path, **options)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"critic_model_name_or_path: {path!r} is neither a folder with a model nor a model that can be reached "
+            f"({reason})"
+        ) from error
+    ours, theirs = policy.get_text_config().vocab_size, config.get_text_config().vocab_size
+    if ours != theirs:
+        raise InputError(
+            f"critic_model_name_or_path: {path!r} has a vocabulary of {theirs}, the policy one of {ours}; write a "
+            "critic of the policy's family"
+        )
+    try:
+        other = AutoTokenizer.from_pretrained(path, **options)
+    except (OSError, ValueError):
+        return  # weights alone: the vocabulary's size is all there is to compare
+    if other.get_vocab() != tokenizer.get_vocab():
+        raise InputError(
+            f"critic_model_name_or_path: the tokenizer of {path!r} is not the policy's; write a critic of its family"
+        )
+
+
+def load(policy: PreTrainedModel, path: str | None, lora_r: int, **options: Any) -> nn.Module:
+    """A critic from a path, or with a copy of the policy's weights; its head starts at zero unless the path has one.
+
+    Values start at zero [not in the paper], so that the first advantages are the rewards' alone.
+    """
+    config = copy.deepcopy(policy.config) if path is None else AutoConfig.from_pretrained(path, **options)
+    config.num_labels, config.classifier_dropout = 1, 0.0
+    has_class = type(config) in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
+    new_head = True
+    if path is None:
+        if has_class:
+            critic = AutoModelForTokenClassification.from_config(config, dtype=policy.dtype)
+        else:
+            critic = ValueModel(AutoModel.from_config(config, dtype=policy.dtype))
+        critic.base_model.load_state_dict(_without_adapter(policy.base_model.state_dict()))
+    elif has_class:
+        critic, report = AutoModelForTokenClassification.from_pretrained(
+            path, config=config, dtype=policy.dtype, output_loading_info=True, **options
+        )
+        new_head = bool(report["missing_keys"])
+    else:
+        critic = ValueModel(AutoModel.from_pretrained(path, dtype=policy.dtype, **options))
+        if (Path(path) / HEAD_FILE).is_file():
+            critic.score.load_state_dict(load_file(Path(path) / HEAD_FILE))
+            new_head = False
+    for module in critic.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    if new_head:
+        for parameter in head_of(critic).parameters():
+            nn.init.zeros_(parameter)
+    critic.requires_grad_(True)
+    if lora_r:
+        head = next(name for name, module in critic.named_children() if module is head_of(critic))
+        adapter = LoraConfig(
+            r=lora_r, task_type=TaskType.TOKEN_CLS, target_modules="all-linear", modules_to_save=[head]
+        )
+        critic = get_peft_model(critic, adapter)
+    return critic
+
+
+def _without_adapter(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The base model's own weights, where PEFT has put an adapter around them."""
+    own = {name: value for name, value in state.items() if "lora_" not in name and ".modules_to_save." not in name}
+    return {name.replace(".base_layer.", ".").replace(".original_module.", "."): v for name, v in own.items()}
+
+
+def head_of(critic: nn.Module) -> nn.Linear:
+    """The layer that gives the value."""
+    heads = [m for m in critic.children() if isinstance(m, nn.Linear) and m.out_features == 1]
+    if len(heads) != 1:
+        raise InputError(f"critic_model_name_or_path: {type(critic).__name__} has no single value head")
+    return heads[0]
+
+
+class Critic(TrainerCallback):
+    """Values, and the steps that improve them, for the trainer whose callback this is.
+
+    Args:
+        model: gives one logit a position.
+        trainer: whose accelerator, settings and step counts apply.
+    """
+
+    def __init__(self, model: nn.Module, trainer: CreditPPOTrainer) -> None:
+        self._trainer, args = trainer, trainer.args
+        if args.gradient_checkpointing:
+            enable: Any = model.gradient_checkpointing_enable
+            enable(args.gradient_checkpointing_kwargs)
+        self.model = trainer.accelerator.prepare_model(model.train())
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self._parameters,
+            lr=args.critic_learning_rate,
+            betas=(args.adam_beta1, args.adam_beta2),
+            eps=args.adam_epsilon,
+            weight_decay=args.weight_decay,
+        )
+        self.scheduler: Any = None
+
+    @torch.no_grad()
+    def values(self, ids_BN: Tensor, real_BN: Tensor, completion: int, rows_at_once: int) -> Tensor:
+        """V of the state in which each of the last `completion` tokens is chosen: fp32 [B, T], without gradient."""
+        with evaluating(self.model):
+            parts = [
+                self._values(ids, real, completion)
+                for ids, real in zip(ids_BN.split(rows_at_once), real_BN.split(rows_at_once), strict=True)
+            ]
+        return torch.cat(parts)
+
+    def _values(self, ids_BN: Tensor, real_BN: Tensor, completion: int) -> Tensor:
+        with self._trainer.accelerator.autocast():
+            logits = self.model(input_ids=ids_BN, attention_mask=real_BN, use_cache=False).logits
+        return logits[:, -completion - 1 : -1, 0].float()  # the position before a token is where it is chosen
+
+    def learn(self, ids_BN: Tensor, real_BN: Tensor, batch: dict[str, Tensor], micro_batches: int) -> Tensor:
+        """Add the gradient of one micro-batch's value loss, of `micro_batches` a step; gives the loss.
+
+        Half the squared error over the tokens that are valued; with `value_clip`, the larger of that and the error of
+        the value clipped to within `value_clip` of what it was at the rollout (as PPO implementations do).
+        """
+        args, accelerator = self._trainer.args, self._trainer.accelerator
+        returns, valued = batch["returns"], batch["valued"]
+        together = nullcontext() if accelerator.sync_gradients else accelerator.no_sync(self.model)
+        with together:
+            values = self._values(ids_BN, real_BN, returns.shape[1])
+            error = (values - returns) ** 2
+            if args.value_clip is not None:
+                before = batch["values"]
+                near = before + (values - before).clamp(-args.value_clip, args.value_clip)
+                error = torch.maximum(error, (near - returns) ** 2)
+            loss = 0.5 * (error * valued).sum() / valued.sum().clamp(min=1)
+            (loss / micro_batches).backward()
+        return loss.detach()
+
+    # ---- called by the trainer's loop -----------------------------------------------------------------------------
+
+    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        self.scheduler = get_scheduler(
+            args.lr_scheduler_type, self.optimizer, args.get_warmup_steps(state.max_steps), state.max_steps
+        )
+        if (resumed := self._trainer._critic_state) is not None:
+            self.optimizer.load_state_dict(resumed["optimizer"])
+            self.scheduler.load_state_dict(resumed["scheduler"])
+            self._trainer._critic_state = None
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):  # type: ignore[no-untyped-def]
+        """Step, unless the policy's step is bad (which `BadSteps`, called before, has noted)."""
+        if self._trainer._bad_steps.in_a_row == 0:
+            if args.max_grad_norm:
+                nn.utils.clip_grad_norm_(self._parameters, args.max_grad_norm)
+            self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if state.global_step < args.critic_warmup_steps:
+            model.zero_grad(set_to_none=True)  # the policy waits: without gradients its step changes nothing
+
+    @property
+    def should_save(self) -> bool:
+        return self._trainer.args.should_save
+
+    # ---- checkpoints ----------------------------------------------------------------------------------------------
+
+    def save(self, folder: str) -> None:
+        """Write the critic as a model folder, as it may be given to another run."""
+        model = self._trainer.accelerator.unwrap_model(self.model)
+        if hasattr(model, "merge_and_unload"):
+            model = copy.deepcopy(model).merge_and_unload()
+        model.save_pretrained(folder)
+        self._trainer.processing_class.save_pretrained(folder)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a resumed run needs."""
+        return {
+            "model": self._trainer.accelerator.unwrap_model(self.model).state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+        }
+
+    def restore_weights(self, state: dict[str, Any]) -> None:
+        self._trainer.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
+
+
+def save_state(critic: Critic, checkpoint: str) -> None:
+    """Write the critic's part of a checkpoint, before transformers marks it as complete."""
+    if critic.should_save:
+        Path(checkpoint).mkdir(parents=True, exist_ok=True)
+        torch.save(critic.state(), Path(checkpoint) / STATE_FILE)
+
+
+def read_state(checkpoint: str, device: torch.device) -> dict[str, Any]:
+    """The critic's part of a checkpoint. Raises: InputError if it has none."""
+    path = Path(checkpoint) / STATE_FILE
+    if not path.is_file():
+        raise InputError(
+            f"resume_from_checkpoint: {checkpoint} has no critic ({STATE_FILE}); it is not from a PPO run"
+        )
+    return torch.load(path, map_location="cpu" if device.type == "cpu" else device, weights_only=True)

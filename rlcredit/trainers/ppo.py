@@ -1,0 +1,193 @@
+"""CreditPPOTrainer: PPO with a critic on today's TRL, under the same credit (arXiv 2510.13554, eq. 5 and 12).
+
+Generation, rewards, the clipped loss, credit, logging and resuming are those of `CreditGRPOTrainer`. What PPO adds:
+
+    _calculate_rewards                the completions' scores, kept as they pass
+    _generate_and_score_completions   values, GAE, whitening: advantages (B, T) in place of the group's
+    _compute_loss                     the value loss, on the critic's own graph
+    _weighted                         gamma_t scales the whitened advantage
+
+A truncated response ends the episode like any other. Completions that could not be scored are left out of GAE, the
+value loss and the whitening, and have advantage 0.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlcredit.credit.gae import at_last_token, gae
+from rlcredit.errors import InputError
+from rlcredit.trainers import critic
+from rlcredit.trainers.grpo import CreditGRPOTrainer, joined, loss_mask
+from rlcredit.trainers.ppo_config import CreditPPOConfig
+
+logger = logging.getLogger(__name__)
+
+# Launchers that cannot carry a second model with an optimiser of its own, by the variable that accelerate sets.
+REFUSED_LAUNCHERS = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed's engine holds one model and one optimiser",
+    "ACCELERATE_USE_FSDP": "a second model sharded by FSDP has not been tested",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM's engine holds one model and one optimiser",
+}
+
+
+class CreditPPOTrainer(CreditGRPOTrainer):
+    """PPO: `CreditGRPOTrainer` with `args: CreditPPOConfig`, a critic, and advantages from GAE.
+
+    `num_generations` may be 1. Evaluation has TRL's advantages and no critic.
+    """
+
+    def __init__(self, model, reward_funcs=None, args: CreditPPOConfig | None = None, train_dataset=None, **kwargs):  # type: ignore[no-untyped-def]
+        args = args or CreditPPOConfig()
+        for variable, reason in REFUSED_LAUNCHERS.items():
+            if os.environ.get(variable) == "true":
+                raise InputError(f"algorithm: ppo cannot be launched so: {reason}; use DDP, or algorithm: grpo")
+        self._critic_state: dict[str, Any] | None = None
+        self._scores: Tensor | None = None
+        super().__init__(model, reward_funcs, args=args, train_dataset=train_dataset, **kwargs)
+        policy = self.accelerator.unwrap_model(self.model)
+        policy = policy.get_base_model() if hasattr(policy, "peft_config") else policy
+        options = {"trust_remote_code": args.trust_remote_code}
+        if args.critic_model_name_or_path is not None:
+            critic.check(args.critic_model_name_or_path, policy.config, self.processing_class, **options)
+        made = critic.load(policy, args.critic_model_name_or_path, args.critic_lora_r, **options)
+        self.critic = critic.Critic(made, self)
+        self.add_callback(self.critic)
+        self._warned_of_a_pass = False
+
+    # ---- rollouts -------------------------------------------------------------------------------------------------
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):  # type: ignore[no-untyped-def]
+        scores = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        total = (scores * self.reward_weights.to(scores.device)).nansum(dim=1)
+        total[scores.isnan().all(dim=1)] = torch.nan
+        first = self.accelerator.process_index * len(prompts)
+        self._scores = total[first : first + len(prompts)]
+        return scores
+
+    def _generate_and_score_completions(self, inputs):  # type: ignore[no-untyped-def]
+        output = super()._generate_and_score_completions(inputs)
+        if self.model.training:
+            self._estimate_advantages(output)
+        return output
+
+    @torch.no_grad()
+    def _estimate_advantages(self, batch: dict[str, Any]) -> None:
+        """Put whitened advantages, returns, values and the mask of valued tokens, (B, T) each, into the rollout."""
+        assert self._scores is not None
+        scored = ~self._scores.isnan()
+        written = loss_mask(batch).bool()
+        valued = written & scored[:, None]
+        completion = written.shape[1]
+        values = self.critic.values(
+            joined(batch, "ids"), joined(batch, "mask"), completion, self.args.per_device_train_batch_size
+        )
+        rewards = at_last_token(self._scores.nan_to_num(nan=0.0), written)
+        if self.args.kl_in_reward:
+            rewards = rewards - self.beta * self._divergence(batch, written)
+        advantages, returns = gae(rewards, values, valued, self.args.gamma, self.args.gae_lambda)
+        batch["advantages"] = self._whitened(advantages, valued)
+        batch["returns"], batch["values"], batch["valued"] = returns, values * valued, valued
+        self._note_values(returns, values, valued)
+        self._retable(batch["advantages"], written)
+
+    def _divergence(self, batch: dict[str, Any], written: Tensor) -> Tensor:
+        """log p - log p_ref of each sampled token, with the weights that generated it: [B, T], in nats."""
+        old = batch.get("old_per_token_logps")
+        if old is None:
+            if not self._warned_of_a_pass:
+                logger.info("kl_in_reward: one more pass a rollout for its log-probabilities, which TRL does not make")
+                self._warned_of_a_pass = True
+            old = self._get_per_token_logps_and_entropies(
+                self.model,
+                joined(batch, "ids"),
+                joined(batch, "mask"),
+                written.shape[1],
+                batch_size=self.args.per_device_train_batch_size,
+            )[0]
+        divergence = torch.where(written, old - batch["ref_per_token_logps"], 0.0)
+        self._metrics["train"]["kl_in_reward"].append(self._mean(divergence, written).item())
+        return divergence
+
+    def _whitened(self, advantages: Tensor, valued: Tensor) -> Tensor:
+        """Mean 0 and variance 1 over the valued tokens of the global batch; 0 elsewhere."""
+        centred = advantages - self._mean(advantages, valued)
+        variance = self._mean(centred**2, valued)
+        return torch.where(valued, centred * torch.rsqrt(variance + 1e-8), 0.0)
+
+    def _mean(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Mean over the masked tokens of all processes."""
+        sums = torch.stack([(x.double() * mask).sum(), mask.double().sum()])
+        total, count = self.accelerator.reduce(sums, reduction="sum")
+        return (total / count.clamp(min=1)).float()
+
+    # ---- the loss -------------------------------------------------------------------------------------------------
+
+    def _compute_loss(self, model, inputs):  # type: ignore[no-untyped-def]
+        beta: float = self.args.beta
+        if self.args.kl_in_reward:
+            self.beta = 0.0  # the KL is in the advantages
+        try:
+            loss = super()._compute_loss(model, inputs)
+        finally:
+            self.beta = beta
+        if not self.model.training:
+            return loss
+        value_loss = self.critic.learn(
+            joined(inputs, "ids"), joined(inputs, "mask"), inputs, self.current_gradient_accumulation_steps
+        )
+        self._bad_steps.watch(value_loss, inputs)
+        self._bad_steps.watch(inputs["returns"])
+        self._metrics["train"]["value/loss"].append(self.accelerator.reduce(value_loss, reduction="mean").item())
+        return loss
+
+    def _weighted(self, batch: dict[str, Any]) -> Tensor:
+        weighted = super()._weighted(batch)
+        for when, advantages in (("before", batch["advantages"]), ("after", weighted)):
+            size = self._mean(advantages.abs(), batch["valued"]).item()
+            self._metrics["train"][f"advantage/size_{when}_credit"].append(size)
+        return weighted
+
+    # ---- what a run shows -----------------------------------------------------------------------------------------
+
+    def _note_values(self, returns: Tensor, values: Tensor, valued: Tensor) -> None:
+        """value/*: means over the valued tokens of the rollout, on all processes."""
+        metrics = self._metrics["train"]
+        mean_return = self._mean(returns, valued)
+        spread = self._mean((returns - mean_return) ** 2, valued)
+        error = returns - values
+        left = self._mean((error - self._mean(error, valued)) ** 2, valued)
+        metrics["value/mean"].append(self._mean(values, valued).item())
+        metrics["value/return"].append(mean_return.item())
+        if spread > 0:  # returns that are all equal leave nothing to explain
+            metrics["value/explained_variance"].append((1 - left / spread).item())
+
+    def _retable(self, advantages: Tensor, written: Tensor) -> None:
+        """The table's column of advantages: each completion's mean, in place of the group's."""
+        means = (advantages.sum(1) / written.sum(1).clamp(min=1)).contiguous()
+        rows, column = self.accelerator.gather(means).tolist(), self._logs["advantages"]
+        for _ in rows:
+            column.pop()
+        column.extend(rows)
+
+    # ---- resuming -------------------------------------------------------------------------------------------------
+
+    def _load_own_state(self, checkpoint: str) -> None:
+        super()._load_own_state(checkpoint)
+        self._critic_state = critic.read_state(checkpoint, self.accelerator.device)
+        self.critic.restore_weights(self._critic_state)
+
+    def _save_checkpoint(self, model, trial):  # type: ignore[no-untyped-def]
+        critic.save_state(self.critic, f"{self._get_output_dir(trial=trial)}/checkpoint-{self.state.global_step}")
+        super()._save_checkpoint(model, trial)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The policy, and the critic in the folder `critic` beside it."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save and not _internal_call:
+            self.critic.save(f"{output_dir or self.args.output_dir}/{critic.FOLDER}")

@@ -1,0 +1,87 @@
+"""CreditPPOConfig: CreditGRPOConfig and what PPO adds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rlcredit.trainers.config import CreditGRPOConfig
+
+# TRL's options whose meaning depends on one sign of the advantage per response.
+PER_SEQUENCE_LOSSES = ("vespo",)
+
+
+class _One(int):
+    """1, which TRL's check of GRPO's group size lets pass: PPO needs no group."""
+
+    def __lt__(self, other: object) -> bool:
+        return False
+
+
+@dataclass
+class CreditPPOConfig(CreditGRPOConfig):
+    """Configuration of `CreditPPOTrainer`: TRL's GRPOConfig, credit_*, and the critic.
+
+    `scale_rewards` has no meaning here: advantages are whitened over the response tokens of the global batch.
+    `beta` is the coefficient of the KL term: in the loss, as in TRL, or in the reward with `kl_in_reward`.
+    """
+
+    gamma: float = field(default=1.0, metadata={"help": "Discount a token, in [0, 1]."})
+    gae_lambda: float = field(default=0.95, metadata={"help": "lambda of GAE, in [0, 1]."})
+    kl_in_reward: bool = field(
+        default=False,
+        metadata={"help": "Take beta * (log p - log p_ref) off the reward of each token, instead of a loss term."},
+    )
+    critic_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Folder or model the critic starts from; null: the policy's own weights."}
+    )
+    critic_learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate of the critic."})
+    critic_warmup_steps: int = field(
+        default=0, metadata={"help": "Steps at the start in which the critic alone learns."}
+    )
+    critic_lora_r: int = field(default=0, metadata={"help": "Rank of the critic's LoRA; 0: all of it learns."})
+    value_clip: float | None = field(
+        default=None, metadata={"help": "Values move at most this far from the rollout's in the value loss; null: no."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.num_generations == 1:
+            self.num_generations: int = _One(1)
+        super().__post_init__()
+        self.num_generations = int(self.num_generations)
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is out of range; write a number from 0 to 1")
+        if not self.critic_learning_rate > 0:
+            raise ValueError(f"critic_learning_rate: {self.critic_learning_rate} is out of range; write 1e-5, or more")
+        if self.value_clip is not None and not self.value_clip > 0:
+            raise ValueError(f"value_clip: {self.value_clip} is out of range; write a number above 0, or null")
+        for name in ("critic_warmup_steps", "critic_lora_r"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: {getattr(self, name)} is out of range; write 0 or more")
+        if 0 < self.max_steps <= self.critic_warmup_steps:
+            raise ValueError(
+                f"critic_warmup_steps: {self.critic_warmup_steps} leaves the policy no step of max_steps "
+                f"{self.max_steps}; write fewer"
+            )
+        if self.kl_in_reward and self.beta == 0:
+            raise ValueError("kl_in_reward: true needs a coefficient; write beta: 0.05, for instance")
+        if self.fp16:
+            raise ValueError("fp16: PPO's critic has no loss scaling; write bf16: true, or fp16: false")
+        self._refuse_per_sequence_options()
+
+    def _refuse_per_sequence_options(self) -> None:
+        """What TRL takes one sign of the advantage per response for: PPO's advantages change sign within one."""
+        if self.loss_type in PER_SEQUENCE_LOSSES:
+            raise ValueError(
+                f"loss_type: {self.loss_type!r} takes one advantage a response, PPO has one a token; write "
+                "loss_type: grpo"
+            )
+        if self.off_policy_mask_threshold is not None:
+            raise ValueError(
+                "off_policy_mask_threshold: keeps or drops whole responses by the sign of their advantage, and PPO's "
+                "changes within one; leave it out"
+            )
+        if self.importance_sampling_level != "token":
+            raise ValueError(
+                f"importance_sampling_level: {self.importance_sampling_level!r} has one ratio a response; write token"
+            )
