@@ -203,6 +203,11 @@ class Critic(TrainerCallback):
     # ---- called by the trainer's loop -----------------------------------------------------------------------------
 
     def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if state.max_steps <= args.critic_warmup_steps:
+            raise InputError(
+                f"critic_warmup_steps: {args.critic_warmup_steps} leaves the policy no step of the run's "
+                f"{state.max_steps}; write fewer"
+            )
         self.scheduler = get_scheduler(
             args.lr_scheduler_type, self.optimizer, args.get_warmup_steps(state.max_steps), state.max_steps
         )

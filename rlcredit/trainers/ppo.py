@@ -5,7 +5,6 @@ Generation, rewards, the clipped loss, credit, logging and resuming are those of
     _calculate_rewards                the completions' scores, kept as they pass
     _generate_and_score_completions   values, GAE, whitening: advantages (B, T) in place of the group's
     _compute_loss                     the value loss, on the critic's own graph
-    _weighted                         gamma_t scales the whitened advantage
 
 A truncated response ends the episode like any other. Completions that could not be scored are left out of GAE, the
 value loss and the whitening, and have advantage 0.
@@ -74,6 +73,8 @@ class CreditPPOTrainer(CreditGRPOTrainer):
         output = super()._generate_and_score_completions(inputs)
         if self.model.training:
             self._estimate_advantages(output)
+            if self.num_generations == 1:  # a share of groups without a difference, where there are no groups
+                self._metrics["train"].pop("frac_reward_zero_std", None)
         return output
 
     @torch.no_grad()
@@ -101,7 +102,9 @@ class CreditPPOTrainer(CreditGRPOTrainer):
         old = batch.get("old_per_token_logps")
         if old is None:
             if not self._warned_of_a_pass:
-                logger.info("kl_in_reward: one more pass a rollout for its log-probabilities, which TRL does not make")
+                logger.warning(
+                    "kl_in_reward: one more pass a rollout for its log-probabilities, which TRL does not make"
+                )
                 self._warned_of_a_pass = True
             old = self._get_per_token_logps_and_entropies(
                 self.model,
@@ -144,14 +147,8 @@ class CreditPPOTrainer(CreditGRPOTrainer):
         self._bad_steps.watch(value_loss, inputs)
         self._bad_steps.watch(inputs["returns"])
         self._metrics["train"]["value/loss"].append(self.accelerator.reduce(value_loss, reduction="mean").item())
+        self._note_sizes(inputs)
         return loss
-
-    def _weighted(self, batch: dict[str, Any]) -> Tensor:
-        weighted = super()._weighted(batch)
-        for when, advantages in (("before", batch["advantages"]), ("after", weighted)):
-            size = self._mean(advantages.abs(), batch["valued"]).item()
-            self._metrics["train"][f"advantage/size_{when}_credit"].append(size)
-        return weighted
 
     # ---- what a run shows -----------------------------------------------------------------------------------------
 
@@ -166,6 +163,13 @@ class CreditPPOTrainer(CreditGRPOTrainer):
         metrics["value/return"].append(mean_return.item())
         if spread > 0:  # returns that are all equal leave nothing to explain
             metrics["value/explained_variance"].append((1 - left / spread).item())
+
+    def _note_sizes(self, batch: dict[str, Any]) -> None:
+        """Mean |A| over the valued tokens of all processes, before and after credit."""
+        after = self._weighted(batch) if "credit_weights" in batch else batch["advantages"]
+        for when, advantages in (("before", batch["advantages"]), ("after", after)):
+            size = self._mean(advantages.abs(), batch["valued"]).item()
+            self._metrics["train"][f"advantage/size_{when}_credit"].append(size)
 
     def _retable(self, advantages: Tensor, written: Tensor) -> None:
         """The table's column of advantages: each completion's mean, in place of the group's."""

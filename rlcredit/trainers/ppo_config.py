@@ -67,6 +67,11 @@ class CreditPPOConfig(CreditGRPOConfig):
             raise ValueError("kl_in_reward: true needs a coefficient; write beta: 0.05, for instance")
         if self.fp16:
             raise ValueError("fp16: PPO's critic has no loss scaling; write bf16: true, or fp16: false")
+        if self.multi_objective_aggregation != "sum_then_normalize":
+            raise ValueError(
+                f"multi_objective_aggregation: {self.multi_objective_aggregation!r} normalises within GRPO's groups; "
+                "PPO adds the weighted rewards up: leave it out"
+            )
         self._refuse_per_sequence_options()
 
     def _refuse_per_sequence_options(self) -> None:

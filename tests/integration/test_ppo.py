@@ -61,6 +61,8 @@ def test_uniform_credit_is_the_clipped_surrogate(tmp_path):
         assert loss.item() == pytest.approx(wanted.item(), abs=1e-5)
         moved = max(moved, (logps - batch["old_per_token_logps"]).abs().max().item())
     assert moved > 0.05  # the policy has left the one that generated
+    line = made.state.log_history[0]
+    assert line["advantage/size_after_credit"] == line["advantage/size_before_credit"] > 0
 
 
 @pytest.mark.parametrize("schedule", [runs.ALIGNED, runs.MISALIGNED])
@@ -130,8 +132,34 @@ def test_unscored_completions_are_left_out(tmp_path):
     assert chosen.mean().abs() < 1e-6 and chosen.var(unbiased=False) == pytest.approx(1, abs=1e-4)
 
 
+def test_tool_output_is_stepped_over(tmp_path):
+    def rollout(prompts, trainer):
+        ids = [torch.randint(2, 40, (14,), generator=torch.Generator().manual_seed(i)).tolist() for i in range(99)]
+        return {
+            "prompt_ids": [[5, 6, 7 + i % 3] for i in range(len(prompts))],
+            "completion_ids": ids[: len(prompts)],
+            "logprobs": None,
+            "env_mask": [[1] * 5 + [0] * 3 + [1] * 4 + [0] * 2 for _ in prompts],
+        }
+
+    made = runs.trainer(tmp_path, Recorder, max_steps=1, gamma=0.5, gae_lambda=1.0)
+    made.rollout_func = rollout
+    made.train()
+    (found,) = made.rollouts
+    assert (found["advantages"][:, [5, 6, 7, 12, 13]] == 0).all() and not found["valued"][:, [5, 12]].any()
+    wanted = found["scores"][:, None] * 0.5 ** torch.tensor([8, 7, 6, 5, 4, 3, 2, 1, 0])  # the values are zero
+    assert torch.allclose(found["returns"][:, [0, 1, 2, 3, 4, 8, 9, 10, 11]], wanted)
+
+
+def test_a_warm_up_longer_than_the_epochs_is_refused(tmp_path):
+    made = runs.trainer(tmp_path, CreditPPOTrainer, max_steps=-1, num_train_epochs=1, critic_warmup_steps=999)
+    with pytest.raises(InputError, match="critic_warmup_steps: 999 leaves the policy no step"):
+        made.train()
+
+
 def test_one_completion_a_prompt(tmp_path):
     made = runs.trained(tmp_path, Recorder, num_generations=1)
+    assert not any("frac_reward_zero_std" in line for line in made.state.log_history)
     assert made.args.num_generations == 1 and type(made.args.num_generations) is int
     assert (made.rollouts[0]["advantages"] != 0).any() and made.state.global_step == 4
 
@@ -254,6 +282,7 @@ def test_a_critic_that_reads_other_tokens_is_refused(tmp_path):
         (dict(critic_learning_rate=0.0), "critic_learning_rate"),
         (dict(value_clip=0.0), "value_clip"),
         (dict(kl_in_reward=True), "write beta"),
+        (dict(multi_objective_aggregation="normalize_then_sum"), "multi_objective_aggregation"),
         (dict(loss_type="vespo"), "one advantage a response"),
         (dict(off_policy_mask_threshold=0.1), "off_policy_mask_threshold"),
         (dict(importance_sampling_level="sequence", credit_strategy="uniform"), "importance_sampling_level"),
