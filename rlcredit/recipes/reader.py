@@ -39,15 +39,23 @@ from rlcredit.recipes.words import from_words, split_flags, unknown
 from rlcredit.recipes.yaml_file import Given, load_yaml
 
 
-def parse(argv: list[str], dataclass_types: Sequence[type]) -> tuple[Any, ...]:
+def parse(
+    argv: list[str], dataclass_types: Sequence[type], elsewhere: Mapping[str, str] | None = None
+) -> tuple[Any, ...]:
     """One instance per dataclass, from `--config RECIPE` and `--key value` flags; the flags win.
+
+    Args:
+        argv: the words of the command line.
+        dataclass_types: whose fields are the keys.
+        elsewhere: advice on keys that are unknown here, but not to other runs.
 
     Raises:
         InputError: anything wrong with the recipe or the flags, the dataclasses' own checks included.
         TypeError: two dataclasses share a field, or have one called `config` (a mistake in the program).
     """
     options = options_of(dataclass_types)
-    flags = split_flags(argv, options)
+    advice = {key: text for key, text in (elsewhere or {}).items() if key not in options}
+    flags = split_flags(argv, options, advice)
     given: dict[str, Given] = {}
     source = "command line"
     if (config := flags.pop("config", None)) is not None:
@@ -55,7 +63,7 @@ def parse(argv: list[str], dataclass_types: Sequence[type]) -> tuple[Any, ...]:
             raise InputError("--config: takes one recipe; write --config PATH, or --config NAME of a shipped recipe")
         path = find_recipe(config[0])
         source = str(path)
-        given = _read_recipe(path, options)
+        given = _read_recipe(path, options, advice)
     given |= {name: Given(from_words(options[name], words), f"--{name}") for name, words in flags.items()}
     return tuple(_instance(dataclass_type, given, source) for dataclass_type in dataclass_types)
 
@@ -96,13 +104,14 @@ def _with_place(message: str, dataclass_type: type, given: Mapping[str, Given], 
     return f"{source}: {message}"
 
 
-def _read_recipe(path: Path, options: Mapping[str, Option]) -> dict[str, Given]:
+def _read_recipe(path: Path, options: Mapping[str, Option], advice: Mapping[str, str]) -> dict[str, Given]:
     """Every value of the recipe, checked against its field."""
     given = {}
     for key, (value, where) in load_yaml(path).items():
         if key not in options:
             near = unknown(key, options)
-            raise InputError(f"{where}: unknown key {shown(key)}" + (f"; did you mean {near}?" if near else ""))
+            hint = advice.get(key) or (f"did you mean {near}?" if near else "")
+            raise InputError(f"{where}: unknown key {shown(key)}" + (f"; {hint}" if hint else ""))
         option, where = options[key], f"{where}: {key}"
         if isinstance(value, str) and value.lstrip().startswith("{") and takes_mapping(option):
             value = from_json(option, value.strip(), where)

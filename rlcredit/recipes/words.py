@@ -35,14 +35,14 @@ def unknown(name: str, options: Iterable[str]) -> str:
     return near[0] if near else ""
 
 
-def split_flags(argv: Sequence[str], options: Mapping[str, Option]) -> dict[str, list[str]]:
+def split_flags(argv: Sequence[str], options: Mapping[str, Option], advice: Mapping[str, str]) -> dict[str, list[str]]:
     """`--key` to the words that follow it. A word that starts with `--` begins a flag; `-1` is a value."""
     flags: dict[str, list[str]] = {}
     current: list[str] | None = None
     for word in argv:
         if word.startswith("--"):
             flag, equals, value = word[2:].partition("=")
-            name = _flag_name(flag, options)
+            name = _flag_name(flag, options, advice)
             if name in flags:
                 raise InputError(f"--{name}: given twice; keep one")
             flags[name] = [value] if equals else []
@@ -54,7 +54,7 @@ def split_flags(argv: Sequence[str], options: Mapping[str, Option]) -> dict[str,
     return flags
 
 
-def _flag_name(flag: str, options: Mapping[str, Option]) -> str:
+def _flag_name(flag: str, options: Mapping[str, Option], advice: Mapping[str, str]) -> str:
     name = flag.replace("-", "_")
     if name in options or name == "config":
         return name
@@ -62,7 +62,8 @@ def _flag_name(flag: str, options: Mapping[str, Option]) -> str:
     if negated is not None and bool in members_of(negated.hint):
         raise InputError(f"--{flag}: unknown flag; write --{negated.name} false")
     near = unknown(flag, [*options, "config"])
-    raise InputError(f"--{plain(flag)}: unknown flag" + (f"; did you mean --{near}?" if near else ""))
+    hint = advice.get(name) or (f"did you mean --{near}?" if near else "")
+    raise InputError(f"--{plain(flag)}: unknown flag" + (f"; {hint}" if hint else ""))
 
 
 def from_words(option: Option, words: list[str]) -> Any:

@@ -26,6 +26,8 @@ class CreditGRPOConfig(CreditArguments, GRPOConfig):
 
     def __post_init__(self) -> None:
         CreditArguments.__post_init__(self)
+        if self.num_generations < 1:
+            raise ValueError(f"num_generations: {self.num_generations} is out of range; write 8, for instance")
         GRPOConfig.__post_init__(self)
         if self.max_bad_steps < 1:
             raise ValueError(f"max_bad_steps: {self.max_bad_steps} is out of range; write 1 or more")

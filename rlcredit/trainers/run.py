@@ -98,7 +98,8 @@ def prepare(argv: Sequence[str]) -> Prepared:
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
     disable_progress_bar()  # of loading and saving; training has its own
     config_type, _ = ALGORITHMS.get(recipes.peek(argv, "algorithm"), ALGORITHMS["grpo"])
-    run, model, config = recipes.parse(list(argv), (RunArguments, ModelConfig, config_type))
+    ppo_only = dict.fromkeys(CreditPPOConfig.__annotations__, "it is a key of algorithm: ppo")
+    run, model, config = recipes.parse(list(argv), (RunArguments, ModelConfig, config_type), elsewhere=ppo_only)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched > 1 and config.world_size == 1:
         raise InputError(f"{launched} processes were launched, but they do not see each other; add --use_cpu true")

@@ -59,7 +59,9 @@ BAD = [
     (["--resume_from_checkpoint", "latest"], "no complete checkpoint"),
     (["--resume_from_checkpoint", "nowhere"], "nowhere"),
     (["--max_bad_steps", "0"], "max_bad_steps"),
-    (["--gae_lambda", "0.9"], "gae_lambda"),
+    (["--num_generations", "0"], "num_generations: 0 is out of range"),
+    (["--gae_lambda", "0.9"], "unknown flag; it is a key of algorithm: ppo"),
+    (["--config=countdown_tiny/ppo_uniform", "--algorithm", "grpo"], "'gamma'; it is a key of algorithm: ppo"),
     (["--algorithm", "pppo"], "grpo, ppo"),
     (["--algorithm", "ppo", "--gae_lambda", "1.1"], "gae_lambda: 1.1 is out of range"),
     (["--algorithm", "ppo", "--gamma=-1"], "gamma: -1.0 is out of range"),
@@ -70,7 +72,9 @@ BAD = [
 
 @pytest.mark.parametrize(("words", "expected"), BAD, ids=[" ".join(words)[:40] for words, _ in BAD])
 def test_bad_input_is_one_line_and_exit_code_2(words, expected, capsys, tmp_path):
-    error = refused(capsys, "--config", "countdown_tiny/coupled_rhythm", "--output_dir", str(tmp_path / "out"), *words)
+    if not any(word.startswith("--config") for word in words):
+        words = ["--config", "countdown_tiny/coupled_rhythm", *words]
+    error = refused(capsys, "--output_dir", str(tmp_path / "out"), *words)
     assert expected in error
     assert not (tmp_path / "out").exists()
 
