@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from peft import LoraConfig, TaskType, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -31,9 +32,8 @@ from transformers.modeling_outputs import TokenClassifierOutput
 
 from rlcredit.attention.eager import evaluating
 from rlcredit.errors import InputError
-
-if TYPE_CHECKING:
-    from rlcredit.trainers.ppo import CreditPPOTrainer
+from rlcredit.trainers.bad_steps import BadSteps
+from rlcredit.trainers.ppo_config import CreditPPOConfig
 
 FOLDER = "critic"
 STATE_FILE = "rlcredit-critic.pt"
@@ -146,15 +146,17 @@ class Critic(TrainerCallback):
 
     Args:
         model: gives one logit a position.
-        trainer: whose accelerator, settings and step counts apply.
+        args: the trainer's settings.
+        accelerator: places and wraps the model as it did the policy.
+        bad_steps: says which steps are not taken; a callback that is called before this one.
     """
 
-    def __init__(self, model: nn.Module, trainer: CreditPPOTrainer) -> None:
-        self._trainer, args = trainer, trainer.args
+    def __init__(self, model: nn.Module, args: CreditPPOConfig, accelerator: Accelerator, bad_steps: BadSteps) -> None:
+        self._args, self._accelerator, self._bad_steps = args, accelerator, bad_steps
         if args.gradient_checkpointing:
             enable: Any = model.gradient_checkpointing_enable
             enable(args.gradient_checkpointing_kwargs)
-        self.model = trainer.accelerator.prepare_model(model.train())
+        self.model = accelerator.prepare_model(model.train())
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self._parameters,
@@ -164,6 +166,7 @@ class Critic(TrainerCallback):
             weight_decay=args.weight_decay,
         )
         self.scheduler: Any = None
+        self._resumed: dict[str, Any] | None = None
 
     @torch.no_grad()
     def values(self, ids_BN: Tensor, real_BN: Tensor, completion: int, rows_at_once: int) -> Tensor:
@@ -176,7 +179,7 @@ class Critic(TrainerCallback):
         return torch.cat(parts)
 
     def _values(self, ids_BN: Tensor, real_BN: Tensor, completion: int) -> Tensor:
-        with self._trainer.accelerator.autocast():
+        with self._accelerator.autocast():
             logits = self.model(input_ids=ids_BN, attention_mask=real_BN, use_cache=False).logits
         return logits[:, -completion - 1 : -1, 0].float()  # the position before a token is where it is chosen
 
@@ -186,7 +189,7 @@ class Critic(TrainerCallback):
         Half the squared error over the tokens that are valued; with `value_clip`, the larger of that and the error of
         the value clipped to within `value_clip` of what it was at the rollout (as PPO implementations do).
         """
-        args, accelerator = self._trainer.args, self._trainer.accelerator
+        args, accelerator = self._args, self._accelerator
         returns, valued = batch["returns"], batch["valued"]
         together = nullcontext() if accelerator.sync_gradients else accelerator.no_sync(self.model)
         with together:
@@ -211,14 +214,14 @@ class Critic(TrainerCallback):
         self.scheduler = get_scheduler(
             args.lr_scheduler_type, self.optimizer, args.get_warmup_steps(state.max_steps), state.max_steps
         )
-        if (resumed := self._trainer._critic_state) is not None:
-            self.optimizer.load_state_dict(resumed["optimizer"])
-            self.scheduler.load_state_dict(resumed["scheduler"])
-            self._trainer._critic_state = None
+        if self._resumed is not None:
+            self.optimizer.load_state_dict(self._resumed["optimizer"])
+            self.scheduler.load_state_dict(self._resumed["scheduler"])
+            self._resumed = None
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):  # type: ignore[no-untyped-def]
         """Step, unless the policy's step is bad (which `BadSteps`, called before, has noted)."""
-        if self._trainer._bad_steps.in_a_row == 0:
+        if self._bad_steps.in_a_row == 0:
             if args.max_grad_norm:
                 nn.utils.clip_grad_norm_(self._parameters, args.max_grad_norm)
             self.optimizer.step()
@@ -227,44 +230,33 @@ class Critic(TrainerCallback):
         if state.global_step < args.critic_warmup_steps:
             model.zero_grad(set_to_none=True)  # the policy waits: without gradients its step changes nothing
 
-    @property
-    def should_save(self) -> bool:
-        return self._trainer.args.should_save
+    # ---- files ----------------------------------------------------------------------------------------------------
 
-    # ---- checkpoints ----------------------------------------------------------------------------------------------
-
-    def save(self, folder: str) -> None:
+    def save_pretrained(self, folder: str) -> None:
         """Write the critic as a model folder, as it may be given to another run."""
-        model = self._trainer.accelerator.unwrap_model(self.model)
+        model = self._accelerator.unwrap_model(self.model)
         if hasattr(model, "merge_and_unload"):
             model = copy.deepcopy(model).merge_and_unload()
         model.save_pretrained(folder)
-        self._trainer.processing_class.save_pretrained(folder)
 
-    def state(self) -> dict[str, Any]:
-        """Everything that a resumed run needs."""
-        return {
-            "model": self._trainer.accelerator.unwrap_model(self.model).state_dict(),
+    def save_state(self, checkpoint: str) -> None:
+        """Write everything that a resumed run needs, before transformers marks the checkpoint as complete."""
+        Path(checkpoint).mkdir(parents=True, exist_ok=True)
+        state = {
+            "model": self._accelerator.unwrap_model(self.model).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
         }
+        torch.save(state, Path(checkpoint) / STATE_FILE)
 
-    def restore_weights(self, state: dict[str, Any]) -> None:
-        self._trainer.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
-
-
-def save_state(critic: Critic, checkpoint: str) -> None:
-    """Write the critic's part of a checkpoint, before transformers marks it as complete."""
-    if critic.should_save:
-        Path(checkpoint).mkdir(parents=True, exist_ok=True)
-        torch.save(critic.state(), Path(checkpoint) / STATE_FILE)
-
-
-def read_state(checkpoint: str, device: torch.device) -> dict[str, Any]:
-    """The critic's part of a checkpoint. Raises: InputError if it has none."""
-    path = Path(checkpoint) / STATE_FILE
-    if not path.is_file():
-        raise InputError(
-            f"resume_from_checkpoint: {checkpoint} has no critic ({STATE_FILE}); it is not from a PPO run"
-        )
-    return torch.load(path, map_location="cpu" if device.type == "cpu" else device, weights_only=True)
+    def load_state(self, checkpoint: str) -> None:
+        """Put the weights back now, optimiser and schedule when training begins. Raises: InputError if not there."""
+        path = Path(checkpoint) / STATE_FILE
+        if not path.is_file():
+            raise InputError(
+                f"resume_from_checkpoint: {checkpoint} has no critic ({STATE_FILE}); it is not from a PPO run"
+            )
+        device = self._accelerator.device
+        location = "cpu" if device.type == "cpu" else device  # torch knows no "cpu:0"
+        self._resumed = torch.load(path, map_location=location, weights_only=True)
+        self._accelerator.unwrap_model(self.model).load_state_dict(self._resumed["model"])

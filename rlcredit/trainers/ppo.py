@@ -46,7 +46,6 @@ class CreditPPOTrainer(CreditGRPOTrainer):
         for variable, reason in REFUSED_LAUNCHERS.items():
             if os.environ.get(variable) == "true":
                 raise InputError(f"algorithm: ppo cannot be launched so: {reason}; use DDP, or algorithm: grpo")
-        self._critic_state: dict[str, Any] | None = None
         self._scores: Tensor | None = None
         super().__init__(model, reward_funcs, args=args, train_dataset=train_dataset, **kwargs)
         policy = self.accelerator.unwrap_model(self.model)
@@ -55,7 +54,7 @@ class CreditPPOTrainer(CreditGRPOTrainer):
         if args.critic_model_name_or_path is not None:
             critic.check(args.critic_model_name_or_path, policy.config, self.processing_class, **options)
         made = critic.load(policy, args.critic_model_name_or_path, args.critic_lora_r, **options)
-        self.critic = critic.Critic(made, self)
+        self.critic = critic.Critic(made, args, self.accelerator, self._bad_steps)
         self.add_callback(self.critic)
         self._warned_of_a_pass = False
 
@@ -183,15 +182,17 @@ class CreditPPOTrainer(CreditGRPOTrainer):
 
     def _load_own_state(self, checkpoint: str) -> None:
         super()._load_own_state(checkpoint)
-        self._critic_state = critic.read_state(checkpoint, self.accelerator.device)
-        self.critic.restore_weights(self._critic_state)
+        self.critic.load_state(checkpoint)
 
     def _save_checkpoint(self, model, trial):  # type: ignore[no-untyped-def]
-        critic.save_state(self.critic, f"{self._get_output_dir(trial=trial)}/checkpoint-{self.state.global_step}")
+        if self.args.should_save:
+            self.critic.save_state(f"{self._get_output_dir(trial=trial)}/checkpoint-{self.state.global_step}")
         super()._save_checkpoint(model, trial)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The policy, and the critic in the folder `critic` beside it."""
         super().save_model(output_dir, _internal_call)
         if self.args.should_save and not _internal_call:
-            self.critic.save(f"{output_dir or self.args.output_dir}/{critic.FOLDER}")
+            folder = f"{output_dir or self.args.output_dir}/{critic.FOLDER}"
+            self.critic.save_pretrained(folder)
+            self.processing_class.save_pretrained(folder)
