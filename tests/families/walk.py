@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from rlcredit import CreditArguments, analyze
-from rlcredit.attention import Capture, capture, softmax_layers
+from rlcredit.attention import Capture, capture, softmax_layers, stream
 from tests.families.tiny_config import CANNOT_BUILD, VARIANTS, VOCABULARY, tiny_config
 from tests.reference import loop
 
@@ -100,22 +100,24 @@ def check(name: str) -> Result:
         model = model_of(name, implementation)
         with torch.no_grad():
             logits = model(input_ids=ids, attention_mask=real, use_cache=False).logits
-        try:
-            with seen_traits(traits):
-                signals = analyze(model, ids, real, response, args)
-        except RuntimeError as refusal:
-            return Result(name, "refused", note=str(refusal))
-        for row in range(B):
-            there = real[row].bool()
-            if not torch.allclose(logits[row, there], output.logits[row, there], atol=1e-3):
-                assert implementation == "sdpa", "two eager passes differ"
-                differ.add("any row" if there.all() else "padded rows")
-                continue
-            begin = int(real[row].argmax())
-            own = [[head[begin:, begin:].tolist() for head in layer[row]] for layer in maps]
-            where = [t - begin for t in response[row].nonzero().flatten().tolist()]
-            for what, error in differences(own, where, begin, row, signals).items():
-                errors[what] = max(errors[what], error)
+        # both ways of a CPU: short rows go through blocks of scores, long ones through the fused kernel
+        for fused_from in (1, stream.FUSED_FROM):
+            try:
+                with seen_traits(traits), mock.patch.object(stream, "FUSED_FROM", fused_from):
+                    signals = analyze(model, ids, real, response, args)
+            except RuntimeError as refusal:
+                return Result(name, "refused", note=str(refusal))
+            for row in range(B):
+                there = real[row].bool()
+                if not torch.allclose(logits[row, there], output.logits[row, there], atol=1e-3):
+                    assert implementation == "sdpa", "two eager passes differ"
+                    differ.add("any row" if there.all() else "padded rows")
+                    continue
+                begin = int(real[row].argmax())
+                own = [[head[begin:, begin:].tolist() for head in layer[row]] for layer in maps]
+                where = [t - begin for t in response[row].nonzero().flatten().tolist()]
+                for what, error in differences(own, where, begin, row, signals).items():
+                    errors[what] = max(errors[what], error)
     exact = all(errors[what] <= limit for what, limit in TOLERANCE.items())
     if len(layers) < eager.config.get_text_config().num_hidden_layers:
         traits.add("layers " + ", ".join(map(str, layers)))
