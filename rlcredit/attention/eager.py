@@ -49,12 +49,8 @@ def _eager_rows(layer: Layer, call: AttentionCall, rows: slice) -> Tensor:
     assert call.eager is not None
     N = layer.q_BHND.shape[2]
     mask = layer.additive_mask(rows, slice(0, N)).to(call.query.dtype)
-    options = {
-        **call.options,
-        "scaling": layer.scale,
-        "dropout": 0.0,
-        "position_bias": None,
-    }  # the mask holds the bias
+    own = {"scaling": layer.scale, "dropout": 0.0, "position_bias": None}  # the mask holds the bias
+    options = {**call.options, **own}
     for name, value in options.items():
         if isinstance(value, Tensor) and value.dim() == 4 and value.shape[2] == N:  # one entry a query
             options[name] = value[:, :, rows]

@@ -3,9 +3,9 @@
 Three ways, all fp32 and linear in N, whatever the model computes in:
 
 1. On a GPU, Triton kernels (triton_sweep.py) where causality, padding and a window say which keys are seen.
-2. On a CPU, torch's fused attention where causality and padding do: one sweep gives each row's log-sum-exp, mass and
-   mean distance; with the log-sum-exp, A[t, s] = exp(score - lse_t) costs only the dot products of the bands that
-   WAAD and FAI need.
+2. On a CPU, torch's fused attention where causality and padding do, for rows that are not short: one sweep gives each
+   row's log-sum-exp, mass and mean distance; with the log-sum-exp, A[t, s] = exp(score - lse_t) costs only the dot
+   products of the bands that WAAD and FAI need.
 3. `statistics_of_blocks` for everything else: rows of A, a few at a time, from wherever they come. The reference.
 
 Shape suffixes: see rlcredit/signals/types.py.

@@ -97,7 +97,7 @@ def prepare(argv: Sequence[str]) -> Prepared:
         # Without it, accelerate's multi-process launch on a CPU starts runs that do not know of each other.
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
     disable_progress_bar()  # of loading and saving; training has its own
-    config_type, _ = ALGORITHMS.get(recipes.peek(argv, "algorithm"), ALGORITHMS["grpo"])
+    config_type, _ = ALGORITHMS.get(str(recipes.peek(argv, "algorithm")), ALGORITHMS["grpo"])
     ppo_only = dict.fromkeys(CreditPPOConfig.__annotations__, "it is a key of algorithm: ppo")
     run, model, config = recipes.parse(list(argv), (RunArguments, ModelConfig, config_type), elsewhere=ppo_only)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
@@ -125,7 +125,9 @@ def _build(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig) -> P
     tokenizer = _check_policy(path, model, config, task)
     if isinstance(config, CreditPPOConfig) and config.critic_model_name_or_path is not None:
         config.critic_model_name_or_path = _model_path(config.critic_model_name_or_path)
-        critic.check(config.critic_model_name_or_path, AutoConfig.from_pretrained(path), tokenizer)
+        trusted = {"trust_remote_code": config.trust_remote_code}
+        policy = AutoConfig.from_pretrained(path, revision=model.model_revision, **trusted)
+        critic.check(config.critic_model_name_or_path, policy, tokenizer, **trusted)
     config.model_init_kwargs = {
         **(config.model_init_kwargs or {}),
         "revision": model.model_revision,

@@ -63,6 +63,7 @@ BAD = [
     (["--gae_lambda", "0.9"], "unknown flag; it is a key of algorithm: ppo"),
     (["--config=countdown_tiny/ppo_uniform", "--algorithm", "grpo"], "'gamma'; it is a key of algorithm: ppo"),
     (["--algorithm", "pppo"], "grpo, ppo"),
+    (["--algorithm", "ppo", "grpo"], "algorithm"),
     (["--algorithm", "ppo", "--gae_lambda", "1.1"], "gae_lambda: 1.1 is out of range"),
     (["--algorithm", "ppo", "--gamma=-1"], "gamma: -1.0 is out of range"),
     (["--algorithm=ppo", "--critic_warmup_steps", "500"], "critic_warmup_steps"),
