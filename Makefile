@@ -1,6 +1,7 @@
 # `make test` is the one to run before a commit. Extra arguments for pip: make test PIP_ARGS="--index-url ..."
 PYTHON ?= python3
 PIP_ARGS ?=
+EXTRAS ?= dev
 RECIPE ?= recipes/countdown_tiny/coupled_rhythm.yaml
 
 VENV := .venv
@@ -50,5 +51,5 @@ $(RUN_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) -e ".[dev]"
+	$(INSTALL) -e ".[$(EXTRAS)]"
 	@touch $@ $(RUN_STAMP)

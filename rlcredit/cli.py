@@ -1,11 +1,11 @@
-"""The command line: `rlcredit train` and `rlcredit recipes`."""
+"""The command line: `rlcredit train`, `evaluate`, `compare`, `prepare-model` and `recipes`."""
 
 from __future__ import annotations
 
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rlcredit.errors import InputError, RunStopped
 
@@ -13,10 +13,19 @@ USAGE = """\
 rlcredit: token-level credit for RL fine-tuning of language models
 
   rlcredit train --config RECIPE [--key value ...]   train a policy; any key of the recipe can be overridden
+  rlcredit train --config RECIPE --dry_run           check everything but the weights, and print the plan
+  rlcredit evaluate --model M --task SET [...]       accuracies of a checkpoint, with intervals
+  rlcredit compare A B                               two evaluations, problem by problem
+  rlcredit prepare-model SOURCE OUTPUT               a plain checkpoint from GGUF (smollm2-135m, or a file)
   rlcredit recipes                                   list the recipes that come with rlcredit
 
 A RECIPE is a YAML file, or the name of one that comes with rlcredit, such as countdown_tiny/coupled_rhythm.
+rlcredit train --help and rlcredit evaluate --help list their keys.
 """
+RESUMABLE = {
+    "train": "--resume_from_checkpoint latest goes on from the newest checkpoint",
+    "evaluate": "the same command goes on where it was",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunStopped as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
-        return _fail("interrupted; --resume_from_checkpoint latest goes on from the newest checkpoint", 130)
+        advice = RESUMABLE.get(words[0] if words else "")
+        return _fail(f"interrupted; {advice}" if advice else "interrupted", 130)
 
 
 def _run(words: list[str]) -> int:
@@ -37,28 +47,76 @@ def _run(words: list[str]) -> int:
         print(USAGE, end="")
         return 0
     command, rest = words[0], words[1:]
-    if command == "recipes":
-        return _list_recipes(rest)
-    if command != "train":
-        raise InputError(f"{command!r} is no command; write rlcredit train or rlcredit recipes")
-    _settle()
-    from rlcredit.trainers.run import describe, train  # takes seconds to import
-
-    if not rest or rest[0] in ("-h", "--help"):
-        print(USAGE + describe(), end="")
-    else:
-        train(rest)
+    if command not in COMMANDS:
+        raise InputError(f"{command!r} is no command; write rlcredit {', '.join(COMMANDS)}, or --help")
+    COMMANDS[command](rest)
     return 0
 
 
-def _list_recipes(rest: list[str]) -> int:
+def _train(rest: list[str]) -> None:
+    _settle()
+    from rlcredit.trainers.run import describe, train  # takes seconds to import
+
+    if _asks_for_help(rest):
+        print(USAGE + describe(), end="")
+    else:
+        train(rest)
+
+
+def _evaluate(rest: list[str]) -> None:
+    _settle()
+    from rlcredit.evaluation.evaluate import describe, evaluate
+
+    if _asks_for_help(rest):
+        print(USAGE + describe(), end="")
+    else:
+        evaluate(rest)
+
+
+def _compare(rest: list[str]) -> None:
+    from rlcredit.evaluation.compare import compare
+
+    if _asks_for_help(rest):
+        print(USAGE, end="")
+    else:
+        compare(rest)
+
+
+def _prepare_model(rest: list[str]) -> None:
+    overwrite = "--overwrite" in rest
+    words = [word for word in rest if word != "--overwrite"]
+    if _asks_for_help(words):
+        print(USAGE, end="")
+        return
+    if len(words) != 2 or any(word.startswith("-") for word in words):
+        raise InputError("rlcredit prepare-model takes a source and a folder: rlcredit prepare-model smollm2-135m OUT")
+    _settle()
+    from rlcredit.models import prepare
+
+    source, output = words
+    print(f"model: {prepare(source, output, overwrite=overwrite)}")
+
+
+def _list_recipes(rest: list[str]) -> None:
     from rlcredit.recipes import list_recipes
 
     if rest:
         raise InputError(f"rlcredit recipes takes no arguments, not {rest[0]!r}")
     for recipe in list_recipes():
         print(f"{recipe.name:40} {recipe.description}")
-    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "compare": _compare,
+    "prepare-model": _prepare_model,
+    "recipes": _list_recipes,
+}
+
+
+def _asks_for_help(words: list[str]) -> bool:
+    return not words or words[0] in ("-h", "--help")
 
 
 def _settle() -> None:

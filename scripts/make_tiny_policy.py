@@ -292,8 +292,9 @@ def respond(
 def report(policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, task: TaskData) -> None:
     """Print held-out accuracy and the share of careful responses, greedy and sampled."""
     for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
-        responses = respond(policy, tokenizer, task.test["prompt"], temperature)
-        accuracy = statistics.mean(task.correct(responses, task.test))
+        rows = task.tests["countdown"]
+        responses = respond(policy, tokenizer, rows["prompt"], temperature)
+        accuracy = statistics.mean(verdict.correct for verdict in countdown.check(responses, rows.to_list()))
         careful = statistics.mean(":" in response for response in responses)
         print(f"held-out {name}: accuracy {accuracy:.3f}, careful {careful:.3f}", flush=True)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlcredit.attention.layer import Layer
 from rlcredit.attention.seams import AttentionCall
 from rlcredit.attention.stream import Block, row_blocks
+from rlcredit.modes import evaluating
 
 # Largest difference of an attention weight that rounding explains: the model's own softmax may run in its own dtype.
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -56,15 +56,3 @@ def _eager_rows(layer: Layer, call: AttentionCall, rows: slice) -> Tensor:
             options[name] = value[:, :, rows]
     with evaluating(call.module):  # no dropout, and nothing drawn from the random streams
         return call.eager(call.module, call.query[:, :, rows], call.key, call.value, mask, **options)[1].float()
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run the model in evaluation mode, then leave every module in the mode it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

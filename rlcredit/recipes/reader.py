@@ -17,6 +17,7 @@ Where the two differ:
 | `010`, `1:30`, `0x10` in YAML (8, 90 and 16 in YAML 1.1) | taken | refused |
 | choices | checked on the command line only | checked everywhere |
 | `str | list[int]` from the command line | one string | one string or several integers |
+| `--task_options.num_test 8` | an unknown flag | sets a key inside a mapping |
 | bare `--bf16` where the field is `bool | None` | an error | true |
 | `--no_x` for a field that is true by default | taken | refused: write `--x false` |
 
@@ -35,7 +36,7 @@ from rlcredit.errors import InputError
 from rlcredit.recipes.fields import Option, fitted, from_json, options_of, takes_mapping
 from rlcredit.recipes.messages import one_line, shown
 from rlcredit.recipes.shipped import find_recipe
-from rlcredit.recipes.words import from_words, split_flags, unknown
+from rlcredit.recipes.words import from_words, split_flags, unknown, with_dotted
 from rlcredit.recipes.yaml_file import Given, load_yaml
 
 
@@ -64,7 +65,9 @@ def parse(
         path = find_recipe(config[0])
         source = str(path)
         given = _read_recipe(path, options, advice)
+    dotted = {flag: flags.pop(flag) for flag in list(flags) if "." in flag}
     given |= {name: Given(from_words(options[name], words), f"--{name}") for name, words in flags.items()}
+    given = with_dotted(given, dotted)
     return tuple(_instance(dataclass_type, given, source) for dataclass_type in dataclass_types)
 
 

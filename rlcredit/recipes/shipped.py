@@ -27,6 +27,12 @@ def recipes_root() -> Path:
     return installed if installed.is_dir() else package.parent / "recipes"
 
 
+def model_path(name: str) -> str:
+    """A folder from here, a folder among the shipped recipes, or else the id of a model on the hub."""
+    shipped = recipes_root() / name
+    return str(shipped) if not Path(name).exists() and shipped.is_dir() else name
+
+
 def list_recipes() -> list[Recipe]:
     """The shipped recipes that can be trained, by name; launch configs and policies are left out."""
     root = recipes_root()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args, get_origin
 
@@ -25,6 +27,7 @@ from rlcredit.recipes.fields import (
     takes_mapping,
 )
 from rlcredit.recipes.messages import plain, shown
+from rlcredit.recipes.yaml_file import Given
 
 
 def unknown(name: str, options: Iterable[str]) -> str:
@@ -58,12 +61,45 @@ def _flag_name(flag: str, options: Mapping[str, Option], advice: Mapping[str, st
     name = flag.replace("-", "_")
     if name in options or name == "config":
         return name
+    base, dot, inside = flag.partition(".")
+    if dot and inside and (option := options.get(base.replace("-", "_"))) and takes_mapping(option):
+        return f"{option.name}.{inside}"
     negated = options.get(name.removeprefix("no_"))
     if negated is not None and bool in members_of(negated.hint):
         raise InputError(f"--{flag}: unknown flag; write --{negated.name} false")
     near = unknown(flag, [*options, "config"])
     hint = advice.get(name) or (f"did you mean --{near}?" if near else "")
     raise InputError(f"--{plain(flag)}: unknown flag" + (f"; {hint}" if hint else ""))
+
+
+def with_dotted(given: Mapping[str, Given], dotted: Mapping[str, list[str]]) -> dict[str, Given]:
+    """What was given, with `--task_options.num_test 100` and the like put inside their mappings."""
+    made = dict(given)
+    for flag, words in dotted.items():
+        name, *path = flag.split(".")
+        known = made[name].value if name in made else None
+        mapping = copy.deepcopy(json.loads(known) if isinstance(known, str) else known) or {}
+        place = mapping
+        for key in path[:-1]:
+            place = place.setdefault(key, {})
+            if not isinstance(place, dict):
+                raise InputError(f"--{plain(flag)}: {key} is {shown(place)}, and not a mapping")
+        place[path[-1]] = _plain_value(words)
+        made[name] = Given(json.dumps(mapping) if isinstance(known, str) else mapping, f"--{flag}")
+    return made
+
+
+def _plain_value(words: list[str]) -> Any:
+    """Words after a dotted flag: a number, true, false, null or other JSON; else the text; several: a list."""
+    if not words:
+        return True
+    values = []
+    for word in words:
+        try:
+            values.append(json.loads(word, parse_constant=lambda constant: constant))
+        except (ValueError, RecursionError):
+            values.append(word)
+    return values[0] if len(values) == 1 else values
 
 
 def from_words(option: Option, words: list[str]) -> Any:

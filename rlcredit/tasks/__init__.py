@@ -1,15 +1,31 @@
-"""Tasks by name. A task is one function from a recipe's `task_options` to `TaskData`."""
+"""Tasks by name, and the evaluation sets that each one brings. A task makes `TaskData` of a recipe's options."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from rlcredit.tasks import countdown, custom, zebra
+from rlcredit.tasks.base import Load, TaskData
+from rlcredit.tasks.gsm8k import GSM8K
+from rlcredit.tasks.knights_knaves import KNIGHTS_KNAVES
+from rlcredit.tasks.math import MATH
+from rlcredit.tasks.qa import QA
 
-from rlcredit.tasks import countdown, custom
-from rlcredit.tasks.base import TaskData
-
-TASKS: dict[str, Callable[[Mapping[str, object]], TaskData]] = {
+TASKS: dict[str, Load] = {
     "countdown": countdown.load,
+    "gsm8k": GSM8K,
+    "math": MATH,
+    "qa": QA,
+    "knights_knaves": KNIGHTS_KNAVES,
+    "zebra": zebra.load,
     "custom": custom.load,
 }
 
-__all__ = ["TASKS", "TaskData"]
+EVALUATION_SETS: dict[str, str] = {
+    "countdown": "countdown",
+    **{name: task.name for task in (MATH, GSM8K, QA, KNIGHTS_KNAVES) for name in task.test},
+    "crossthink_qa": "qa",  # with task_options.hold_out, or a file
+    "zebra": "zebra",
+    "custom": "custom",
+}
+"""Which task an evaluation set belongs to."""
+
+__all__ = ["EVALUATION_SETS", "TASKS", "Load", "TaskData"]

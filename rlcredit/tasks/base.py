@@ -1,11 +1,15 @@
-"""What a task hands to a trainer: data, rewards and a way to measure held-out accuracy."""
+"""What a task hands over: data, rewards, and the checker that tells right from wrong in training and evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import datasets
+
+from rlcredit.tasks.checkers.answers import completion_text
+from rlcredit.tasks.checkers.verdict import Checker
 
 RewardFunction = Callable[..., Sequence[float | None]]
 """TRL's reward function: `f(prompts, completions, **columns) -> list[float | None]`, one entry a completion.
@@ -13,22 +17,52 @@ RewardFunction = Callable[..., Sequence[float | None]]
 Its `__name__` becomes the name of the metric; `None` means that the reward does not apply to that completion.
 """
 
-AccuracyFunction = Callable[[list[str], datasets.Dataset], list[float]]
-"""`f(completion_texts, rows) -> list[float]`: 1.0 where the completion solves its row, else 0.0."""
-
 
 @dataclass(frozen=True)
 class TaskData:
-    """One task, ready for training.
+    """One task, ready for training and evaluation.
 
     Attributes:
-        train: rows to train on; column `prompt` (str) and every column that the rewards read.
-        test: held-out rows with the same columns, or `None` for a task that has none.
+        train: rows to train on: column `prompt` (a text, or a conversation) and every column that the rewards read;
+            None where only evaluation was asked for.
+        tests: evaluation sets by name, with the same columns; the first one is the main one.
         rewards: TRL reward functions; their values are summed with the weights of the trainer's configuration.
-        correct: held-out accuracy of each completion, or `None` for a task that cannot tell right from wrong.
+        check: the checker of a completion; None for a task that cannot tell right from wrong.
+        notes: what its user should know before training starts, a line each (rows left out, for instance).
     """
 
-    train: datasets.Dataset
-    test: datasets.Dataset | None
+    train: datasets.Dataset | None
+    tests: Mapping[str, datasets.Dataset]
     rewards: list[RewardFunction]
-    correct: AccuracyFunction | None
+    check: Checker | None
+    notes: list[str] = field(default_factory=list)
+
+
+class Load(Protocol):
+    """Makes a task's data from the recipe's `task_options`.
+
+    Args:
+        options: checked by the task; InputError (or ValueError) names the key, the value and what to write instead.
+        train: whether the training set is wanted.
+        tests: which evaluation sets are wanted, by name; None: those that the options name.
+    """
+
+    def __call__(
+        self, options: Mapping[str, object], *, train: bool = True, tests: Sequence[str] | None = None
+    ) -> TaskData: ...
+
+
+def accuracy_reward(check: Checker) -> RewardFunction:
+    """The reward of a checker: 1 for a right answer, else 0."""
+
+    def accuracy(completions: Sequence[Any], **columns: Any) -> list[float]:
+        rows = rows_of(columns, len(completions))
+        return [verdict.correct for verdict in check([completion_text(one) for one in completions], rows)]
+
+    return accuracy
+
+
+def rows_of(columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    """TRL's columns as rows; what is no column (TRL's own arguments) is left out."""
+    lists = {name: value for name, value in columns.items() if isinstance(value, list) and len(value) == count}
+    return [{name: value[row] for name, value in lists.items()} for row in range(count)]

@@ -5,25 +5,31 @@
 Every instance is built from a random expression over all its numbers (kept as `solution`), so every one is solvable.
 Two instances are the same if target and sorted numbers agree; the held-out set is drawn first and no training instance
 repeats one of it. With a given seed the held-out set therefore stays the same whatever `num_train` is.
+
+Instances can also be read from files: rows with `numbers` and `target` (`train`, `test` in the options).
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
 
+from rlcredit.errors import InputError
 from rlcredit.tasks.arithmetic import ExpressionError, evaluate
 from rlcredit.tasks.base import TaskData
+from rlcredit.tasks.checkers.answers import completion_text
+from rlcredit.tasks.checkers.verdict import NO_ANSWER, Verdict
+from rlcredit.tasks.files import Row, read_file
+from rlcredit.tasks.options import is_integer_in, is_text, options_from, require
 
 CORRECT_REWARD = 1.0
 
-_NO_ANSWER, _WRONG, _CORRECT = range(3)
 _TEXT_PROMPT = (
     "A conversation between User and Assistant. The Assistant reasons about the problem in the User's message and "
     "then answers it.\n"
@@ -62,6 +68,8 @@ class CountdownOptions:
         prompt_style: "text" for a language model (after TinyZero, ends with `<think>`), "compact" for a
             character-level policy (`3 7 12 -> 81` and a line break).
         format_reward: reward, from 0 to below 1, of an expression that is well-formed but wrong.
+        train: a file of training instances to read in place of drawing them.
+        test: the same for the held-out ones.
     """
 
     num_train: int = 20_000
@@ -72,29 +80,18 @@ class CountdownOptions:
     seed: int = 0
     prompt_style: str = "text"
     format_reward: float = 0.1
+    train: str | None = None
+    test: str | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in _INTEGER_RANGES:
-            _require(name, getattr(self, name), _is_integer_in(low, high), f"an integer from {low} to {high}")
-        _require("numbers", self.numbers, _is_list_of_counts, "a list of integers from 2 to 6 such as [3, 4]")
+            require(name, getattr(self, name), is_integer_in(low, high), f"an integer from {low} to {high}")
+        require("numbers", self.numbers, _is_list_of_counts, "a list of integers from 2 to 6 such as [3, 4]")
         object.__setattr__(self, "numbers", tuple(self.numbers))
-        _require("prompt_style", self.prompt_style, _is_prompt_style, " or ".join(map(repr, PROMPTS)))
-        _require("format_reward", self.format_reward, _is_partial_reward, "a number from 0 to below 1 such as 0.1")
-
-    @classmethod
-    def from_mapping(cls, options: Mapping[str, object]) -> CountdownOptions:
-        """Build the options from a recipe's mapping.
-
-        Raises:
-            ValueError: for an unknown key or an impossible value; names the key, the value and what to write instead.
-        """
-        known = [field.name for field in fields(cls)]
-        for key, value in options.items():
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1)
-                hint = f"did you mean task_options.{near[0]}?" if near else f"write one of {', '.join(known)}"
-                raise ValueError(f"task_options.{key}: {value!r} is for no option of the countdown task; {hint}")
-        return cls(**dict[str, Any](options))
+        require("prompt_style", self.prompt_style, _is_prompt_style, " or ".join(map(repr, PROMPTS)))
+        require("format_reward", self.format_reward, _is_partial_reward, "a number from 0 to below 1 such as 0.1")
+        for name in ("train", "test"):
+            require(name, getattr(self, name), lambda value: value is None or is_text(value), "a file")
 
 
 _INTEGER_RANGES = (
@@ -106,17 +103,8 @@ _INTEGER_RANGES = (
 )
 
 
-def _require(name: str, value: object, holds: Callable[[object], bool], instead: str) -> None:
-    if not holds(value):
-        raise ValueError(f"task_options.{name}: {value!r} is not possible; write {instead}")
-
-
-def _is_integer_in(low: int, high: int) -> Callable[[object], bool]:
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
 def _is_list_of_counts(value: object) -> bool:
-    return isinstance(value, list | tuple) and len(value) > 0 and all(map(_is_integer_in(2, 6), value))
+    return isinstance(value, list | tuple) and len(value) > 0 and all(map(is_integer_in(2, 6), value))
 
 
 def _is_prompt_style(value: object) -> bool:
@@ -140,34 +128,58 @@ def compact_prompt(numbers: Sequence[int], target: int) -> str:
 PROMPTS: dict[str, Callable[[Sequence[int], int], str]] = {"text": text_prompt, "compact": compact_prompt}
 
 
-def load(options: Mapping[str, object]) -> TaskData:
+def load(options: Mapping[str, object], *, train: bool = True, tests: Sequence[str] | None = None) -> TaskData:
     """The countdown task: rows with `prompt`, `numbers`, `target`, `solution`; reward `countdown_reward`.
 
     Raises:
-        ValueError: if an option is unknown or impossible (see `CountdownOptions`), or if the options describe fewer
-            different instances than were asked for.
+        InputError: if an option is unknown or impossible (see `CountdownOptions`), if a file cannot be used, or if the
+            options describe fewer different instances than were asked for.
     """
-    settings = CountdownOptions.from_mapping(options)
-    train, test = generate(settings)
+    settings = options_from(CountdownOptions, options, "countdown")
+    drawn = ([], []) if settings.train and settings.test else generate(settings, num_train=None if train else 0)
+    trained = _read(settings.train) if settings.train and train else drawn[0]
+    held_out = _read(settings.test)[: settings.num_test] if settings.test else drawn[1]
+    if settings.test and len(held_out) < settings.num_test:
+        raise InputError(
+            f"{settings.test}: has {len(held_out)} instances; write task_options.num_test: {len(held_out)} or less"
+        )
     reward = functools.partial(countdown_reward, format_reward=settings.format_reward)
+    shared = {instance.identity for instance in trained} & {instance.identity for instance in held_out}
     return TaskData(
-        train=_dataset(train, settings.prompt_style),
-        test=_dataset(test, settings.prompt_style) if test else None,
+        train=_dataset(trained, settings.prompt_style) if train else None,
+        tests={"countdown": _dataset(held_out, settings.prompt_style)} if held_out else {},
         rewards=[functools.update_wrapper(reward, countdown_reward)],  # a partial has no __name__ of its own
-        correct=correct,
+        check=check,
+        notes=[f"overlap: {len(shared)} instances are in the training and in the held-out set"] if shared else [],
     )
 
 
-def generate(options: CountdownOptions) -> tuple[list[Instance], list[Instance]]:
-    """Draw the training and the held-out instances: all different, none in both.
+def _read(name: str) -> list[Instance]:
+    """The instances of a file. Raises: InputError that names the first row that is none."""
+    return [_instance(f"{name}: {place}", row) for place, row in read_file(Path(name))]
+
+
+def _instance(place: str, row: Row) -> Instance:
+    numbers, target = row.get("numbers"), row.get("target")
+    fits = is_integer_in(1, 10**9)
+    if not isinstance(numbers, list) or not 2 <= len(numbers) <= 6 or not all(map(fits, numbers)):
+        raise InputError(f"{place}: numbers is {numbers!r}; write a list of 2 to 6 integers above 0")
+    if not fits(target):
+        raise InputError(f"{place}: target is {target!r}; write an integer above 0")
+    return Instance(tuple(numbers), int(str(target)), str(row.get("solution") or ""))
+
+
+def generate(options: CountdownOptions, num_train: int | None = None) -> tuple[list[Instance], list[Instance]]:
+    """Draw the training (`num_train` of them, if given) and the held-out instances: all different, none in both.
 
     Raises:
-        ValueError: if `num_train + num_test` different instances do not turn up.
+        InputError: if so many different instances do not turn up.
     """
+    num_train = options.num_train if num_train is None else num_train
     rng = random.Random(options.seed)
     instances: dict[tuple[int, ...], Instance] = {}
     repeats = misses = 0
-    while len(instances) < options.num_train + options.num_test:
+    while len(instances) < num_train + options.num_test:
         instance = _draw(rng, options)
         if instance is None:
             misses += 1
@@ -178,8 +190,8 @@ def generate(options: CountdownOptions) -> tuple[list[Instance], list[Instance]]
             instances[instance.identity] = instance
             repeats = misses = 0
         if repeats == _REPEATS or misses == _MISSES:
-            raise ValueError(
-                f"task_options.num_train: {options.num_train} and num_test {options.num_test} are more than the about "
+            raise InputError(
+                f"task_options.num_train: {num_train} and num_test {options.num_test} are more than the about "
                 f"{len(instances)} different instances of these options; write smaller ones, or raise "
                 "task_options.max_number or task_options.max_target"
             )
@@ -246,35 +258,14 @@ def countdown_reward(
         target: column of the data set, the value that each completion has to reach.
         format_reward: reward of an expression with the wrong value or the wrong numbers.
     """
-    rewards = {_NO_ANSWER: 0.0, _WRONG: float(format_reward), _CORRECT: CORRECT_REWARD}
-    return [
-        rewards[_judge(completion_text(completion), given, goal)]
-        for completion, given, goal in zip(completions, numbers, target, strict=True)
-    ]
+    rows = zip(completions, numbers, target, strict=True)
+    verdicts = [_verdict(completion_text(completion), given, goal) for completion, given, goal in rows]
+    return [CORRECT_REWARD if v.correct else float(format_reward) if v.answer else 0.0 for v in verdicts]
 
 
-def correct(completions: list[str], rows: datasets.Dataset) -> list[float]:
-    """1.0 where the completion solves its row, else 0.0 (a wrong but well-formed expression is 0.0, too)."""
-    return countdown_reward(completions, rows["numbers"], rows["target"], format_reward=0.0)
-
-
-def completion_text(completion: str | Sequence[Mapping[str, object]]) -> str:
-    """The text of a completion; of a conversation, what the assistant wrote, message after message."""
-    if isinstance(completion, str):
-        return completion
-    return "".join(_content_text(message.get("content")) for message in completion if _is_assistant(message))
-
-
-def _is_assistant(message: Mapping[str, object]) -> bool:
-    return message.get("role", "assistant") == "assistant"
-
-
-def _content_text(content: object) -> str:
-    """Text of a message's content: a string, a list of typed parts, or nothing at all (a bare tool call)."""
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else []
-    return "".join(str(part.get("text", "")) for part in parts if isinstance(part, Mapping))
+def check(texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
+    """A checker: right is what solves its row; the answer is the expression, white space left out."""
+    return [_verdict(text, row["numbers"], row["target"]) for text, row in zip(texts, rows, strict=True)]
 
 
 def answer_text(text: str) -> str | None:
@@ -284,13 +275,13 @@ def answer_text(text: str) -> str | None:
     return answer if start and end else None
 
 
-def _judge(text: str, numbers: Sequence[int], target: int) -> int:
+def _verdict(text: str, numbers: Sequence[int], target: int) -> Verdict:
     answer = answer_text(text)
     if answer is None:
-        return _NO_ANSWER
+        return NO_ANSWER
     try:
         expression = evaluate(answer)
     except ExpressionError:
-        return _NO_ANSWER
+        return NO_ANSWER
     solved = expression.value == target and sorted(expression.numbers) == sorted(numbers)
-    return _CORRECT if solved else _WRONG
+    return Verdict(float(solved), "".join(answer.split())[:200])

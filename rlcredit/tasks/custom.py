@@ -1,78 +1,95 @@
-"""A task of the user's own: a data set with a `prompt` column, and a reward function.
+"""A task of the user's own: rows with a `question` (or a ready `prompt`), and a checker or a reward function.
 
 task: custom
 task_options:
   train: data/train.jsonl              # .jsonl, .json, .csv or .parquet; or the id of a data set on the hub
   test: data/test.jsonl                # optional, held out
+  check: math                          # math, choice, knights or exact: judges `answer`; and, or
   reward: my_package.rewards:score     # score(completions, **columns) -> one number for each completion
+
+A reward without a checker is the metric of evaluation too: what scores 1 or more counts as right.
 """
 
 from __future__ import annotations
 
-import difflib
+import asyncio
 import importlib
-from collections.abc import Callable, Mapping
-from pathlib import Path
-
-import datasets
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from rlcredit.errors import InputError
-from rlcredit.tasks.base import TaskData
+from rlcredit.tasks.base import RewardFunction, TaskData
+from rlcredit.tasks.checkers import CHECKERS
+from rlcredit.tasks.checkers.verdict import Checker, Verdict
+from rlcredit.tasks.options import options_from, require
+from rlcredit.tasks.questions import QuestionOptions, QuestionTask
 
-_READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-_OPTIONS = ("train", "test", "reward")
+RIGHT = 1.0  # a score from here on counts as right
 
 
-def load(options: Mapping[str, object]) -> TaskData:
-    """The task that `task_options` describe.
+@dataclass(frozen=True)
+class CustomOptions(QuestionOptions):
+    """The options of a task of questions, and
 
-    Raises: InputError that names the option, for a missing file, column or function.
+    Attributes:
+        reward: package.module:function, importable from where the run starts; it replaces the checker as reward.
+        check: the name of a checker.
     """
-    for key in options:
-        if key not in _OPTIONS:
-            near = difflib.get_close_matches(str(key), _OPTIONS, 1, cutoff=0)
-            raise InputError(f"task_options.{key}: is no option of a custom task; did you mean {near[0]}?")
-    for key in ("train", "reward"):
-        if not isinstance(options.get(key), str):
-            raise InputError(
-                f"task_options.{key}: is missing; write "
-                + ("a file or a data set's id" if key == "train" else "package.module:function")
-            )
-    test = options.get("test")
-    return TaskData(
-        train=_data("train", str(options["train"])),
-        test=_data("test", str(test), split="test") if test is not None else None,
-        rewards=[_function(str(options["reward"]))],
-        correct=None,
-    )
 
+    reward: str | None = None
+    check: str | None = None
 
-def _data(key: str, source: str, split: str = "train") -> datasets.Dataset:
-    reader = _READERS.get(Path(source).suffix)
-    try:
-        if reader and not Path(source).is_file():
-            raise FileNotFoundError("there is no such file")
-        found = (
-            datasets.load_dataset(reader, data_files=source, split="train")
-            if reader
-            else datasets.load_dataset(source, split=split)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = ", ".join(CHECKERS)
+        require("check", self.check, lambda value: value is None or value in CHECKERS, f"one of {names}")
+        require(
+            "reward", self.reward, lambda value: value is None or isinstance(value, str), "package.module:function"
         )
-    except Exception as error:  # datasets raises its own, of many kinds, for files and hubs alike
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"task_options.{key}: {source!r} cannot be loaded ({reason}); write a .jsonl, .json, .csv or "
-            ".parquet file, or the id of a data set on the hub"
-        ) from error
-    if "prompt" not in found.column_names:
-        raise InputError(
-            f"task_options.{key}: {source!r} has the columns {', '.join(found.column_names)}, and none called prompt"
-        )
-    if not len(found):
-        raise InputError(f"task_options.{key}: {source!r} has no rows")
-    return found
+        if self.reward is None and self.check is None:
+            raise InputError(f"task_options.reward: is missing; write package.module:function, or check: {names}")
 
 
-def _function(name: str) -> Callable[..., list[float | None]]:
+def load(options: Mapping[str, object], *, train: bool = True, tests: Sequence[str] | None = None) -> TaskData:
+    """The task that `task_options` describe. Raises: InputError that names the option, the file and the row."""
+    settings = options_from(CustomOptions, options, "custom")
+    reward = _function(settings.reward) if settings.reward else None
+    task = replace(CUSTOM, check=CHECKERS[settings.check] if settings.check else None)
+    task = replace(task, has_answers=task.check is not None)
+    made = task.load(settings, train=train, tests=tests, rewards=[reward] if reward else None)
+    return made if made.check or not reward else replace(made, check=check_by(reward))
+
+
+CUSTOM = QuestionTask(name="custom", check=None, options=CustomOptions, keeps_columns=True)
+
+
+def check_by(reward: RewardFunction) -> Checker:
+    """A checker made of a reward function: right is what it scores with 1 or more."""
+
+    def check(texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
+        columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"} if rows else {}
+        prompts = [row["prompt"] for row in rows]
+        completions = [
+            text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+            for text, prompt in zip(texts, prompts, strict=True)
+        ]
+        scores: Any = reward(prompts=prompts, completions=completions, **columns)
+        if inspect.isawaitable(scores):
+            scores = asyncio.run(_awaited(scores))
+        if len(scores) != len(texts):
+            raise InputError(f"the reward returned {len(scores)} scores for {len(texts)} completions; return one each")
+        return [Verdict(float((score or 0.0) >= RIGHT), None) for score in scores]
+
+    return check
+
+
+async def _awaited(awaitable: Any) -> Any:
+    return await awaitable
+
+
+def _function(name: str) -> RewardFunction:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)

@@ -30,8 +30,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from rlcredit.attention.eager import evaluating
 from rlcredit.errors import InputError
+from rlcredit.modes import evaluating
 from rlcredit.trainers.bad_steps import BadSteps
 from rlcredit.trainers.ppo_config import CreditPPOConfig
 

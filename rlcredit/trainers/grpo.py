@@ -9,6 +9,7 @@ Nothing of TRL's loss is copied. The trainer overrides these seams and calls `su
     _calculate_rewards                   leaves out completions that could not be scored
     training_step, _clip_grad_norm       time spent on credit; gradients that are not finite
     _get_train_sampler                   an order that depends on seed and epoch alone
+    evaluate                             the held-out sets that `rlcredit train` gives it (`held_out`)
     _save_checkpoint, train              what TRL keeps in memory only
 
 Departures from the paper: signals come from a pass that runs anyway instead of an eager copy of the model (equal for
@@ -28,13 +29,15 @@ from accelerate.utils import DistributedType
 from datasets import Dataset
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel, TrainerControl
 from trl import GRPOTrainer
 
 from rlcredit.attention import choose_layers
 from rlcredit.attention.capture import StopForward
-from rlcredit.attention.eager import evaluating
 from rlcredit.credit import weighted_advantage
+from rlcredit.evaluation.held_out import HeldOut, metrics_of
+from rlcredit.evaluation.samples import Table
+from rlcredit.modes import evaluating
 from rlcredit.signals import AttentionSignals
 from rlcredit.trainers import checkpoints
 from rlcredit.trainers.bad_steps import BadSteps
@@ -82,6 +85,7 @@ class CreditGRPOTrainer(GRPOTrainer):
         self.add_callback(self._bad_steps)
         self.add_callback(checkpoints.RestoreMemory(self))
         self._resume_state: dict[str, Any] | None = None
+        self.held_out: HeldOut | None = None
 
     # ---- rollouts -------------------------------------------------------------------------------------------------
 
@@ -295,6 +299,30 @@ class CreditGRPOTrainer(GRPOTrainer):
         for number, weight, share in self.accelerator.gather(torch.cat([numbers, means], dim=1)).tolist():
             for column, value in (("credit_weight_mean", weight), ("credit_amplified_share", share)):
                 self._logs["extra"][column][int(number)] = value
+
+    # ---- evaluation -----------------------------------------------------------------------------------------------
+
+    def measure_held_out(self) -> dict[str, Table] | None:
+        """Samples of the held-out sets, by name; None without such sets, or where the policy's weights are sharded."""
+        if self.held_out is None or self._is_sharded:
+            return None
+        return self.held_out.measure(
+            self.accelerator.unwrap_model(self.model), self.processing_class, self.accelerator
+        )
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):  # type: ignore[no-untyped-def]
+        """With `held_out`, accuracies of its sets, as `<prefix>_<set>/<estimate>`; else TRL's mean rewards."""
+        found = self.measure_held_out()
+        if found is None:
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        metrics = {
+            f"{metric_key_prefix}_{name}/{key}": value
+            for name, table in found.items()
+            for key, value in metrics_of(table).items()
+        }
+        super(GRPOTrainer, self).log(metrics)  # TRL's own would add its metrics of training so far, and its table
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     # ---- resuming -------------------------------------------------------------------------------------------------
 

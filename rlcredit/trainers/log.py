@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ class JsonlLog(TrainerCallback):
         # the closing summary speaks of one call of train(), not of a step
         if state.is_world_process_zero and "train_runtime" not in (logs or {}):
             with (Path(args.output_dir) / FILE_NAME).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+                # as transformers names them for wandb and the like: eval_math500/pass@1 is eval/math500/pass@1
+                named = {re.sub("^eval_", "eval/", key): value for key, value in (logs or {}).items()}
+                file.write(json.dumps({"step": state.global_step, **named}) + "\n")
 
 
 def read(path: Path) -> list[dict[str, Any]]:

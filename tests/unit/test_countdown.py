@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rlcredit.tasks import TASKS, TaskData
 from rlcredit.tasks.arithmetic import evaluate
-from rlcredit.tasks.countdown import CountdownOptions, answer_text, correct, countdown_reward, generate, load
+from rlcredit.tasks.countdown import CountdownOptions, answer_text, check, countdown_reward, generate, load
 
 SMALL = {"num_train": 300, "num_test": 60}
 
@@ -82,13 +82,13 @@ def test_options_are_kept_by_every_instance(counts, max_number, max_target, seed
 def test_the_seed_decides():
     first, again, other = (load({**SMALL, "seed": seed}) for seed in (3, 3, 4))
     assert first.train.to_list() == again.train.to_list()
-    assert first.test.to_list() == again.test.to_list()
+    assert first.tests["countdown"].to_list() == again.tests["countdown"].to_list()
     assert first.train.to_list() != other.train.to_list()
 
 
 def test_a_longer_training_set_leaves_the_held_out_set_alone():
     short, long = (load({**SMALL, "num_train": size}) for size in (10, 400))
-    assert short.test.to_list() == long.test.to_list()
+    assert short.tests["countdown"].to_list() == long.tests["countdown"].to_list()
     assert short.train.to_list() == long.train.to_list()[:10]
 
 
@@ -113,9 +113,12 @@ def test_instances_of_six_numbers_are_rare_but_found():
 def test_the_task_is_registered_with_its_columns():
     task = TASKS["countdown"](SMALL)
     assert isinstance(task, TaskData)
-    assert task.train.column_names == task.test.column_names == ["prompt", "numbers", "target", "solution"]
-    assert (len(task.train), len(task.test)) == (300, 60)
-    assert load({**SMALL, "num_test": 0}).test is None
+    test = task.tests["countdown"]
+    assert task.train.column_names == test.column_names == ["prompt", "numbers", "target", "solution"]
+    assert (len(task.train), len(test)) == (300, 60)
+    assert load({**SMALL, "num_test": 0}).tests == {}
+    assert load(SMALL, train=False).train is None
+    assert load(SMALL, train=False).tests["countdown"].to_list() == test.to_list()
 
 
 def test_text_prompt_states_the_instance_and_both_places():
@@ -134,14 +137,16 @@ def test_compact_prompt():
 
 def test_reward_and_accuracy_of_the_task():
     task = load({**SMALL, "format_reward": 0.25})
-    rows = task.test
+    rows = task.tests["countdown"]
     texts = [f"so </think><answer>{solution}</answer>" for solution in rows["solution"]]
     texts[0] = "<answer>1</answer>"
     texts[1] = "no answer"
     (score,) = task.rewards
     columns = {name: rows[name] for name in rows.column_names if name != "prompt"}
     assert score(prompts=rows["prompt"], completions=texts, **columns) == [0.25, 0.0] + [1.0] * 58
-    assert task.correct(texts, rows) == [0.0, 0.0] + [1.0] * 58
+    verdicts = task.check(texts, rows.to_list())
+    assert [verdict.correct for verdict in verdicts] == [0.0, 0.0] + [1.0] * 58
+    assert [verdict.answer for verdict in verdicts[:3]] == ["1", None, "".join(rows["solution"][2].split())]
 
 
 def test_reward_has_a_name_and_travels_between_processes():
@@ -186,7 +191,7 @@ def test_reward_has_a_name_and_travels_between_processes():
 )
 def test_reward_values(completion, value):
     assert reward(completion) == value
-    assert correct([completion], {"numbers": [[3, 7, 12]], "target": [81]}) == [float(value == 1.0)]
+    assert check([completion], [{"numbers": [3, 7, 12], "target": 81}])[0].correct == float(value == 1.0)
 
 
 def test_format_reward_is_an_option():
@@ -273,6 +278,42 @@ def test_a_wrong_option_is_named_with_its_value_and_the_remedy(options, message)
         load(options)
 
 
+# Instances from files
+
+
+def instances_file(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_instances_of_a_file_are_read_and_what_is_in_both_sets_is_said(tmp_path):
+    rows = [{"numbers": [3, 7, 12], "target": 81}, {"numbers": [1, 2], "target": 3}]
+    options = {"train": instances_file(tmp_path / "a.jsonl", *rows), "num_test": 1}
+    task = load({**options, "test": instances_file(tmp_path / "b.jsonl", {"numbers": [2, 1], "target": 3})})
+    assert task.train["numbers"] == [[3, 7, 12], [1, 2]] and task.tests["countdown"]["target"] == [3]
+    assert task.notes == ["overlap: 1 instances are in the training and in the held-out set"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"numbers": [3, "7"], "target": 8}, "row 2: numbers is"),
+        ({"numbers": [3], "target": 8}, "row 2: numbers is"),
+        ({"numbers": [3, 7]}, "row 2: target is None"),
+    ],
+)
+def test_a_row_that_is_no_instance_is_named(row, message, tmp_path):
+    path = instances_file(tmp_path / "a.jsonl", {"numbers": [1, 2], "target": 3}, row)
+    with pytest.raises(ValueError, match=message):
+        load({"train": path, "num_test": 0})
+
+
+def test_a_held_out_file_shorter_than_promised_is_an_error(tmp_path):
+    path = instances_file(tmp_path / "a.jsonl", {"numbers": [1, 2], "target": 3})
+    with pytest.raises(ValueError, match=r"has 1 instances; write task_options\.num_test: 1"):
+        load({"test": path, "num_test": 2}, train=False)
+
+
 # A public test set
 
 
@@ -287,6 +328,8 @@ def test_gold_solutions_of_a_public_test_set_score_one():
     assert rows
     columns = {name: [row[name] for row in rows] for name in ("numbers", "target")}
     gold = [f"<think>...</think> <answer> {row['solution']} </answer>" for row in rows]
-    assert correct(gold, columns) == [1.0] * len(rows)
+    assert [verdict.correct for verdict in check(gold, rows)] == [1.0] * len(rows)
+    read = load({"test": str(path), "num_test": 1024}, train=False).tests["countdown"]
+    assert read["numbers"] == columns["numbers"] and read["target"] == columns["target"]
     off_by_one = {**columns, "target": [target + 1 for target in columns["target"]]}
     assert countdown_reward(gold, **off_by_one) == [0.1] * len(rows)

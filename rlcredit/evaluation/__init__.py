@@ -1,0 +1,1 @@
+"""Evaluation: sampled accuracies of a checkpoint with their uncertainty, and paired comparisons."""

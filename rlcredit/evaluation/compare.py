@@ -1,0 +1,84 @@
+"""`rlcredit compare A B`: two evaluations of the same problems, problem by problem."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow
+
+from rlcredit.errors import InputError
+from rlcredit.evaluation.evaluate import SETTINGS_FILE
+from rlcredit.evaluation.paired import Comparison
+from rlcredit.evaluation.paired import compare as paired
+from rlcredit.evaluation.samples import SAMPLES_FILE, read_samples, table
+
+SHOWN = 20
+# Settings that make two evaluations differ in more than the model.
+SHARED = ("task", "samples", "temperature", "top_p", "top_k", "max_new_tokens", "seed", "batch_size", "dtype")
+
+
+class Evaluation(NamedTuple):
+    """A finished evaluation: its settings, the problems' ids and questions, and the share of right samples of each."""
+
+    settings: dict[str, Any]
+    problems: list[tuple[str, str]]
+    correct_P: np.ndarray
+    samples: int
+
+
+def compare(argv: Sequence[str]) -> None:
+    """Run `rlcredit compare A B`. Raises: InputError."""
+    folders = [word for word in argv if not word.startswith("-")]
+    if len(folders) != 2 or len(argv) != 2:
+        raise InputError("rlcredit compare takes the folders of two evaluations: rlcredit compare A B")
+    first, second = (_read(Path(folder)) for folder in folders)
+    if first.problems != second.problems:
+        raise InputError(
+            f"{folders[0]} and {folders[1]} are evaluations of different problems; evaluate both on one set"
+        )
+    differing = [key for key in SHARED if first.settings.get(key) != second.settings.get(key)]
+    found = paired(first.correct_P, second.correct_P, first.samples, second.samples)
+    for key in differing:
+        print(f"note: {key} differs: {first.settings.get(key)} and {second.settings.get(key)}")
+    print(f"A  {first.correct_P.mean():.3f}  {folders[0]}")
+    print(f"B  {second.correct_P.mean():.3f}  {folders[1]}")
+    print(f"B - A  {found.difference.value:+.3f}  [{found.difference.low:+.3f}, {found.difference.high:+.3f}]  "
+          f"p = {found.p_value:.4f}  ({found.problems} problems, paired)")  # fmt: skip
+    for title, problems in (("gained", found.gained), ("lost", found.lost)):
+        _list(title, problems, first)
+
+
+def _list(title: str, problems: Sequence[int], evaluation: Evaluation) -> None:
+    print(f"{title}: {len(problems)}")
+    for problem in problems[:SHOWN]:
+        name, question = evaluation.problems[problem]
+        print(f"  {name}  {' '.join(question.split())[:90]}")
+    if len(problems) > SHOWN:
+        print(f"  and {len(problems) - SHOWN} more")
+
+
+def _read(folder: Path) -> Evaluation:
+    """The evaluation in a folder. Raises: InputError if there is none, or it is not finished."""
+    try:
+        settings = json.loads((folder / SETTINGS_FILE).read_text())
+        records = read_samples(folder / SAMPLES_FILE)
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise InputError(
+            f"{folder}: holds no finished evaluation; write the output folder of rlcredit evaluate "
+            f"({' '.join(str(error).split())[:120]})"
+        ) from error
+    found = table(records)
+    problems = {record["problem"]: (record["id"], record["question"]) for record in records}
+    return Evaluation(
+        settings,
+        [problems[number] for number in sorted(problems)],
+        found.correct_PS.mean(axis=1),
+        found.correct_PS.shape[1],
+    )
+
+
+__all__ = ["Comparison", "compare"]

@@ -1,0 +1,285 @@
+"""`rlcredit evaluate`: accuracies of a checkpoint on an evaluation set, with their uncertainty.
+
+A run that was stopped goes on where it was; under `accelerate launch` the processes share the batches. Either way the
+samples are those of one process that was never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
+
+from rlcredit import recipes
+from rlcredit.errors import InputError, RunStopped
+from rlcredit.evaluation.estimates import Estimate, summarize
+from rlcredit.evaluation.samples import Batch, Store, batches, draw, table
+from rlcredit.evaluation.sampling import Sampling, prompt_lengths
+from rlcredit.recipes import model_path
+from rlcredit.tasks import EVALUATION_SETS, TASKS, TaskData
+
+SETTINGS_FILE = "settings.json"
+METRICS_FILE = "metrics.json"
+WEIGHTS = ("*.safetensors", "*.bin")
+
+
+@dataclass
+class EvaluateArguments:
+    """What is evaluated, on what, and how."""
+
+    model: str = field(metadata={"help": "A folder (a checkpoint with adapters too) or the id of a model on the hub."})
+    task: str = field(metadata={"help": f"The evaluation set: {', '.join(EVALUATION_SETS)}."})
+    data: str | None = field(
+        default=None,
+        metadata={"help": "A .jsonl, .json, .csv or .parquet file, or a set on the hub, in place of the task's own."},
+    )
+    task_options: dict | str | None = field(default=None, metadata={"help": "Mapping that the task checks."})
+    samples: int = field(default=1, metadata={"help": "Completions a problem."})
+    temperature: float = field(default=0.0, metadata={"help": "0 is greedy; with more than one sample, above 0."})
+    top_p: float = field(default=1.0, metadata={"help": "Draw from the likeliest tokens of this total probability."})
+    top_k: int = field(default=0, metadata={"help": "Draw from this many of the likeliest tokens; 0: all."})
+    max_new_tokens: int = field(default=1024, metadata={"help": "Tokens a completion may have."})
+    limit: int | None = field(default=None, metadata={"help": "Take the first so many problems."})
+    seed: int = field(default=0, metadata={"help": "Of the samples; each problem and sample has its own stream."})
+    batch_size: int = field(default=32, metadata={"help": "Completions generated at once by each process."})
+    output: str | None = field(default=None, metadata={"help": "A folder; default: outputs/evaluate/MODEL/TASK."})
+    overwrite: bool = field(default=False, metadata={"help": "Delete an earlier evaluation in the output folder."})
+    dtype: str = field(default="auto", metadata={"help": "auto (as saved), float32, bfloat16 or float16."})
+    attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, ..."})
+    revision: str | None = field(default=None, metadata={"help": "Of a model on the hub."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
+
+    def __post_init__(self) -> None:
+        if isinstance(self.task_options, str):
+            self.task_options = json.loads(self.task_options)
+        if self.task not in EVALUATION_SETS:
+            raise ValueError(f"task: {self.task!r} is no evaluation set; write one of {', '.join(EVALUATION_SETS)}")
+        for name, low in (("samples", 1), ("max_new_tokens", 1), ("batch_size", 1), ("seed", 0), ("top_k", 0)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name}: {getattr(self, name)} is out of range; write {low} or more")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit: {self.limit} is out of range; write 1 or more, or leave it out")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p: {self.top_p} is out of range; write a number above 0, up to 1")
+        if self.temperature < 0:
+            raise ValueError(f"temperature: {self.temperature} is out of range; write 0 or more")
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError("temperature: 0 is greedy and all samples would be the same; write 1.0, or samples: 1")
+        if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
+            raise ValueError(f"dtype: {self.dtype!r} is unknown; write auto, float32, bfloat16 or float16")
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.top_k, self.seed)
+
+    @property
+    def folder(self) -> Path:
+        name = Path(self.model.rstrip("/")).name if Path(self.model).exists() else self.model.replace("/", "--")
+        return Path(self.output or f"outputs/evaluate/{name}/{self.task}")
+
+
+def evaluate(argv: Sequence[str]) -> None:
+    """Run `rlcredit evaluate` with these arguments.
+
+    Raises: InputError for what the user has to mend; RunStopped if the run cannot go on.
+    """
+    disable_progress_bar()
+    (args,) = recipes.parse(list(argv), (EvaluateArguments,))
+    path = model_path(args.model)
+    task = _task(args)
+    rows = task.tests[next(iter(task.tests))]
+    tokenizer = _tokenizer(path, args, rows)
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    store = _open(args, path, rows, state)
+    wanted = batches(rows, tokenizer, args.samples, args.batch_size)
+    todo = store.missing(wanted)
+    state.wait_for_everyone()  # every process has to see the same batches missing
+    if todo:
+        _draw_all(todo[state.process_index :: state.num_processes], len(wanted), path, tokenizer, task, rows, store,
+                  args, state)  # fmt: skip
+    state.wait_for_everyone()
+    if state.is_main_process:
+        store.close(wanted)
+        _report(args, store, task.notes)
+
+
+def _task(args: EvaluateArguments) -> TaskData:
+    """The one evaluation set."""
+    assert not isinstance(args.task_options, str)  # parsed in __post_init__
+    options = dict(args.task_options or {})
+    if args.data is not None:
+        options["test"] = args.data if args.task in ("countdown", "custom") else {args.task: args.data}
+    if args.limit is not None:
+        options["num_test"] = args.limit
+    task = TASKS[EVALUATION_SETS[args.task]](options, train=False, tests=[args.task])
+    if not task.tests:
+        raise InputError("data: is missing; write a file, or the id of a data set on the hub")
+    if len(task.tests) > 1:
+        raise InputError("task_options.test: names several sets; write one, or --data FILE")
+    if task.check is None:
+        raise InputError("task_options.check: is missing; write the name of a checker")
+    return task
+
+
+def _tokenizer(path: str, args: EvaluateArguments, rows: Dataset) -> PreTrainedTokenizerBase:
+    """The tokenizer; a model that is not there, or whose context is too short, is refused before weights load."""
+    options = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", **options)
+        config = AutoConfig.from_pretrained(_base(path), **options).get_text_config()
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"model: {path!r} is neither a folder with a model nor a model that can be reached ({reason})"
+        ) from error
+    context = getattr(config, "max_position_embeddings", None)
+    longest = max(prompt_lengths(tokenizer, list(rows["prompt"])))
+    if context and longest + args.max_new_tokens > context:
+        raise InputError(
+            f"max_new_tokens: a prompt of {longest} tokens and {args.max_new_tokens} of completion do not fit the "
+            f"model's context of {context}; shorten one of them"
+        )
+    return tokenizer
+
+
+def _base(path: str) -> str:
+    """Where the configuration is: of an adapter, with the model that it was trained on."""
+    adapter = Path(path) / "adapter_config.json"
+    return json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.is_file() else path
+
+
+def _model(path: str, args: EvaluateArguments, state: PartialState) -> PreTrainedModel:
+    """The model, its adapter on it if the folder holds one."""
+    options: dict[str, Any] = {"dtype": args.dtype, "revision": args.revision}
+    if args.attn_implementation:
+        options["attn_implementation"] = args.attn_implementation
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=args.trust_remote_code, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"model: {path!r} cannot be loaded ({' '.join(str(error).split())[:200]})") from error
+    return model.to(state.device).eval()
+
+
+def _draw_all(
+    mine: Sequence[Batch],
+    batches_in_all: int,
+    path: str,
+    tokenizer: PreTrainedTokenizerBase,
+    task: TaskData,
+    rows: Dataset,
+    store: Store,
+    args: EvaluateArguments,
+    state: PartialState,
+) -> None:
+    """Draw and store this process's batches."""
+    assert task.check is not None
+    model = _model(path, args, state)
+    done = batches_in_all - len(mine) if state.num_processes == 1 else 0
+    quiet = not sys.stderr.isatty()
+    bar = tqdm(
+        mine,
+        desc=args.task,
+        unit="batch",
+        initial=done,
+        total=len(mine) + done,
+        disable=not state.is_main_process,
+        mininterval=10 if quiet else 0.5,
+        dynamic_ncols=True,
+    )
+    for batch in bar:
+        try:
+            store.keep(batch, draw(model, tokenizer, rows, batch, args.sampling, task.check))
+        except torch.OutOfMemoryError as error:
+            raise RunStopped(f"out of memory with {len(batch.pairs)} completions at once; write a smaller "
+                             f"--batch_size (now {args.batch_size}) and --overwrite true") from error  # fmt: skip
+
+
+# ---- the folder ---------------------------------------------------------------------------------------------------
+
+
+def _open(args: EvaluateArguments, path: str, rows: Dataset, state: PartialState) -> Store:
+    """The output folder: new, or of the same evaluation. Raises: InputError if it holds another one."""
+    folder, settings = args.folder, _settings(args, path, rows)
+    file = folder / SETTINGS_FILE
+    if state.is_main_process and args.overwrite and file.is_file():
+        for name in ("parts", SETTINGS_FILE, METRICS_FILE, "samples.parquet"):
+            shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
+    state.wait_for_everyone()
+    earlier = json.loads(file.read_text()) if file.is_file() else None
+    state.wait_for_everyone()
+    if earlier is not None and earlier != settings:
+        differing = [key for key in settings if settings[key] != earlier.get(key)]
+        said = ", ".join(f"{key} {earlier.get(key)!r} instead of {settings[key]!r}" for key in differing)
+        raise InputError(
+            f"output: {folder} holds an evaluation with {said}; write another --output, or --overwrite true"
+        )
+    if state.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(settings, indent=2) + "\n")
+    return Store(folder)
+
+
+def _settings(args: EvaluateArguments, path: str, rows: Dataset) -> dict[str, Any]:
+    """All that the samples depend on."""
+    names = {item.name for item in fields(args)} - {"output", "overwrite", "limit", "data", "task_options"}
+    weights = sorted(file for pattern in WEIGHTS for file in Path(path).glob(pattern)) if Path(path).is_dir() else []
+    content = "\n".join(json.dumps(row, sort_keys=True) for row in rows.to_list())
+    return {
+        **{name: getattr(args, name) for name in sorted(names)},
+        "problems": len(rows),
+        "data_sha256": sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16],
+        "weights": [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in weights],
+    }
+
+
+def _report(args: EvaluateArguments, store: Store, notes: Sequence[str]) -> None:
+    """Say what came out, and keep it beside the samples."""
+    found = table(store.records())
+    estimates = summarize(*found)
+    settings = json.loads((args.folder / SETTINGS_FILE).read_text())
+    document = {
+        "settings": settings,
+        "estimates": {
+            name: dict(zip(("value", "low", "high"), value, strict=True)) for name, value in estimates.items()
+        },
+        "torch": torch.__version__,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    (args.folder / METRICS_FILE).write_text(json.dumps(document, indent=2) + "\n")
+    problems, samples = found.correct_PS.shape
+    print("\n".join(notes) + "\n" if notes else "", end="")
+    print(f"{args.task}: {problems} problems x {samples} samples, temperature {args.temperature:g}, {args.model}")
+    print(format_estimates(estimates))
+    print(f"samples:  {args.folder / 'samples.parquet'}")
+
+
+def format_estimates(estimates: Mapping[str, Estimate]) -> str:
+    """A line an estimate, its 95 % interval behind it."""
+    width = max(map(len, estimates))
+    return "\n".join(
+        f"{name:{width}}  {value.value:8{shape}}  [{value.low:{shape}}, {value.high:{shape}}]"
+        for name, value in estimates.items()
+        for shape in [".1f" if name == "length" else ".3f"]
+    )
+
+
+def describe() -> str:
+    """The keys of `rlcredit evaluate`, with defaults, for --help."""
+    lines = ["\nKeys of rlcredit evaluate:\n"]
+    for item in fields(EvaluateArguments):
+        default = "needed" if item.name in ("model", "task") else item.default
+        lines.append(f"  {item.name} ({default})\n      {item.metadata['help']}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,59 @@
+"""Evaluation of a policy while it trains: the same samples, checkers and estimates as `rlcredit evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlcredit.evaluation.estimates import summarize
+from rlcredit.evaluation.samples import Table, batches, draw, table
+from rlcredit.evaluation.sampling import Sampling
+from rlcredit.tasks.checkers.verdict import Checker
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a policy in training is evaluated on.
+
+    Attributes:
+        tests: evaluation sets by name.
+        check: the task's checker.
+        sampling: temperature and the like.
+        samples: completions a problem.
+        batch_size: completions generated at once by each process.
+    """
+
+    tests: Mapping[str, Dataset]
+    check: Checker
+    sampling: Sampling
+    samples: int = 1
+    batch_size: int = 128
+
+    def measure(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator
+    ) -> dict[str, Table]:
+        """The samples of every set, over all processes; draws nothing from the global random streams."""
+        found = {}
+        for name, rows in self.tests.items():
+            wanted = batches(rows, tokenizer, self.samples, self.batch_size)
+            mine = wanted[accelerator.process_index :: accelerator.num_processes]
+            with accelerator.autocast():
+                records = [
+                    record
+                    for batch in mine
+                    for record in draw(model, tokenizer, rows, batch, self.sampling, self.check)
+                ]
+            found[name] = table(gather_object(records))
+        return found
+
+
+def metrics_of(found: Table) -> dict[str, float]:
+    """The estimates of a set for a log: each value, and the 95 % interval of pass@1."""
+    estimates = summarize(*found)
+    metrics = {name: estimate.value for name, estimate in estimates.items()}
+    return {**metrics, "pass@1_low": estimates["pass@1"].low, "pass@1_high": estimates["pass@1"].high}

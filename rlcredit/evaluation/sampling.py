@@ -1,0 +1,165 @@
+"""Completions that depend on problem and seed alone: not on the batch, the order, or the number of processes.
+
+Every sample has a stream of uniform numbers of its own, keyed by (seed, problem, sample). Token t is drawn by
+inverting the cumulative distribution at the t-th number, so what else is in the batch does not matter. (Rounding does:
+another batch may move a probability by a part in a million, and about one token in a million with it. Batches are
+therefore cut before they are handed to processes; see `samples`.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from rlcredit.errors import InputError
+from rlcredit.modes import evaluating
+
+Prompt = str | list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn.
+
+    Attributes:
+        max_new_tokens: tokens a completion may have.
+        temperature: 0 is greedy.
+        top_p: keep the most likely tokens that together have this probability; 1: all.
+        top_k: keep this many of the most likely tokens; 0: all.
+        seed: of the samples' streams.
+    """
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+
+class Completion(NamedTuple):
+    """A completion's text, without special tokens; its length in tokens, the closing one included; whether it was cut
+    off at `max_new_tokens`."""
+
+    text: str
+    tokens: int
+    truncated: bool
+
+
+@torch.no_grad()
+def complete(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    streams: Sequence[tuple[int, int]],
+    sampling: Sampling,
+) -> list[Completion]:
+    """One completion a prompt.
+
+    Draws nothing from the global random streams and leaves the model in the mode it was in.
+
+    Args:
+        model: any model with `generate`, adapters included.
+        tokenizer: its tokenizer; conversations are rendered with its chat template.
+        prompts: texts, or conversations.
+        streams: which problem and which of its samples each prompt is: what, with the seed, decides the sample.
+        sampling: temperature and the like.
+    """
+    inputs = encode(tokenizer, prompts).to(model.device)
+    width = inputs["input_ids"].shape[1]
+    ends = _ends(model, tokenizer)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
+    with evaluating(model):
+        ids = model.generate(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            max_new_tokens=sampling.max_new_tokens,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            eos_token_id=ends,
+            pad_token_id=pad,
+            logits_processor=_processors(sampling, streams, width),
+            use_cache=True,
+        )[:, width:].tolist()
+    return [_completion(row, ends, tokenizer) for row in ids]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> Any:
+    """Prompts as the trainer encodes them, padded on the left: `input_ids` and `attention_mask`, [B, N]."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer.pad({"input_ids": _ids(tokenizer, prompts)}, padding_side="left", return_tensors="pt")
+
+
+def prompt_lengths(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[int]:
+    """Tokens of each prompt."""
+    return [len(ids) for ids in _ids(tokenizer, prompts)]
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
+    if isinstance(prompts[0], str):
+        return tokenizer(list(prompts))["input_ids"]
+    if tokenizer.chat_template is None:
+        raise InputError("task_options.prompt_style: 'chat', but the model has no chat template; write 'plain'")
+    return tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, tokenize=True, return_dict=False)
+
+
+def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end a completion: the tokenizer's (which training ends on), and the model's own."""
+    own = model.generation_config.eos_token_id
+    ends = [tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
+    return list(dict.fromkeys(token for token in ends if token is not None))
+
+
+def _completion(ids: list[int], ends: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Completion:
+    stop = next((place for place, token in enumerate(ids) if token in ends), None)
+    kept = ids if stop is None else ids[: stop + 1]
+    return Completion(tokenizer.decode(kept, skip_special_tokens=True), len(kept), stop is None)
+
+
+def _processors(sampling: Sampling, streams: Sequence[tuple[int, int]], width: int) -> LogitsProcessorList:
+    """What turns scores into a choice; nothing at temperature 0."""
+    if sampling.temperature == 0:
+        return LogitsProcessorList()
+    chain: list[LogitsProcessor] = [TemperatureLogitsWarper(sampling.temperature)]
+    chain += [TopKLogitsWarper(sampling.top_k)] if sampling.top_k else []
+    chain += [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
+    return LogitsProcessorList([*chain, _Draw(_uniform(sampling, streams), width)])
+
+
+def _uniform(sampling: Sampling, streams: Sequence[tuple[int, int]]) -> Tensor:
+    """The streams' numbers in [0, 1): float64 [B, max_new_tokens]."""
+    rows = [
+        np.random.Generator(np.random.Philox(np.random.SeedSequence([sampling.seed, *stream]))) for stream in streams
+    ]
+    return torch.from_numpy(np.stack([row.random(sampling.max_new_tokens) for row in rows]))
+
+
+class _Draw(LogitsProcessor):
+    """Leaves one token a row: where the cumulative distribution passes the row's number."""
+
+    def __init__(self, uniform_BT: Tensor, width: int) -> None:
+        self._uniform_BT, self._width = uniform_BT, width
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        t = input_ids.shape[1] - self._width
+        cumulative_BV = scores.float().softmax(-1).double().cumsum(-1)
+        wanted_B1 = self._uniform_BT[:, t : t + 1].to(scores.device) * cumulative_BV[:, -1:]
+        # the first token at which the sum exceeds the number: never one of probability 0
+        token_B1 = torch.searchsorted(cumulative_BV, wanted_B1, right=True).clamp(max=scores.shape[-1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter(1, token_B1, 0.0)

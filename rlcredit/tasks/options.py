@@ -1,0 +1,40 @@
+"""A recipe's `task_options` as a dataclass, checked."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from rlcredit.errors import InputError
+
+Options = TypeVar("Options")
+
+
+def options_from(kind: type[Options], given: Mapping[str, object], task: str) -> Options:
+    """The dataclass `kind` made from a recipe's mapping.
+
+    Raises: InputError for an unknown key or an impossible value; names the key, the value and what to write instead.
+    """
+    known = [item.name for item in fields(kind)]  # type: ignore[arg-type]
+    for key, value in given.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean task_options.{near[0]}?" if near else f"write one of {', '.join(known)}"
+            raise InputError(f"task_options.{key}: {value!r} is for no option of the task {task}; {hint}")
+    return kind(**dict[str, Any](given))
+
+
+def require(name: str, value: object, holds: Callable[[object], bool], instead: str) -> None:
+    """Raise an InputError unless the value can be used."""
+    if not holds(value):
+        raise InputError(f"task_options.{name}: {value!r} is not possible; write {instead}")
+
+
+def is_integer_in(low: int, high: int) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())

@@ -1,0 +1,24 @@
+"""Problems that are in a training set and in an evaluation set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+SHOWN = 3
+
+
+def normalized(text: str) -> str:
+    """Letters and digits only, in one case: what is left when two copies were only typeset differently."""
+    return "".join(character for character in text.casefold() if character.isalnum())
+
+
+def overlap(train: Sequence[Mapping[str, Any]], name: str, test: Sequence[Mapping[str, Any]]) -> str:
+    """One line on the rows of `test` whose question, normalised, is also in `train`; empty if there are none."""
+    known = {normalized(row["question"]): row["id"] for row in train}
+    found = [(row["id"], known[key]) for row in test if (key := normalized(row["question"])) in known]
+    if not found:
+        return ""
+    examples = ", ".join(f"{one} = {other}" for one, other in found[:SHOWN])
+    more = ", ..." if len(found) > SHOWN else ""
+    return f"overlap: {len(found)} of {len(test)} problems of {name} are also in the training set ({examples}{more})"

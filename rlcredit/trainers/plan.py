@@ -1,0 +1,198 @@
+"""The plan of a run, for `--dry_run`: what it will do and roughly what it needs, told without any weights."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from peft import get_peft_model
+from transformers import AutoModelForCausalLM, PretrainedConfig
+from trl import ModelConfig, get_peft_config
+
+from rlcredit.attention import choose_layers
+from rlcredit.evaluation.sampling import prompt_lengths
+from rlcredit.trainers.config import CreditGRPOConfig
+from rlcredit.trainers.ppo_config import CreditPPOConfig
+from rlcredit.trainers.prepare import Checked
+
+GB = 1e9
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+class Batches(NamedTuple):
+    """Batch arithmetic of a run.
+
+    Attributes:
+        processes: how many there are.
+        completions: generated at once, over all processes.
+        per_step: of them, in one optimiser step.
+        steps: optimiser steps of the run.
+        steps_a_rollout: optimiser steps that use one rollout.
+    """
+
+    processes: int
+    completions: int
+    per_step: int
+    steps: int
+    steps_a_rollout: int
+
+    @property
+    def rollouts(self) -> int:
+        return math.ceil(self.steps / self.steps_a_rollout)
+
+
+class Memory(NamedTuple):
+    """Estimated bytes on one device that holds everything.
+
+    Attributes:
+        weights, gradients, optimiser: of the policy, and of PPO's critic; of the KL term's reference, weights only.
+        activations: kept for the backward pass.
+        logits: of one micro-batch, with their float32 copy and gradient.
+    """
+
+    weights: float
+    gradients: float
+    optimiser: float
+    activations: float
+    logits: float
+
+    def on_each_of(self, devices: int) -> float:
+        """Bytes on each device where weights, gradients and optimiser are sharded over `devices`."""
+        return (self.weights + self.gradients + self.optimiser) / devices + self.activations + self.logits
+
+
+def plan(checked: Checked) -> str:
+    """The plan in lines that people read."""
+    config, model = checked.config, checked.model
+    lengths = prompt_lengths(checked.tokenizer, list(checked.task.train["prompt"]))  # type: ignore[index]
+    made = batches(checked)
+    parameters, trained = count(checked.policy, model)
+    what = "all trained" if parameters == trained else f"{_many(trained)} trained (LoRA)"
+    prompts = made.completions // config.num_generations
+    tokens = made.rollouts * made.completions * config.max_completion_length
+    lines = {
+        "policy": f"{model.model_name_or_path}: {_many(parameters)} parameters, {what}, {model.dtype or 'auto'}",
+        "data": f"{checked.run.task}: {len(lengths):,} training rows, prompts of {min(lengths)} to {max(lengths)} "
+        f"tokens; held out: {_tests(checked)}",
+        "rollout": f"{made.completions:,} completions = {prompts:,} prompts x {config.num_generations}, on "
+        f"{made.processes} processes; up to {config.max_completion_length:,} tokens each, temperature "
+        f"{config.temperature:g}, by {_generator(config)}",
+        "step": f"{made.per_step:,} completions ({config.per_device_train_batch_size} a process x "
+        f"{config.gradient_accumulation_steps} accumulated); {made.steps_a_rollout} steps a rollout",
+        "run": f"{made.steps:,} steps = {made.rollouts:,} rollouts = {made.rollouts * made.completions:,} "
+        f"completions, at most {tokens / 1e6:,.0f} M tokens; "
+        f"{made.rollouts * prompts / len(lengths):.2f} passes over the data",
+        "credit": _credit(checked),
+        "evaluation": _evaluation(checked),
+        "checkpoints": f"every {config.save_steps:g} steps, {config.save_total_limit or 'all'} kept"
+        if config.save_strategy == "steps"
+        else str(config.save_strategy),
+        "memory": _memory(checked, made, max(lengths)),
+        "output": str(config.output_dir),
+    }
+    notes = [f"note: {line}" for line in checked.notes]
+    return "\n".join([*(f"{name:12} {text}" for name, text in lines.items()), *notes, "checked; nothing was trained"])
+
+
+def batches(checked: Checked) -> Batches:
+    """Batch arithmetic, for the number of processes that the recipe is meant for."""
+    config = checked.config
+    processes = checked.run.processes or config.world_size
+    together = config.per_device_train_batch_size * processes
+    per_step = together * config.gradient_accumulation_steps
+    completions = together * config.steps_per_generation
+    steps_a_rollout = config.steps_per_generation * config.num_iterations // config.gradient_accumulation_steps
+    rows = len(checked.task.train)  # type: ignore[arg-type]
+    an_epoch = rows * config.num_generations * config.num_iterations / per_step
+    steps = config.max_steps if config.max_steps > 0 else math.ceil(config.num_train_epochs * an_epoch)
+    return Batches(processes, completions, per_step, steps, max(1, steps_a_rollout))
+
+
+def count(policy: PretrainedConfig, model: ModelConfig) -> tuple[int, int]:
+    """Parameters of the policy, and how many of them are trained; on the meta device, which holds no weights."""
+    with torch.device("meta"):
+        made = AutoModelForCausalLM.from_config(policy)
+        parameters = sum(p.numel() for p in made.parameters())
+        if (lora := get_peft_config(model)) is not None:
+            made = get_peft_model(made, lora)
+            return parameters, sum(p.numel() for p in made.parameters() if p.requires_grad)
+    return parameters, parameters
+
+
+def memory(checked: Checked, longest_prompt: int) -> Memory:
+    """Estimated memory of training: AdamW with two moments; activations by Korthikanti et al. (arXiv 2205.05198).
+
+    A layer keeps about 34·B·N·h bytes in 16 bits without its attention map (eq. 2 there, the fused kernels' part left
+    out); with gradient checkpointing it keeps its input, 2·B·N·h, and one layer is whole at a time. The logits are
+    those of the completion's tokens: as they are, in float32 and as a gradient. What generation needs is not in it.
+    """
+    config, policy = checked.config, checked.policy.get_text_config()
+    parameters, trained = count(checked.policy, checked.model)
+    size = BYTES.get(checked.model.dtype or "", 2 if config.bf16 else 4)
+    kept = 0.5 if checked.model.load_in_4bit else 1 if checked.model.load_in_8bit else size
+    adapters = trained < parameters
+    own = 4 if adapters else size  # adapters are kept in float32
+    critic = parameters if isinstance(config, CreditPPOConfig) else 0
+    critic_trained = critic if isinstance(config, CreditPPOConfig) and not config.critic_lora_r else 0
+    reference = parameters if config.beta and not adapters else 0
+    B, N = config.per_device_train_batch_size, longest_prompt + config.max_completion_length
+    unit = B * N * policy.hidden_size * size
+    layers = policy.num_hidden_layers
+    activations = (layers + 17) * unit if config.gradient_checkpointing else layers * 17 * unit
+    logits = B * config.max_completion_length * policy.vocab_size * (2 * size + 4)
+    return Memory(
+        weights=parameters * kept + (trained * own if adapters else 0) + (critic + reference) * size,
+        gradients=(trained + critic_trained) * own,
+        optimiser=2 * (trained + critic_trained) * own,
+        activations=float(activations),
+        logits=float(logits),
+    )
+
+
+def _memory(checked: Checked, made: Batches, longest_prompt: int) -> str:
+    found = memory(checked, longest_prompt)
+    parts = ", ".join(f"{name} {value / GB:.1f}" for name, value in found._asdict().items())
+    text = f"about {found.on_each_of(1) / GB:.1f} GB a device ({parts})"
+    if made.processes > 1:
+        text += f"; {found.on_each_of(made.processes) / GB:.1f} GB where sharded over {made.processes} (fsdp2, zero3)"
+    if checked.config.use_vllm and checked.config.vllm_mode == "colocate":
+        text += f"; and vLLM's share, {checked.config.vllm_gpu_memory_utilization:.0%} of the device"
+    return text + "; estimated"
+
+
+def _many(count: int) -> str:
+    return f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.2f} M"
+
+
+def _generator(config: CreditGRPOConfig) -> str:
+    return f"vLLM ({config.vllm_mode})" if config.use_vllm else "transformers"
+
+
+def _tests(checked: Checked) -> str:
+    return ", ".join(f"{name} {len(rows):,}" for name, rows in checked.task.tests.items()) or "none"
+
+
+def _credit(checked: Checked) -> str:
+    config = checked.config
+    text = f"{config.credit_strategy}"
+    if config.credit_strategy == "uniform":
+        return f"{text}: every token alike"
+    text += f": q {config.credit_quantile:g}, a {config.credit_amplification:g}"
+    if "attention" not in config.credit_needs:
+        return text
+    layers = choose_layers(checked.policy, config.credit_layers, config.credit_num_layers)
+    return (
+        f"{text}; reads layers {', '.join(map(str, layers))} of {checked.policy.get_text_config().num_hidden_layers}"
+    )
+
+
+def _evaluation(checked: Checked) -> str:
+    if (held_out := checked.held_out) is None:
+        return "none"
+    sets = ", ".join(f"{name} ({len(rows)} problems)" for name, rows in held_out.tests.items())
+    config = checked.config
+    during = f", every {config.eval_steps:g} steps" if config.eval_strategy == "steps" else ""
+    during = f", every {config.eval_strategy}" if config.eval_strategy == "epoch" else during
+    how = "greedy" if held_out.sampling.temperature == 0 else f"temperature {held_out.sampling.temperature:g}"
+    return f"before and after{during}: {sets} x {held_out.samples}, {how}"

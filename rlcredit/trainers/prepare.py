@@ -1,0 +1,246 @@
+"""From the command line to a trainer: everything that can be checked is checked before weights load."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils.logging import disable_progress_bar
+from trl import ModelConfig, get_peft_config, get_quantization_config
+
+from rlcredit import recipes
+from rlcredit.attention import choose_layers
+from rlcredit.errors import InputError
+from rlcredit.evaluation.held_out import HeldOut
+from rlcredit.evaluation.sampling import Sampling, prompt_lengths
+from rlcredit.tasks import TASKS, TaskData
+from rlcredit.trainers import checkpoints, critic
+from rlcredit.trainers.config import CreditGRPOConfig
+from rlcredit.trainers.grpo import CreditGRPOTrainer
+from rlcredit.trainers.log import JsonlLog
+from rlcredit.trainers.ppo import CreditPPOTrainer
+from rlcredit.trainers.ppo_config import CreditPPOConfig
+from rlcredit.trainers.progress import Progress
+
+ALGORITHMS: dict[str, tuple[type[CreditGRPOConfig], type[CreditGRPOTrainer]]] = {
+    "grpo": (CreditGRPOConfig, CreditGRPOTrainer),
+    "ppo": (CreditPPOConfig, CreditPPOTrainer),
+}
+
+
+@dataclass
+class RunArguments:
+    """What a run trains on and how it reports; the model is TRL's `ModelConfig`."""
+
+    algorithm: str = field(
+        default="grpo",
+        metadata={"help": "grpo, or ppo with a critic; its keys are those of PPO.", "choices": [*ALGORITHMS]},
+    )
+    task: str = field(default="countdown", metadata={"help": f"What to learn: {', '.join(TASKS)}."})
+    task_options: dict | str | None = field(default=None, metadata={"help": "Mapping that the task checks."})
+    held_out: int = field(
+        default=512,
+        metadata={
+            "help": "Problems of each evaluation set, at most, for the accuracy before, during (eval_strategy) and "
+            "after the run; 0: none."
+        },
+    )
+    eval_samples: int = field(default=1, metadata={"help": "Completions a problem in those evaluations."})
+    eval_temperature: float = field(default=0.0, metadata={"help": "Their temperature; 0 is greedy."})
+    processes: int | None = field(
+        default=None,
+        metadata={"help": "How many processes the recipe is meant for: a run on another number says so."},
+    )
+    overwrite: bool = field(
+        default=False, metadata={"help": "Delete the checkpoints and log of an earlier run in output_dir."}
+    )
+    dry_run: bool = field(
+        default=False, metadata={"help": "Check all that can be checked without weights, and print the plan."}
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.task_options, str):
+            self.task_options = json.loads(self.task_options)
+        if self.held_out < 0:
+            raise ValueError(f"held_out: {self.held_out} is out of range; write 0 or more")
+        if self.eval_samples < 1:
+            raise ValueError(f"eval_samples: {self.eval_samples} is out of range; write 1 or more")
+        if self.eval_temperature < 0:
+            raise ValueError(f"eval_temperature: {self.eval_temperature} is out of range; write 0 or more")
+        if self.eval_samples > 1 and self.eval_temperature == 0:
+            raise ValueError(
+                "eval_temperature: 0 is greedy and all samples would be the same; write 1.0, for instance"
+            )
+        if self.processes is not None and self.processes < 1:
+            raise ValueError(f"processes: {self.processes} is out of range; write 1 or more")
+        if self.task not in TASKS:
+            near = difflib.get_close_matches(self.task, TASKS, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TASKS)}"
+            raise ValueError(f"task: {self.task!r} is unknown; {hint}")
+
+
+class Checked(NamedTuple):
+    """A run that has passed every check that needs no weights.
+
+    Attributes:
+        run, model, config: what the recipe and the command line say.
+        task: its data.
+        path: where the policy is.
+        policy: the policy's configuration.
+        tokenizer: the policy's.
+        checkpoint: where training goes on, or None.
+        earlier: complete checkpoints of an earlier run in the output folder.
+        notes: what the user should know before training starts.
+    """
+
+    run: RunArguments
+    model: ModelConfig
+    config: CreditGRPOConfig
+    task: TaskData
+    path: str
+    policy: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    checkpoint: str | None
+    earlier: list[Path]
+    notes: list[str]
+
+    @property
+    def held_out(self) -> HeldOut | None:
+        """What the policy is evaluated on; None where the task has no such set, or none was asked for."""
+        if self.task.check is None or not self.task.tests or not self.run.held_out:
+            return None
+        tests = {name: rows.select(range(min(self.run.held_out, len(rows)))) for name, rows in self.task.tests.items()}
+        length = self.config.max_completion_length
+        sampling = Sampling(length, self.run.eval_temperature, seed=self.config.seed)
+        return HeldOut(tests, self.task.check, sampling, self.run.eval_samples, EVALUATION_BATCH)
+
+
+EVALUATION_BATCH = 128
+
+
+def check(argv: Sequence[str]) -> Checked:
+    """Read the recipe and check everything that needs no weights. Raises: InputError."""
+    if not torch.accelerator.is_available():
+        # Without it, accelerate's multi-process launch on a CPU starts runs that do not know of each other.
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+    disable_progress_bar()  # of loading and saving; training has its own
+    config_type, _ = ALGORITHMS.get(str(recipes.peek(argv, "algorithm")), ALGORITHMS["grpo"])
+    ppo_only = dict.fromkeys(CreditPPOConfig.__annotations__, "it is a key of algorithm: ppo")
+    words = list(argv)
+    if not torch.accelerator.is_available() and recipes.peek(argv, "dry_run") not in (None, False, "false"):
+        words += ["--use_cpu", "true"]  # a plan is often made where the GPUs are not, and transformers asks for them
+    run, model, config = recipes.parse(words, (RunArguments, ModelConfig, config_type), elsewhere=ppo_only)
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched > 1 and config.world_size == 1:
+        raise InputError(f"{launched} processes were launched, but they do not see each other; add --use_cpu true")
+    try:
+        return _checked(run, model, config)
+    except ValueError as error:  # TRL's and transformers' own checks
+        raise InputError(" ".join(str(error).split())) from error
+
+
+def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig) -> Checked:
+    checkpoint = checkpoints.find(config.resume_from_checkpoint, config.output_dir)
+    earlier = checkpoints.complete(config.output_dir)
+    if checkpoint is None and earlier and not run.overwrite and not run.dry_run:
+        raise InputError(
+            f"output_dir: {config.output_dir} holds {earlier[-1].name} of an earlier run; write "
+            "--resume_from_checkpoint latest to go on, --overwrite true to delete it, or another output_dir"
+        )
+    assert not isinstance(run.task_options, str)  # parsed in __post_init__
+    tested = bool(run.held_out) or config.eval_strategy != "no"
+    task = TASKS[run.task](run.task_options or {}, tests=None if tested else [])
+    if not model.model_name_or_path:
+        raise InputError("model_name_or_path: is missing; write a folder or the id of a model on the hub")
+    path = recipes.model_path(model.model_name_or_path)
+    policy, tokenizer = _check_policy(path, model, config, task)
+    if isinstance(config, CreditPPOConfig) and config.critic_model_name_or_path is not None:
+        config.critic_model_name_or_path = recipes.model_path(config.critic_model_name_or_path)
+        trusted = {"trust_remote_code": config.trust_remote_code}
+        critic.check(config.critic_model_name_or_path, policy, tokenizer, **trusted)
+    notes = list(task.notes)
+    if run.processes is not None and run.processes != config.world_size and not run.dry_run:
+        notes.append(
+            f"processes: the recipe is meant for {run.processes}, this run has {config.world_size}: batches are "
+            f"{config.world_size / run.processes:g} times as large as there"
+        )
+    return Checked(run, model, config, task, path, policy, tokenizer, checkpoint, earlier, notes)
+
+
+def _check_policy(
+    path: str, model: ModelConfig, config: CreditGRPOConfig, task: TaskData
+) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
+    """Refuse a policy that is not there, cannot be read, or whose context is too short; give what describes it."""
+    options = {"revision": model.model_revision, "trust_remote_code": config.trust_remote_code}
+    try:
+        policy = AutoConfig.from_pretrained(path, **options)
+        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", truncation_side="left", **options)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"model_name_or_path: {path!r} is neither a folder with a model nor a model that can be reached ({reason})"
+        ) from error
+    if "attention" in config.credit_needs:
+        choose_layers(policy, config.credit_layers, config.credit_num_layers)
+    context = getattr(policy.get_text_config(), "max_position_embeddings", None)
+    assert task.train is not None
+    longest = max(prompt_lengths(tokenizer, list(task.train["prompt"])))
+    if context and longest + config.max_completion_length > context:
+        raise InputError(
+            f"max_completion_length: a prompt of {longest} tokens and {config.max_completion_length} of "
+            f"completion do not fit the model's context of {context}; shorten one of them"
+        )
+    return policy, tokenizer
+
+
+def build(checked: Checked) -> CreditGRPOTrainer:
+    """Load the policy. Raises: InputError for what TRL and transformers refuse."""
+    try:
+        trainer = _trainer(checked)
+    except ValueError as error:
+        raise InputError(" ".join(str(error).split())) from error
+    if checked.checkpoint is None and trainer.is_world_process_zero():
+        for folder in checked.earlier:
+            shutil.rmtree(folder)
+    trainer.held_out = checked.held_out
+    _show_progress(trainer)
+    return trainer
+
+
+def _trainer(checked: Checked) -> CreditGRPOTrainer:
+    model, config = checked.model, checked.config
+    config.model_init_kwargs = {
+        **(config.model_init_kwargs or {}),
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+        **({"dtype": model.dtype} if model.dtype else {}),
+    }
+    _, trainer_type = ALGORITHMS[checked.run.algorithm]
+    tests: Any = next(iter(checked.task.tests.values()), None)
+    return trainer_type(
+        checked.path,
+        checked.task.rewards,
+        args=config,
+        train_dataset=checked.task.train,
+        eval_dataset=tests if config.eval_strategy != "no" else None,
+        processing_class=checked.tokenizer,
+        peft_config=get_peft_config(model),
+        quantization_config=get_quantization_config(model),
+    )
+
+
+def _show_progress(trainer: CreditGRPOTrainer) -> None:
+    trainer.add_callback(JsonlLog())
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    if not trainer.args.disable_tqdm:
+        trainer.add_callback(Progress())
