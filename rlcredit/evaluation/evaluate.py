@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import Dataset
+from peft import AutoPeftModelForCausalLM
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
@@ -157,8 +158,11 @@ def _tokenizer(path: str, args: EvaluateArguments, rows: Dataset) -> PreTrainedT
 
 def _base(path: str) -> str:
     """Where the configuration is: of an adapter, with the model that it was trained on."""
-    adapter = Path(path) / "adapter_config.json"
-    return json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.is_file() else path
+    return json.loads(_adapter(path).read_text())["base_model_name_or_path"] if _adapter(path).is_file() else path
+
+
+def _adapter(path: str) -> Path:
+    return Path(path) / "adapter_config.json"
 
 
 def _model(path: str, args: EvaluateArguments, state: PartialState) -> PreTrainedModel:
@@ -166,8 +170,10 @@ def _model(path: str, args: EvaluateArguments, state: PartialState) -> PreTraine
     options: dict[str, Any] = {"dtype": args.dtype, "revision": args.revision}
     if args.attn_implementation:
         options["attn_implementation"] = args.attn_implementation
+    # PEFT's own class leaves adapters in float32, as they were trained; transformers' would cast them to the model's
+    kind = AutoPeftModelForCausalLM if _adapter(path).is_file() else AutoModelForCausalLM
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=args.trust_remote_code, **options)
+        model = kind.from_pretrained(path, trust_remote_code=args.trust_remote_code, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"model: {path!r} cannot be loaded ({' '.join(str(error).split())[:200]})") from error
     return model.to(state.device).eval()

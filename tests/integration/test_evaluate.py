@@ -124,7 +124,7 @@ def test_a_checkpoint_with_adapters_is_evaluated_with_them(tmp_path):
     torch.manual_seed(0)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.2)
+            torch.nn.init.normal_(parameter, std=0.1)
     tokenizer = AutoTokenizer.from_pretrained(POLICY)
     adapted.save_pretrained(tmp_path / "adapter")
     tokenizer.save_pretrained(tmp_path / "adapter")
