@@ -30,6 +30,7 @@ from rlcredit.trainers.log import JsonlLog
 from rlcredit.trainers.ppo import CreditPPOTrainer
 from rlcredit.trainers.ppo_config import CreditPPOConfig
 from rlcredit.trainers.progress import Progress
+from rlcredit.trainers.rewards import check_signature
 
 ALGORITHMS: dict[str, tuple[type[CreditGRPOConfig], type[CreditGRPOTrainer]]] = {
     "grpo": (CreditGRPOConfig, CreditGRPOTrainer),
@@ -159,6 +160,8 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig) ->
     assert not isinstance(run.task_options, str)  # parsed in __post_init__
     tested = bool(run.held_out) or config.eval_strategy != "no"
     task = TASKS[run.task](run.task_options or {}, tests=None if tested else [])
+    for reward in task.rewards:
+        check_signature(reward, task.train.column_names if task.train is not None else [])
     if not model.model_name_or_path:
         raise InputError("model_name_or_path: is missing; write a folder or the id of a model on the hub")
     path = recipes.model_path(model.model_name_or_path)
