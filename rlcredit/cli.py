@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import warnings
@@ -53,33 +54,18 @@ def _run(words: list[str]) -> int:
     return 0
 
 
-def _train(rest: list[str]) -> None:
-    _settle()
-    from rlcredit.trainers.run import describe, train  # takes seconds to import
+def _lazily(module: str, function: str) -> Callable[[list[str]], None]:
+    """A command whose module takes seconds to import; it brings `describe()`, its keys for --help."""
 
-    if _asks_for_help(rest):
-        print(USAGE + describe(), end="")
-    else:
-        train(rest)
+    def run(rest: list[str]) -> None:
+        _settle()
+        home = importlib.import_module(module)
+        if _asks_for_help(rest):
+            print(USAGE + home.describe(), end="")
+        else:
+            getattr(home, function)(rest)
 
-
-def _evaluate(rest: list[str]) -> None:
-    _settle()
-    from rlcredit.evaluation.evaluate import describe, evaluate
-
-    if _asks_for_help(rest):
-        print(USAGE + describe(), end="")
-    else:
-        evaluate(rest)
-
-
-def _compare(rest: list[str]) -> None:
-    from rlcredit.evaluation.compare import compare
-
-    if _asks_for_help(rest):
-        print(USAGE, end="")
-    else:
-        compare(rest)
+    return run
 
 
 def _prepare_model(rest: list[str]) -> None:
@@ -107,9 +93,9 @@ def _list_recipes(rest: list[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "train": _train,
-    "evaluate": _evaluate,
-    "compare": _compare,
+    "train": _lazily("rlcredit.trainers.run", "train"),
+    "evaluate": _lazily("rlcredit.evaluation.evaluate", "evaluate"),
+    "compare": _lazily("rlcredit.evaluation.compare", "compare"),
     "prepare-model": _prepare_model,
     "recipes": _list_recipes,
 }

@@ -95,7 +95,7 @@ def bench_passes(lengths: list[int], repeats: int) -> None:
 
 
 def bench_steps(steps: int) -> None:
-    from rlcredit.trainers.run import prepare
+    from rlcredit.trainers.prepare import build, check
 
     print(
         f"\nstep of recipes/countdown_tiny, {steps} steps three times each, taken in turn; the first rollout left out"
@@ -106,7 +106,7 @@ def bench_steps(steps: int) -> None:
         for recipe in times:
             with tempfile.TemporaryDirectory() as folder:
                 changes = f"--output_dir {folder} --max_steps {steps} --save_strategy no --disable_tqdm true"
-                trainer = prepare(["--config", f"countdown_tiny/{recipe}", *changes.split()]).trainer
+                trainer = build(check(["--config", f"countdown_tiny/{recipe}", *changes.split()]))
                 trainer.train()
             lines = [line for line in trainer.state.log_history if "step_time" in line]
             lines = lines[trainer.args.steps_per_generation :]

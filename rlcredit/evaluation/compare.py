@@ -12,7 +12,6 @@ import pyarrow
 
 from rlcredit.errors import InputError
 from rlcredit.evaluation.evaluate import SETTINGS_FILE
-from rlcredit.evaluation.paired import Comparison
 from rlcredit.evaluation.paired import compare as paired
 from rlcredit.evaluation.samples import SAMPLES_FILE, read_samples, table
 
@@ -81,4 +80,6 @@ def _read(folder: Path) -> Evaluation:
     )
 
 
-__all__ = ["Comparison", "compare"]
+def describe() -> str:
+    """What `rlcredit compare` takes, for --help."""
+    return "\nrlcredit compare A B: the output folders of two evaluations of the same problems.\n"

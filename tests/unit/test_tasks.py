@@ -257,7 +257,7 @@ def test_crossthink_rows():
 
 
 def test_a_reward_of_ones_own_is_also_the_metric(tmp_path, monkeypatch):
-    (tmp_path / "my_reward.py").write_text(
+    (tmp_path / "my_metric.py").write_text(
         "def score(prompts, completions, hint, **kwargs):\n"
         "    return [0.4 if h in str(c) else 0.0 for c, h in zip(completions, hint)]\n"
         "def full(completions, **kwargs):\n    return [1.5 for c in completions]\n"
@@ -265,14 +265,14 @@ def test_a_reward_of_ones_own_is_also_the_metric(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     path = rows_file(tmp_path, [{"prompt": "Say a", "hint": "a"}, {"prompt": "Say b", "hint": "b"}])
-    task = TASKS["custom"]({"train": path, "test": path, "reward": "my_reward:score"})
+    task = TASKS["custom"]({"train": path, "test": path, "reward": "my_metric:score"})
     rows = task.tests["rows"].to_list()
     assert task.train["prompt"] == ["Say a", "Say b"] and task.train["hint"] == ["a", "b"]
     assert task.rewards[0](prompts=[], completions=["a", "x"], hint=["a", "b"]) == [0.4, 0.0]
     assert [verdict.correct for verdict in task.check(["a", "b"], rows)] == [0.0, 0.0]  # below 1: not right
-    full = TASKS["custom"]({"train": path, "reward": "my_reward:full"})
+    full = TASKS["custom"]({"train": path, "reward": "my_metric:full"})
     assert [verdict.correct for verdict in full.check(["a", "b"], rows)] == [1.0, 1.0]
-    short = TASKS["custom"]({"train": path, "reward": "my_reward:short"})
+    short = TASKS["custom"]({"train": path, "reward": "my_metric:short"})
     with pytest.raises(InputError, match="0 scores for 2 completions"):
         short.check(["a", "b"], rows)
 
