@@ -81,7 +81,7 @@ def plan(checked: Checked) -> str:
         "step": f"{made.per_step:,} completions ({config.per_device_train_batch_size} a process x "
         f"{config.gradient_accumulation_steps} accumulated); {made.steps_a_rollout} steps a rollout",
         "run": f"{made.steps:,} steps = {made.rollouts:,} rollouts = {made.rollouts * made.completions:,} "
-        f"completions, at most {tokens / 1e6:,.0f} M tokens; "
+        f"completions, at most {_many(tokens)} tokens; "
         f"{made.rollouts * prompts / len(lengths):.2f} passes over the data",
         "credit": _credit(checked),
         "evaluation": _evaluation(checked),
@@ -161,8 +161,11 @@ def _memory(checked: Checked, made: Batches, longest_prompt: int) -> str:
     return text + "; estimated"
 
 
-def _many(count: int) -> str:
-    return f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.2f} M"
+def _many(count: float) -> str:
+    for size, unit in ((1e9, " B"), (1e6, " M")):
+        if count >= size:
+            return f"{count / size:,.2f}{unit}"
+    return f"{count:,.0f}"
 
 
 def _generator(config: CreditGRPOConfig) -> str:

@@ -170,7 +170,7 @@ def test_the_plan_knows_processes_steps_and_passes(tmp_path, capsys):
     said = plan_of(recipe, tmp_path, capsys, "--max_steps=160")
     assert "4.02 B parameters, all trained, bfloat16" in said
     assert "512 completions = 64 prompts x 8, on 8 processes; up to 1,024 tokens each" in said
-    assert "160 steps = 10 rollouts = 5,120 completions, at most 5 M tokens; 16.00 passes over the data" in said
+    assert "160 steps = 10 rollouts = 5,120 completions, at most 5.24 M tokens; 16.00 passes over the data" in said
     assert "reads layers 12, 15, 18, 21, 24 of 36" in said
     said = plan_of(recipe, tmp_path, capsys, "--use_peft=true", "--lora_r=8", "--credit_layers=top")
     assert "M trained (LoRA)" in said and "reads layers 24, 27, 30, 32, 35 of 36" in said
