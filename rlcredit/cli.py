@@ -16,12 +16,13 @@ rlcredit: token-level credit for RL fine-tuning of language models
   rlcredit train --config RECIPE [--key value ...]   train a policy; any key of the recipe can be overridden
   rlcredit train --config RECIPE --dry_run           check everything but the weights, and print the plan
   rlcredit evaluate --model M --task SET [...]       accuracies of a checkpoint, with intervals
+  rlcredit analyze --model M --task SET [...]        a page: where the model plans and anchors, and the paper's numbers
   rlcredit compare A B                               two evaluations, problem by problem
   rlcredit prepare-model SOURCE OUTPUT               a plain checkpoint from GGUF (smollm2-135m, or a file)
   rlcredit recipes                                   list the recipes that come with rlcredit
 
 A RECIPE is a YAML file, or the name of one that comes with rlcredit, such as countdown_tiny/coupled_rhythm.
-rlcredit train --help and rlcredit evaluate --help list their keys.
+rlcredit train, evaluate and analyze list their keys with --help.
 """
 RESUMABLE = {
     "train": "--resume_from_checkpoint latest goes on from the newest checkpoint",
@@ -95,6 +96,7 @@ def _list_recipes(rest: list[str]) -> None:
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _lazily("rlcredit.trainers.run", "train"),
     "evaluate": _lazily("rlcredit.evaluation.evaluate", "evaluate"),
+    "analyze": _lazily("rlcredit.analysis.analyze", "analyze"),
     "compare": _lazily("rlcredit.evaluation.compare", "compare"),
     "prepare-model": _prepare_model,
     "recipes": _list_recipes,

@@ -84,10 +84,34 @@ def analyze_thirds(
     Returns: "all", "bottom", "middle", "top" -> signals.
     """
     args = args or CreditArguments()
-    config = unwrapped(model).config
-    statistics, _ = _read(model, input_ids, attention_mask, response_mask, args, softmax_layers(config), whole=False)
-    parts = {"all": statistics.layers, **layer_thirds(config)}
-    return {name: signals_maker(args)(statistics.of_layers(layers)) for name, layers in parts.items() if layers}
+    layers = softmax_layers(unwrapped(model).config)
+    statistics, _ = _read(model, input_ids, attention_mask, response_mask, args, layers, whole=False)
+    parts = thirds(model, statistics)
+    return {name: signals_maker(args)(part) for name, part in parts.items()}
+
+
+def thirds(model: PreTrainedModel, statistics: HeadStatistics) -> dict[str, HeadStatistics]:
+    """Statistics of every layer, and of the thirds of them that have layers: "all", "bottom", "middle", "top"."""
+    parts = layer_thirds(unwrapped(model).config)
+    return {"all": statistics, **{name: statistics.of_layers(layers) for name, layers in parts.items() if layers}}
+
+
+@torch.no_grad()
+def read_everything(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    response_mask: Tensor,
+    args: CreditArguments,
+    temperature: float = 1.0,
+) -> tuple[HeadStatistics, Tensor]:
+    """The statistics of every layer with softmax attention, and the entropy [B, N], from one whole pass.
+
+    Any signals follow: `signals_maker(args)(statistics.of_layers(...))`. Arguments and errors as for `analyze`.
+    """
+    layers = softmax_layers(unwrapped(model).config)
+    statistics, logits = _read(model, input_ids, attention_mask, response_mask, args, layers, whole=True)
+    return statistics, torch.where(response_mask.bool(), next_token_entropy(logits, temperature), torch.nan)
 
 
 def _read(

@@ -53,7 +53,7 @@ def head_statistics(layer: Layer, response_BN: Tensor, window: int, horizon: tup
         return _swept_on_gpu(layer, response_BN, window, horizon)
     if _fused_kernel_fits(layer, horizon):
         return _swept_on_cpu(layer, response_BN, window, horizon)
-    return statistics_of_blocks(_blocks(layer, response_BN), layer.q_BHND.shape[1], response_BN, window, horizon)
+    return statistics_of_blocks(score_blocks(layer, response_BN), layer.q_BHND.shape[1], response_BN, window, horizon)
 
 
 def statistics_of_blocks(
@@ -80,7 +80,7 @@ def row_blocks(response_BN: Tensor, row_bytes: int) -> list[slice]:
     return [slice(start, min(start + size, end)) for start in range(first, end, size)]
 
 
-def _blocks(layer: Layer, response_BN: Tensor) -> Iterator[Block]:
+def score_blocks(layer: Layer, response_BN: Tensor) -> Iterator[Block]:
     B, H, N, _ = layer.q_BHND.shape
     seen = min(N, layer.sliding_window + BLOCK_ROWS) if layer.sliding_window else N
     for rows in row_blocks(response_BN, 4 * B * H * seen):

@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from peft import AutoPeftModelForCausalLM
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from rlcredit import recipes
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.evaluation.estimates import Estimate, summarize
+from rlcredit.evaluation.loading import load_model, load_tokenizer
 from rlcredit.evaluation.samples import Batch, Store, batches, draw, table
 from rlcredit.evaluation.sampling import Sampling, prompt_lengths
 from rlcredit.recipes import model_path
@@ -137,16 +137,8 @@ def _task(args: EvaluateArguments) -> TaskData:
 
 def _tokenizer(path: str, args: EvaluateArguments, rows: Dataset) -> PreTrainedTokenizerBase:
     """The tokenizer; a model that is not there, or whose context is too short, is refused before weights load."""
-    options = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", **options)
-        config = AutoConfig.from_pretrained(_base(path), **options).get_text_config()
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(
-            f"model: {path!r} is neither a folder with a model nor a model that can be reached ({reason})"
-        ) from error
-    context = getattr(config, "max_position_embeddings", None)
+    config, tokenizer = load_tokenizer(path, args)
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
     longest = max(prompt_lengths(tokenizer, list(rows["prompt"])))
     if context and longest + args.max_new_tokens > context:
         raise InputError(
@@ -154,29 +146,6 @@ def _tokenizer(path: str, args: EvaluateArguments, rows: Dataset) -> PreTrainedT
             f"model's context of {context}; shorten one of them"
         )
     return tokenizer
-
-
-def _base(path: str) -> str:
-    """Where the configuration is: of an adapter, with the model that it was trained on."""
-    return json.loads(_adapter(path).read_text())["base_model_name_or_path"] if _adapter(path).is_file() else path
-
-
-def _adapter(path: str) -> Path:
-    return Path(path) / "adapter_config.json"
-
-
-def _model(path: str, args: EvaluateArguments, state: PartialState) -> PreTrainedModel:
-    """The model, its adapter on it if the folder holds one."""
-    options: dict[str, Any] = {"dtype": args.dtype, "revision": args.revision}
-    if args.attn_implementation:
-        options["attn_implementation"] = args.attn_implementation
-    # PEFT's own class leaves adapters in float32, as they were trained; transformers' would cast them to the model's
-    kind = AutoPeftModelForCausalLM if _adapter(path).is_file() else AutoModelForCausalLM
-    try:
-        model = kind.from_pretrained(path, trust_remote_code=args.trust_remote_code, **options)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"model: {path!r} cannot be loaded ({' '.join(str(error).split())[:200]})") from error
-    return model.to(state.device).eval()
 
 
 def _draw_all(
@@ -192,7 +161,7 @@ def _draw_all(
 ) -> None:
     """Draw and store this process's batches."""
     assert task.check is not None
-    model = _model(path, args, state)
+    model = load_model(path, args, state.device)
     done = batches_in_all - len(mine) if state.num_processes == 1 else 0
     quiet = not sys.stderr.isatty()
     bar = tqdm(

@@ -51,12 +51,21 @@ class Sampling:
 
 
 class Completion(NamedTuple):
-    """A completion's text, without special tokens; its length in tokens, the closing one included; whether it was cut
-    off at `max_new_tokens`."""
+    """A completion.
+
+    Attributes:
+        text: without special tokens.
+        ids: its tokens as drawn, the closing one included.
+        truncated: whether it was cut off at `max_new_tokens`.
+    """
 
     text: str
-    tokens: int
+    ids: list[int]
     truncated: bool
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids)
 
 
 @torch.no_grad()
@@ -80,7 +89,7 @@ def complete(
     """
     inputs = encode(tokenizer, prompts).to(model.device)
     width = inputs["input_ids"].shape[1]
-    ends = _ends(model, tokenizer)
+    ends = end_tokens(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
     with evaluating(model):
         ids = model.generate(
@@ -119,7 +128,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[
     return tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, tokenize=True, return_dict=False)
 
 
-def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens that end a completion: the tokenizer's (which training ends on), and the model's own."""
     own = model.generation_config.eos_token_id
     ends = [tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
@@ -129,7 +138,7 @@ def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[in
 def _completion(ids: list[int], ends: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Completion:
     stop = next((place for place, token in enumerate(ids) if token in ends), None)
     kept = ids if stop is None else ids[: stop + 1]
-    return Completion(tokenizer.decode(kept, skip_special_tokens=True), len(kept), stop is None)
+    return Completion(tokenizer.decode(kept, skip_special_tokens=True), kept, stop is None)
 
 
 def _processors(sampling: Sampling, streams: Sequence[tuple[int, int]], width: int) -> LogitsProcessorList:

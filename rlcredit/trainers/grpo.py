@@ -182,7 +182,7 @@ class CreditGRPOTrainer(GRPOTrainer):
             raise ValueError("credit_attention: images need credit_attention: auto and credit_head_grouping: response")
         reader, response = self._reader, _response_mask(batch)
         ids, real = joined(batch, "ids"), joined(batch, "mask")
-        whole = reader.needs_entropy or self._is_sharded
+        whole = reader.needs_entropy or self.is_sharded
         capture = reader.open(self.model, real, response, stop_early=not whole) if reader.needs_attention else None
         size = self.args.per_device_train_batch_size
         entropy = None
@@ -201,7 +201,7 @@ class CreditGRPOTrainer(GRPOTrainer):
         return reader.signals(capture, entropy if reader.needs_entropy else None, response)
 
     @property
-    def _is_sharded(self) -> bool:
+    def is_sharded(self) -> bool:
         kind = self.accelerator.distributed_type
         return kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
@@ -304,7 +304,7 @@ class CreditGRPOTrainer(GRPOTrainer):
 
     def measure_held_out(self) -> dict[str, Table] | None:
         """Samples of the held-out sets, by name; None without such sets, or where the policy's weights are sharded."""
-        if self.held_out is None or self._is_sharded:
+        if self.held_out is None or self.is_sharded:
             return None
         return self.held_out.measure(
             self.accelerator.unwrap_model(self.model), self.processing_class, self.accelerator

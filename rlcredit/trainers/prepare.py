@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import os
 import shutil
@@ -30,6 +31,7 @@ from rlcredit.trainers.log import JsonlLog
 from rlcredit.trainers.ppo import CreditPPOTrainer
 from rlcredit.trainers.ppo_config import CreditPPOConfig
 from rlcredit.trainers.progress import Progress
+from rlcredit.trainers.reports import PROMPTS, Reports
 from rlcredit.trainers.rewards import check_signature
 
 ALGORITHMS: dict[str, tuple[type[CreditGRPOConfig], type[CreditGRPOTrainer]]] = {
@@ -57,6 +59,10 @@ class RunArguments:
     )
     eval_samples: int = field(default=1, metadata={"help": "Completions a problem in those evaluations."})
     eval_temperature: float = field(default=0.0, metadata={"help": "Their temperature; 0 is greedy."})
+    credit_report_steps: int | None = field(
+        default=None,
+        metadata={"help": "Every so many steps, write the report of a handful of fixed prompts; null: never."},
+    )
     processes: int | None = field(
         default=None,
         metadata={"help": "How many processes the recipe is meant for: a run on another number says so."},
@@ -81,6 +87,8 @@ class RunArguments:
             raise ValueError(
                 "eval_temperature: 0 is greedy and all samples would be the same; write 1.0, for instance"
             )
+        if self.credit_report_steps is not None and self.credit_report_steps < 1:
+            raise ValueError(f"credit_report_steps: {self.credit_report_steps} is out of range; write 1 or more")
         if self.processes is not None and self.processes < 1:
             raise ValueError(f"processes: {self.processes} is out of range; write 1 or more")
         if self.task not in TASKS:
@@ -215,6 +223,17 @@ def build(checked: Checked) -> CreditGRPOTrainer:
         for folder in checked.earlier:
             shutil.rmtree(folder)
     trainer.held_out = checked.held_out
+    if checked.run.credit_report_steps:
+        if trainer.is_sharded:
+            raise InputError(
+                "credit_report_steps: the policy's weights are sharded; leave it out, and use checkpoints"
+            )
+        rows = next(iter(checked.task.tests.values()), checked.task.train)
+        unwrapped = functools.partial(trainer.accelerator.unwrap_model, trainer.model)
+        prompts = list(rows[:PROMPTS]["prompt"])  # type: ignore[index]
+        trainer.add_callback(
+            Reports(trainer.args, checked.run.credit_report_steps, prompts, unwrapped, checked.tokenizer)
+        )
     _show_progress(trainer)
     return trainer
 

@@ -25,6 +25,7 @@ from rlcredit.trainers.ppo_config import CreditPPOConfig
 from rlcredit.trainers.prepare import Checked, RunArguments, build, check
 
 ACCURACY_FILE = "accuracy.json"
+RUN_FILE = "run.json"
 Accuracies = dict[str, list[float]]
 """By evaluation set: each problem's share of right samples."""
 
@@ -39,6 +40,8 @@ def train(argv: Sequence[str]) -> None:
         return _say([plan(checked)])
     _say(checked.notes)
     trainer = build(checked)
+    if trainer.is_world_process_zero():
+        _describe_run(checked, argv)
     before = _first_accuracies(trainer, resumed=checked.checkpoint is not None)
     trainer.train(resume_from_checkpoint=checked.checkpoint)
     trainer.save_model()
@@ -49,6 +52,21 @@ def _say(lines: Sequence[str]) -> None:
     if os.environ.get("RANK", "0") == "0":
         for line in lines:
             print(line)
+
+
+def _describe_run(checked: Checked, argv: Sequence[str]) -> None:
+    """run.json: what the run is, for `rlcredit report`."""
+    folder = Path(checked.config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "command": shlex.join(["rlcredit", "train", *argv]),
+        "algorithm": checked.run.algorithm,
+        "task": checked.run.task,
+        "model": checked.model.model_name_or_path,
+        "credit_strategy": checked.config.credit_strategy,
+        "seed": checked.config.seed,
+    }
+    (folder / RUN_FILE).write_text(json.dumps(facts, indent=2) + "\n")
 
 
 def _accuracies(trainer: CreditGRPOTrainer) -> Accuracies:

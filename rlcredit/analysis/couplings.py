@@ -1,0 +1,409 @@
+"""Do the metrics peak together? (arXiv 2510.13554, section 4.3, Tables 2, 10-12 and 20; curves of A.2)
+
+    observed = mean of a score over the peaks of one metric       expected = the same mean if the two knew nothing
+    lift     = observed / expected - 1
+
+    coupling                                     peaks of       score of token t                    expected
+    entropy at WAAD peaks                        WAAD           entropy, nats                       mean over tokens
+    receiver-FAI peaks on global-FAI peaks       receiver FAI   1 at a peak of FAI                  mean over tokens
+    the same, heads apart [ours]                 receiver FAI   1 at a peak of the others' FAI      mean over tokens
+    FAI peaks at or just after a WAAD peak       FAI            1 if WAAD peaks at t or t - 1       peaks shuffled
+    Table 20: first peaks, second at an offset   the first      1 if the second peaks at t + offset peaks shuffled
+
+Sums run over all responses (pooled), as the paper's shares do. A peak is one of its metric's whole curve (`peaks`);
+then only the tokens enter at which both metrics are defined. A response with fewer than 3 of them is left out.
+
+Uncertainty [ours]. Every interval of a mean is a 95 % percentile bootstrap over responses: the tokens of one response
+resemble each other. The control puts the peaks of each response at random tokens of that response; p_value is the
+share of 1,000 such shuffles that give the observed mean or more. A coupling `holds` if the lift's interval lies above
+0 and the observed mean above the 95 % interval of the shuffles.
+
+That control, which is the paper's, knows no place: two metrics that merely rise along the response count as coupled.
+So there is a second one, `nearby`: each peak moves only within its piece of 10 tokens. The sentence says whether a
+coupling that holds exceeds that too. Neither control tells receiver heads from global heads: heads that are both make
+their peaks coincide. So a row of ours repeats that coupling with the global heads that are no receiver heads. (On a
+model with random weights the paper's row has a lift of +170 %, where the paper prints +171 %; ours has none:
+docs/analysis.md.)
+
+Measured on metrics that know nothing of each other (200 times 20 responses of 60 tokens): a row holds in 0 to 3 % of
+cases, be it white noise or smooth (AR(1), 0.9). Where all rise along the response, by 3 standard deviations, it holds
+in 82 to 100 %, and nearby too in 3 to 7 %.
+
+Axes: T token of a response, R response, B bootstrap resample, S shuffle.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rlcredit.analysis.peaks import peaks
+from rlcredit.evaluation.estimates import Estimate
+
+RESAMPLES = 2_000
+SHUFFLES = 1_000
+PIECE = 10  # tokens; WAAD looks as far back
+TAIL = 0.025  # of a 95 % interval, on each side; a claim of "more" is judged at this level
+FEWEST_TOKENS = 3
+OFFSETS = (-1, 0, 1)
+
+
+class Series(NamedTuple):
+    """The metrics along one response: float [T], one value a position from its first token to its last.
+
+    nan where a metric is undefined, and at positions that the model did not write (tool output): neighbours in the
+    arrays must be neighbours in the sequence.
+    """
+
+    waad_T: np.ndarray
+    """Tokens (eq. 9)."""
+    fai_T: np.ndarray
+    """Of the global heads (eq. 10)."""
+    receiver_fai_T: np.ndarray
+    """Of the receiver heads."""
+    entropy_T: np.ndarray
+    """Nats, of the distribution that produced the token."""
+    apart_fai_T: np.ndarray | None = None
+    """Of the global heads that are not receiver heads; None where every one is."""
+
+
+SHARED = "Receiver-FAI peaks on global-FAI peaks"
+APART = "Receiver-FAI peaks on peaks of other global heads"  # [ours]
+METRICS = ("waad", "fai", "receiver_fai", "entropy")
+
+
+class Paper(NamedTuple):
+    """What the paper prints. Its lift is not always observed / expected - 1: 0.3608 / 0.2386 is +51.21 %."""
+
+    observed: float
+    expected: float
+    lift: float
+    source: str
+
+
+class Coupling(NamedTuple):
+    """One row of Table 2."""
+
+    name: str
+    claim: str
+    """With {} for how many times."""
+    unit: str
+    """Of observed, expected and shuffled: "nats" or "share"."""
+    observed: Estimate
+    expected: Estimate
+    lift: Estimate
+    shuffled: Estimate
+    """Observed, with peaks shuffled within each response: the exact mean, and where 95 % of the shuffles lie."""
+    p_value: float
+    """Of the observed mean among these shuffles: one-sided, never 0; nan where nothing is known."""
+    nearby: Estimate
+    """As `shuffled`, with peaks shuffled within pieces of 10 tokens."""
+    nearby_p_value: float
+    paper: Paper | None
+    """None for the row that is ours."""
+    samples: int
+    """Responses that entered."""
+    left_out: int
+    """Responses with fewer than 3 tokens at which both metrics are defined."""
+    tokens: int
+    peaks: int
+    """Peaks that the observed mean is over."""
+
+    @property
+    def holds(self) -> bool:
+        """Is the lift's interval above 0, and the observed mean above 97.5 % of the shuffles?"""
+        return self.lift.low > 0 and self.p_value <= TAIL
+
+    @property
+    def holds_nearby(self) -> bool:
+        """Does it hold, and is the observed mean above 97.5 % of the shuffles within 10 tokens too?"""
+        return self.holds and self.nearby_p_value <= TAIL
+
+    def sentence(self) -> str:
+        """The finding in one plain sentence."""
+        if math.isnan(self.lift.low + self.p_value):
+            return f"{self.name}: cannot be judged from {self.samples} responses with {self.peaks} such peaks."
+        value, low, high = (1 + bound for bound in self.lift)
+        claim = self.claim.format(f"{value:.2f} times")
+        return f"{claim} (95 % interval {low:.2f} to {high:.2f}){self._verdict()}"
+
+    def _verdict(self) -> str:
+        whose = "the paper's coupling" if self.paper else "the coupling"
+        if self.holds_nearby:
+            return f": {whose} holds here."
+        if self.holds:
+            trend = f"peaks shuffled within {PIECE} tokens come as close (p = {self.nearby_p_value:.2g})"
+            return f": {whose} holds here, but perhaps only as a trend along the response: {trend}."
+        if self.lift.high < 0 and self.observed.value < self.shuffled.low:
+            return f", which is below chance: the opposite of {whose}."
+        if self.lift.low > 0:
+            return f", but not above shuffled peaks (p = {self.p_value:.2g}): {whose} does not show here."
+        return f", which is not above chance: {whose} does not show here."
+
+
+class Offset(NamedTuple):
+    """One entry of Table 20: the share of the first metric's peaks with a peak of the second `offset` tokens later."""
+
+    first: str
+    """One of METRICS, as is `second`."""
+    second: str
+    offset: int
+    """-1: the second metric peaks just before the first."""
+    observed: Estimate
+    expected: Estimate
+    """With the first metric's peaks shuffled within each response; its interval is over responses."""
+    lift: Estimate
+    samples: int
+    left_out: int
+    peaks: int
+
+
+class _Marked(NamedTuple):
+    """One response, at the tokens where both metrics are defined: where the one peaks, and what the other scores."""
+
+    peak_T: np.ndarray
+    score_T: np.ndarray
+
+
+class _Row(NamedTuple):
+    name: str
+    unit: str
+    claim: str
+    mark: Callable[[Series], _Marked]
+    expects_shuffled: bool
+    paper: Paper | None
+
+
+def couplings(series: Sequence[Series], seed: int = 0) -> list[Coupling]:
+    """The rows of Table 2, and one of ours, from the metrics of one model, or of one third of its layers (Table 10).
+
+    Args:
+        series: one entry a response.
+        seed: of resamples and shuffles; nothing is drawn from the global generators.
+    """
+    _check(series)
+    return [_coupling(row, series, seed) for row in _ROWS]
+
+
+def offsets(series: Sequence[Series], seed: int = 0) -> list[Offset]:
+    """Table 20 for every ordered pair of two metrics: 12 pairs in the order of METRICS, each with -1, 0 and +1.
+
+    Arguments as for `couplings`. A last token has nothing at +1, and counts as one without a peak there.
+    """
+    _check(series)
+    pairs = [(first, second) for first in METRICS for second in METRICS if first != second]
+    return [_offset(series, *pair, offset, seed) for pair in pairs for offset in OFFSETS]
+
+
+def ema(x_T: np.ndarray, alpha: float) -> np.ndarray:
+    """EMA_t = alpha * x_t + (1 - alpha) * EMA_{t-1}: [T], in the unit of x.
+
+    EMA_0 = x_0 [ours]. At undefined tokens the curve stays as it is; before the first defined one it is nan.
+    """
+    return _average(x_T, alpha, lambda x, last: x)
+
+
+def ema_of_peaks(x_T: np.ndarray, alpha: float) -> np.ndarray:
+    """EMA_t = alpha * max(x_t, EMA_{t-1}) + (1 - alpha) * EMA_{t-1}: [T] (A.2); the rest as for `ema`.
+
+    As the paper prints it, the curve never falls: a token below it adds nothing.
+    """
+    return _average(x_T, alpha, max)
+
+
+def _average(x_T: np.ndarray, alpha: float, new: Callable[[float, float], float]) -> np.ndarray:
+    if not 0 < alpha <= 1:
+        raise ValueError(f"alpha must be above 0 and at most 1, not {alpha}")
+    made_T, last = np.full(len(x_T), np.nan), math.nan
+    for t, x in enumerate(np.asarray(x_T, dtype=float).tolist()):
+        if math.isfinite(x):
+            last = x if math.isnan(last) else alpha * new(x, last) + (1 - alpha) * last
+        made_T[t] = last
+    return made_T
+
+
+# ---- what is scored at whose peaks --------------------------------------------------------------------------------
+
+
+def _entropy_at_waad_peaks(series: Series) -> _Marked:
+    return _where_both(series.waad_T, series.entropy_T, series.entropy_T)
+
+
+def _receiver_on_global_peaks(series: Series) -> _Marked:
+    return _where_both(series.receiver_fai_T, series.fai_T, peaks(series.fai_T))
+
+
+def _receiver_on_other_heads_peaks(series: Series) -> _Marked:
+    apart_T = np.full_like(series.fai_T, np.nan) if series.apart_fai_T is None else series.apart_fai_T
+    return _where_both(series.receiver_fai_T, apart_T, peaks(apart_T))
+
+
+def _fai_after_waad_peaks(series: Series) -> _Marked:
+    peak_T = peaks(series.waad_T)
+    return _where_both(series.fai_T, series.waad_T, peak_T | _later(peak_T, -1))
+
+
+def _where_both(first_T: np.ndarray, second_T: np.ndarray, score_T: np.ndarray) -> _Marked:
+    """Peaks of the first metric and the score, at the tokens where first and second are defined."""
+    both_T = np.isfinite(first_T) & np.isfinite(second_T)
+    return _Marked(peaks(first_T)[both_T], np.asarray(score_T, dtype=float)[both_T])
+
+
+def _later(peak_T: np.ndarray, offset: int) -> np.ndarray:
+    """Is there a peak at t + offset? False where there is no such token."""
+    places_T = np.arange(len(peak_T)) + offset
+    return peak_T[places_T.clip(0, len(peak_T) - 1)] & (places_T >= 0) & (places_T < len(peak_T))
+
+
+_ROWS = (
+    _Row(
+        "Entropy at WAAD peaks",
+        "nats",
+        "Entropy at WAAD peaks is {} that of all tokens",
+        _entropy_at_waad_peaks,
+        False,
+        Paper(0.3608, 0.2386, 0.5197, "Table 2, Qwen3-4B-Base, 70 GSM8K prompts"),
+    ),
+    _Row(
+        SHARED,
+        "share",
+        "Receiver-FAI peaks coincide with global-FAI peaks {} as often as by chance",
+        _receiver_on_global_peaks,
+        False,
+        Paper(0.6084, 0.2241, 1.71, "Table 2, Qwen3-4B-Base, 70 GSM8K prompts"),
+    ),
+    _Row(
+        "FAI peaks at or just after a WAAD peak",
+        "share",
+        "FAI peaks come at or just after a WAAD peak {} as often as by chance",
+        _fai_after_waad_peaks,
+        True,
+        Paper(0.5253, 0.3687, 0.42, "Table 2, Qwen3-4B-Base, 70 GSM8K prompts"),
+    ),
+    _Row(
+        APART,
+        "share",
+        "Receiver-FAI peaks coincide with FAI peaks of the global heads that are not receiver heads {} as often as by "
+        "chance",
+        _receiver_on_other_heads_peaks,
+        False,
+        None,
+    ),
+)
+
+
+def _coupling(row: _Row, series: Sequence[Series], seed: int) -> Coupling:
+    every = [row.mark(one) for one in series]
+    marked = [one for one in every if len(one.peak_T) >= FEWEST_TOKENS]
+    sums_R4 = _sums(marked, row.expects_shuffled)
+    observed, expected, lift = _with_intervals(sums_R4, seed)
+    shuffled, p_value = _control(marked, seed)
+    nearby, nearby_p_value = _control([piece for one in marked for piece in _pieces(one)], seed)
+    return Coupling(
+        name=row.name,
+        claim=row.claim,
+        unit=row.unit,
+        observed=observed,
+        expected=expected,
+        lift=lift,
+        shuffled=shuffled,
+        p_value=p_value,
+        nearby=nearby,
+        nearby_p_value=nearby_p_value,
+        paper=row.paper,
+        samples=len(marked),
+        left_out=len(every) - len(marked),
+        tokens=sum(len(one.peak_T) for one in marked),
+        peaks=sum(int(one.peak_T.sum()) for one in marked),
+    )
+
+
+def _offset(series: Sequence[Series], first: str, second: str, offset: int, seed: int) -> Offset:
+    every = [_pair(getattr(one, f"{first}_T"), getattr(one, f"{second}_T"), offset) for one in series]
+    marked = [one for one in every if len(one.peak_T) >= FEWEST_TOKENS]
+    estimates = _with_intervals(_sums(marked, True), seed)
+    found = sum(int(one.peak_T.sum()) for one in marked)
+    return Offset(first, second, offset, *estimates, len(marked), len(every) - len(marked), found)
+
+
+def _pair(first_T: np.ndarray, second_T: np.ndarray, offset: int) -> _Marked:
+    return _where_both(first_T, second_T, _later(peaks(second_T), offset))
+
+
+# ---- means, resamples, shuffles -----------------------------------------------------------------------------------
+
+
+def _sums(marked: Sequence[_Marked], shuffled: bool) -> np.ndarray:
+    """Each response's score at peaks, number of peaks, score expected, number that it is expected of: [R, 4]."""
+    return np.array([_sums_of(one, shuffled) for one in marked]).reshape(len(marked), 4)
+
+
+def _sums_of(one: _Marked, shuffled: bool) -> tuple[float, int, float, int]:
+    found, tokens = int(one.peak_T.sum()), len(one.peak_T)
+    expected = (found * one.score_T.mean(), found) if shuffled else (one.score_T.sum(), tokens)
+    return one.score_T[one.peak_T].sum(), found, *expected
+
+
+def _with_intervals(sums_R4: np.ndarray, seed: int) -> tuple[Estimate, Estimate, Estimate]:
+    """(observed, expected, lift), pooled over responses, with bootstrap intervals."""
+    values_3 = _pooled(sums_R4.sum(0))
+    values_3B = _pooled((resamples(len(sums_R4), seed) @ sums_R4).T)
+    made = [Estimate(float(value), *interval(value_B)) for value, value_B in zip(values_3, values_3B, strict=True)]
+    return made[0], made[1], made[2]
+
+
+def _pooled(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(observed, expected, lift) of sums [4] or [4, B]; nan where they are not defined."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        observed, expected = sums[0] / sums[1], sums[2] / sums[3]
+        return observed, expected, np.where(expected == 0, np.nan, observed / expected - 1)
+
+
+def resamples(samples: int, seed: int) -> np.ndarray:
+    """How often each of R samples is drawn in each bootstrap resample: [B, R]; no resample of fewer than two."""
+    if samples < 2:
+        return np.zeros((0, samples), dtype=int)
+    return np.random.default_rng(seed).multinomial(samples, np.full(samples, 1 / samples), size=RESAMPLES)
+
+
+def interval(values_B: np.ndarray) -> tuple[float, float]:
+    """The bounds between which 95 % of these values lie; nan without values. Undefined ones are left out."""
+    defined = values_B[np.isfinite(values_B)]
+    if not len(defined):
+        return math.nan, math.nan
+    low, high = np.quantile(defined, [TAIL, 1 - TAIL])
+    return float(low), float(high)
+
+
+def p_above(observed: float, chance_S: np.ndarray) -> float:
+    """Share of the shuffles that reach the observed value, which counts as one of them: one-sided, never 0."""
+    return float((1 + (chance_S >= observed - 1e-9 * max(1.0, abs(observed))).sum()) / (1 + len(chance_S)))
+
+
+def _pieces(one: _Marked) -> list[_Marked]:
+    return [_Marked(*(values[i : i + PIECE] for values in one)) for i in range(0, len(one.peak_T), PIECE)]
+
+
+def _control(marked: Sequence[_Marked], seed: int) -> tuple[Estimate, float]:
+    """(mean score at shuffled peaks, p-value): each response, or piece of one, keeps its number of peaks."""
+    at_peaks, found, expected, _ = _sums(marked, True).sum(0)
+    if not found:
+        return Estimate(math.nan, math.nan, math.nan), math.nan
+    generator = np.random.default_rng(seed)
+    chance_S = sum((_shuffled(one, generator) for one in marked), np.zeros(SHUFFLES)) / found
+    return Estimate(float(expected / found), *interval(chance_S)), p_above(at_peaks / found, chance_S)
+
+
+def _shuffled(one: _Marked, generator: np.random.Generator) -> np.ndarray:
+    """The summed score of one response at as many random tokens as it has peaks, no token twice: [S]."""
+    found = int(one.peak_T.sum())
+    scores_ST = np.tile(one.score_T, (SHUFFLES, 1)) if found else np.empty((SHUFFLES, 0))
+    return generator.permuted(scores_ST, axis=1, out=scores_ST)[:, :found].sum(1)
+
+
+def _check(series: Sequence[Series]) -> None:
+    for i, one in enumerate(series):
+        if len({np.shape(values) for values in one if values is not None}) > 1 or np.ndim(one.waad_T) != 1:
+            shapes = ", ".join(str(list(np.shape(values))) for values in one if values is not None)
+            raise ValueError(f"series[{i}]: its metrics need one value a token each, not shapes {shapes}")

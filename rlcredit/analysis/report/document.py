@@ -1,0 +1,174 @@
+"""report.json: what it holds, and a check that it does.
+
+Every list of `Tokens` has one entry a token of the response, in the response's order; positions count from 0 at its
+first token, and `intro` and the maps use the same positions. None is "undefined" (no token is H_lo later, the last
+token of a span, ...), never a number that stands for it; nan and infinities are refused. Keys that are not named here
+are let through, so that an older page reads a newer report.
+
+Shapes: N tokens of the response, L layers used, H heads of a layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, cast
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
+
+FORMAT = 1
+SIGNALS = ("waad", "fai", "receiver_fai", "entropy", "gamma")
+
+
+class Tokens(TypedDict):
+    """The response, one entry a token."""
+
+    text: list[str]
+    waad: list[float | None]  # in tokens
+    fai: list[float | None]
+    receiver_fai: list[float | None]
+    entropy: list[float | None]  # in nats
+    gamma: list[float]
+    preplan: list[bool]
+    anchor: list[bool]
+    dominated: list[bool]
+    intro: list[int | None]  # of a dominated anchor: its introductory token
+
+
+# "global" is a keyword of Python, so these two are written as calls.
+Maps = TypedDict("Maps", {"local": list[list[float]], "global": list[list[float]]})
+"""Mean attention of the local and of the global heads, [N, N]; a row is a query."""
+
+
+class Sample(TypedDict):
+    id: str
+    prompt: str
+    tokens: Tokens
+    layers: list[int]
+    head_span: list[list[float]]  # [L, H], in tokens
+    local_heads: list[list[bool]]  # [L, H]
+    global_heads: list[list[bool]]  # [L, H]
+    maps: Maps | None  # only of short responses
+    correct: bool | None
+
+
+class Table(TypedDict):
+    """Ready-made cells. The first column names the row.
+
+    Figures read columns by their titles (`figures.read_couplings`). The first with "paper" in it is the paper's; the
+    first other with "expected", "control", "shuffled", "chance" or "all tokens" what chance would give; the first
+    of the rest with a number in the row is what was measured. Its interval is "[low, high]" in the same cell, or in a
+    column titled "interval". A number may carry a unit: "38.1 % [35.2 %, 41.0 %]".
+    """
+
+    id: str
+    title: str
+    caption: str
+    columns: list[str]
+    rows: list[list[str | float | None]]
+
+
+class Finding(TypedDict):
+    holds: bool | None  # None: cannot tell
+    sentence: str
+
+
+class Skipped(TypedDict):
+    id: str
+    reason: str
+
+
+@with_config(ConfigDict(strict=True, allow_inf_nan=False))
+class Document(TypedDict):
+    """The whole of report.json."""
+
+    format: int
+    model: str
+    task: str
+    created: str
+    command: str
+    version: str
+    settings: dict[str, Any]
+    samples: list[Sample]
+    tables: list[Table]
+    findings: list[Finding]
+    skipped: list[Skipped]
+
+
+def checked(document: Mapping[str, Any]) -> Document:
+    """The document with every string writable (see `clean`), or a ValueError of one line: where, what is wrong."""
+    if document.get("format") != FORMAT:
+        raise ValueError(f"report: format is {document.get('format')!r}, and this version reads {FORMAT}")
+    try:
+        _adapter().validate_python(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        raise ValueError(f"report: {_where(first['loc'])}: {first['msg']}, not {first['input']!r:.60}") from error
+    _refuse_nan("settings", document["settings"])
+    for index, sample in enumerate(document["samples"]):
+        _check_sample(f"samples[{index}]", sample)
+    for index, table in enumerate(document["tables"]):
+        for number, row in enumerate(table["rows"]):
+            _check_length(f"tables[{index}].rows[{number}]", row, len(table["columns"]), "columns")
+    return cast(Document, clean(document))
+
+
+def clean(value: Any) -> Any:
+    """The value with lone surrogates, which UTF-8 cannot write, as U+FFFD in every string and key."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, Mapping):
+        return {clean(key): clean(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(entry) for entry in value]
+    return value
+
+
+@cache
+def _adapter() -> TypeAdapter[Document]:
+    return TypeAdapter(Document)
+
+
+def _where(location: Sequence[str | int]) -> str:
+    """("samples", 3, "id") as samples[3].id."""
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in location]
+    return "".join(parts).lstrip(".") or "document"
+
+
+def _check_sample(where: str, sample: Sample) -> None:
+    tokens, layers = sample["tokens"], sample["layers"]
+    size = len(tokens["text"])
+    for name, values in cast(dict[str, list[Any]], tokens).items():
+        _check_length(f"{where}.tokens.{name}", values, size, "tokens")
+    for position, intro in enumerate(tokens["intro"]):
+        if intro is not None and not 0 <= intro < position:
+            raise ValueError(f"report: {where}.tokens.intro[{position}] must be an earlier token, not {intro}")
+    heads = len(sample["head_span"][0]) if sample["head_span"] else 0
+    for name in ("head_span", "local_heads", "global_heads"):
+        _check_matrix(f"{where}.{name}", cast(dict[str, Any], sample)[name], len(layers), heads, "layers", "heads")
+    for name, rows in cast(dict[str, list[list[float]]], sample["maps"] or {}).items():
+        _check_matrix(f"{where}.maps.{name}", rows, size, size, "tokens", "tokens")
+
+
+def _check_matrix(where: str, rows: Sequence[Sequence[Any]], height: int, width: int, down: str, across: str) -> None:
+    _check_length(where, rows, height, down)
+    for index, row in enumerate(rows):
+        _check_length(f"{where}[{index}]", row, width, across)
+
+
+def _check_length(where: str, values: Sequence[Any], wanted: int, what: str) -> None:
+    if len(values) != wanted:
+        raise ValueError(f"report: {where} has {len(values)} entries for {wanted} {what}")
+
+
+def _refuse_nan(where: str, value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"report: {where} is {value}; write null for what is undefined")
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            _refuse_nan(f"{where}.{key}", entry)
+    if isinstance(value, list | tuple):
+        for index, entry in enumerate(value):
+            _refuse_nan(f"{where}[{index}]", entry)

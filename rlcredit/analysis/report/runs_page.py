@@ -1,0 +1,360 @@
+"""The page of `rlcredit report`: one run, or several side by side, as one file that asks the network for nothing.
+
+Facts and tables are written here (Jinja2, everything escaped); curves and completions are drawn in the browser, from
+JSON with no character that ends a script element, under the same content security policy as the page of `analyze`.
+Every number on the page is worked out here, in Python: the script only chooses among the curves.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+
+import rlcredit
+from rlcredit.analysis.report.document import clean
+from rlcredit.analysis.report.page import HERE, _cell, _exact, _policy, embedded
+from rlcredit.analysis.run_folder import Curve, Run
+from rlcredit.analysis.run_groups import (
+    ALPHAS,
+    Band,
+    Group,
+    Smoothing,
+    accuracy_curve,
+    band,
+    changes,
+    group,
+    over_seeds,
+    smoothed,
+    standings,
+    summaries,
+)
+from rlcredit.evaluation.estimates import Estimate
+
+# In this order, as one module: each uses what those before it define.
+SCRIPTS = ("colour.js", "tokens.js", "charts.js", "runs.js")
+DIGITS = 5
+MOST_POINTS, ALL_POINTS, FEWEST_POINTS = 1_000, 8_000, 200  # of one curve; of all runs' curves of one metric
+LABELS = {
+    "algorithm": "Algorithm",
+    "credit_strategy": "Credit strategy",
+    "model": "Model",
+    "task": "Task",
+    "seed": "Seed",
+    "recipe": "Recipe",
+}
+DASH = "\N{EN DASH}"
+
+
+class Chart(NamedTuple):
+    """One metric that is drawn."""
+
+    key: str
+    title: str
+    unit: str
+    section: str
+    accuracy: bool = False
+    peak: bool = False
+    """Is more better? Then the EMA of the peak is drawn too."""
+
+
+RESULTS, POLICY, CREDIT, VALUE, TIME = "Reward and accuracy", "Policy", "Credit", "Value model", "Time"
+CHARTS = (
+    Chart("reward", "Reward", "mean of the batch", RESULTS, peak=True),
+    Chart("eval/reward", "Reward on held-out prompts", "mean", RESULTS, peak=True),
+    Chart("entropy", "Entropy", "nats a token", POLICY),
+    Chart("completions/mean_length", "Completion length", "tokens, mean", POLICY),
+    Chart("completions/clipped_ratio", "Completions cut short", "share", POLICY),
+    Chart("loss", "Loss", "", POLICY),
+    Chart("kl", "KL divergence to the reference", "nats a token", POLICY),
+    Chart("grad_norm", "Gradient norm", "", POLICY),
+    Chart("credit/weight_mean", "Credit weight", "mean factor on the advantage", CREDIT),
+    Chart("credit/amplified_share", "Amplified tokens", "share", CREDIT),
+    Chart("credit/dominated_share", "Dominated anchors", "share of the anchors", CREDIT),
+    Chart("credit/waad_mean", "WAAD", "tokens, mean", CREDIT),
+    Chart("credit/fai_mean", "FAI", "attention, mean", CREDIT),
+    Chart("value/explained_variance", "Explained variance", "share of the returns' variance", VALUE),
+    Chart("value/loss", "Value loss", "", VALUE),
+    Chart("step_time", "Time of a step", "seconds", TIME),
+    Chart("credit/time_share", "Share of the time that credit takes", "share", TIME),
+)
+
+
+def write_runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, created: str, path: Path) -> None:
+    """Write the page beside its place, then rename it: a reader never meets half a page."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.write_text(runs_page(runs, left_out, command, created), encoding="utf-8", newline="\n")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, created: str) -> str:
+    """The whole page as text.
+
+    Args:
+        runs: one or more.
+        left_out: of each folder that could not be read, why.
+        command: that made the page.
+        created: when.
+    """
+    groups = group(runs)
+    sets = list(dict.fromkeys(name for run in runs for name in run.evaluation_sets))
+    data = {
+        "single": len(runs) == 1,
+        "alphas": [f"{alpha:g}" for alpha in ALPHAS],
+        "groups": [{"label": one.label, "runs": [_place(run, runs) for run in one.runs]} for one in groups],
+        "runs": [{"name": run.name, "samples": [sample._asdict() for sample in run.samples]} for run in runs],
+        "charts": charts(runs, groups, sets),
+    }
+    plotly, script = get_plotlyjs(), "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    if "</script" in script.lower():
+        raise RuntimeError("a script of the page would end its own element")
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(cell=_number, exact=_exact, estimate=_estimate)
+    held = clean(
+        {
+            "single": data["single"],
+            "heading": runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side",
+            "subject": _subject(groups),
+            "facts": _facts(runs[0]) if len(runs) == 1 else [],
+            "runs": [_row(run, one) for one in groups for run in one.runs],
+            "notes": [*(note for one in groups for note in one.notes), *_notes(runs)],
+            "left_out": list(left_out),
+            "sections": _sections(data["charts"]),
+            "alphas": data["alphas"],
+            "default_alpha": data["alphas"][1],
+            "grouped": any(len(one.runs) > 1 for one in groups),
+            "groups": [{"label": one.label, "seeds": len(one.runs)} for one in groups],
+            "has_samples": any(run.samples for run in runs),
+            "thinned": any(len(curve.step_T) > _most_points(len(runs)) for run in runs for curve in run.curves.values()),
+            "command": command,
+            "created": created,
+            "version": rlcredit.__version__,
+        }
+    )
+    return environment.get_template("runs.html.j2").render(
+        held,
+        changes=clean([change._asdict() for change in changes(runs[0])]) if len(runs) == 1 else [],
+        summaries=clean([summary._asdict() for summary in summaries(runs[0])]) if len(runs) == 1 else [],
+        standings=_clean_standings(groups, sets) if len(runs) > 1 else [],
+        tails=clean(_tails(groups)) if len(runs) > 1 else [],
+        data=Markup(embedded(clean(data))),
+        css=Markup("".join((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "runs.css"))),
+        plotly=Markup(plotly),
+        script=Markup(script),
+        policy=_policy(plotly, script),
+    )
+
+
+def _place(run: Run, runs: Sequence[Run]) -> int:
+    return next(at for at, other in enumerate(runs) if other is run)
+
+
+# ---- curves -------------------------------------------------------------------------------------------------------
+
+
+def charts(runs: Sequence[Run], groups: Sequence[Group], sets: Sequence[str]) -> list[dict[str, Any]]:
+    """The charts in the order of the page, each with the curves of all runs and the bands of all groups."""
+    accuracy = [Chart(name, f"Accuracy on {name}", "pass@1", RESULTS, accuracy=True, peak=True) for name in sets]
+    every = [*CHARTS[:1], *_reward_functions(runs), *accuracy, *CHARTS[1:]]
+    return [made for chart in every if (made := _chart(chart, runs, groups))]
+
+
+def _reward_functions(runs: Sequence[Run]) -> list[Chart]:
+    """The mean of each reward function, where there are several."""
+    keys = sorted({key for run in runs for key in run.curves if key.startswith("rewards/") and key.endswith("/mean")})
+    if len(keys) < 2:
+        return []
+    return [Chart(key, f"Reward of {key.split('/', 1)[1][:-5]}", "mean", RESULTS, peak=True) for key in keys]
+
+
+def _chart(chart: Chart, runs: Sequence[Run], groups: Sequence[Group]) -> dict[str, Any] | None:
+    bounds: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    curves: dict[int, Curve] = {}
+    for at, run in enumerate(runs):
+        if chart.accuracy:
+            curve, *bounds[at] = accuracy_curve(run, chart.key)  # type: ignore[assignment]
+        else:
+            curve = _finite(run.curves.get(chart.key))
+        if len(curve.step_T):
+            curves[at] = curve
+    if not curves:
+        return None
+    most = _most_points(len(runs))
+    return {
+        **{key: value for key, value in chart._asdict().items() if key != "key"},
+        "metric": f"eval/{chart.key}/pass@1" if chart.accuracy else chart.key,
+        "lines": [_line(chart, at, curve, bounds.get(at), most) for at, curve in curves.items()],
+        "bands": _bands(chart, curves, runs, groups, most),
+    }
+
+
+def _finite(curve: Curve | None) -> Curve:
+    if curve is None:
+        return Curve(np.array([], dtype=int), np.array([]))
+    finite_T = np.isfinite(curve.value_T)
+    return Curve(curve.step_T[finite_T], curve.value_T[finite_T])
+
+
+def _most_points(runs: int) -> int:
+    return max(FEWEST_POINTS, min(MOST_POINTS, ALL_POINTS // runs))
+
+
+def _kept(size: int, most: int) -> np.ndarray:
+    """Which points are drawn: all, or evenly spaced ones with the first and the last."""
+    return np.unique(np.linspace(0, size - 1, min(size, most)).round().astype(int))
+
+
+def _line(
+    chart: Chart, at: int, curve: Curve, bounds: tuple[np.ndarray, np.ndarray] | None, most: int
+) -> dict[str, Any]:
+    kept = _kept(len(curve.step_T), most)
+
+    def drawn(how: Smoothing, alpha: float) -> list[float | None]:
+        return _plain(smoothed(curve, how, alpha).value_T[kept])
+
+    return {
+        "run": at,
+        "x": curve.step_T[kept].tolist(),
+        "raw": drawn("raw", 1),
+        **{how: {f"{alpha:g}": drawn(how, alpha) for alpha in ALPHAS} for how in _smoothings(chart)},
+        "interval": None if bounds is None else {"low": _plain(bounds[0][kept]), "high": _plain(bounds[1][kept])},
+    }
+
+
+def _smoothings(chart: Chart) -> tuple[Literal["ema", "peak"], ...]:
+    return ("ema", "peak") if chart.peak else ("ema",)
+
+
+def _bands(
+    chart: Chart, curves: Mapping[int, Curve], runs: Sequence[Run], groups: Sequence[Group], most: int
+) -> list[dict[str, Any]]:
+    made = []
+    for number, one in enumerate(groups):
+        members = [curves[at] for at in (_place(run, runs) for run in one.runs) if at in curves]
+        if len(members) < 2:
+            continue
+
+        def drawn(how: Smoothing, alpha: float, members: Sequence[Curve] = members) -> dict[str, Any]:
+            return _drawn(band([smoothed(curve, how, alpha) for curve in members]), most)
+
+        raw = band(members)
+        if not len(raw.step_T):
+            continue
+        made.append(
+            {
+                "group": number,
+                "runs": raw.runs,
+                "kind": raw.kind,
+                "x": raw.step_T[_kept(len(raw.step_T), most)].tolist(),
+                "raw": _drawn(raw, most),
+                **{how: {f"{alpha:g}": drawn(how, alpha) for alpha in ALPHAS} for how in _smoothings(chart)},
+            }
+        )
+    return made
+
+
+def _drawn(found: Band, most: int) -> dict[str, Any]:
+    kept = _kept(len(found.step_T), most)
+    return {name: _plain(getattr(found, f"{name}_T")[kept]) for name in ("mean", "low", "high")}
+
+
+def _plain(value_T: np.ndarray) -> list[float | None]:
+    return [float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None for value in value_T.tolist()]
+
+
+# ---- words --------------------------------------------------------------------------------------------------------
+
+
+def _sections(made: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    numbered = list(enumerate(made))
+    return [
+        {"title": title, "charts": [{"number": at, **_titles(chart)} for at, chart in numbered if chart["section"] == title]}
+        for title in dict.fromkeys(chart["section"] for chart in made)
+    ]
+
+
+def _titles(chart: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: chart[key] for key in ("title", "unit", "metric")}
+
+
+def _subject(groups: Sequence[Group]) -> list[str]:
+    """What all runs share, in words."""
+    every = [run.facts for one in groups for run in one.runs]
+    shared = {key for key in ("model", "task") if len({facts.get(key) for facts in every}) == 1}
+    return [every[0][key] for key in ("model", "task") if key in shared and key in every[0]]
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    facts = [(label, run.facts[key]) for key, label in LABELS.items() if key in run.facts]
+    facts.append(("Last step", f"{run.last_step:,}"))
+    for key, label, unit in (("step_time", "Time of the steps", "s"), ("num_tokens", "Tokens", "")):
+        if key in run.curves:
+            value_T = run.curves[key].value_T
+            total = np.nansum(value_T) if key == "step_time" else np.nanmax(value_T)
+            facts.append((label, _time(float(total)) if unit else f"{total:,.0f}"))
+    facts.append(("Folder", str(run.folder)))
+    return facts
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def _row(run: Run, one: Group) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "group": one.label,
+        "seed": run.facts.get("seed", DASH),
+        "step": run.last_step,
+        "folder": str(run.folder),
+    }
+
+
+def _notes(runs: Sequence[Run]) -> list[str]:
+    return [note if len(runs) == 1 else f"{run.name}: {note}" for run in runs for note in run.notes]
+
+
+def _clean_standings(groups: Sequence[Group], sets: Sequence[str]) -> list[dict[str, Any]]:
+    return clean([{"name": name, "rows": [entry._asdict() for entry in standings(groups, name)]} for name in sets])
+
+
+def _tails(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Mean over the runs of a group of each metric's mean of the last tenth."""
+    by_group = [[{entry.key: entry.tail for entry in summaries(run)} for run in one.runs] for one in groups]
+    keys = sorted({key for members in by_group for tails in members for key in tails})
+    return [{"key": key, "values": [_mean([tails[key] for tails in members if key in tails]) for members in by_group]}
+            for key in keys]  # fmt: skip
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.mean(finite)) if finite else None
+
+
+def _number(value: str | float | None) -> str:
+    return _cell(None if isinstance(value, float) and not math.isfinite(value) else value)
+
+
+def _estimate(value: Estimate | Sequence[float] | None, sign: bool = False) -> str:
+    """`0.568 [0.520, 0.612]`, without bounds where there are none."""
+    if value is None:
+        return DASH
+    middle, low, high = (f"{part + 0.0:{'+' if sign else ''}.3f}".replace("-", "\N{MINUS SIGN}") for part in value)
+    return middle if math.isnan(value[1]) else f"{middle} [{low}, {high}]"
+
+
+__all__ = ["over_seeds", "runs_page", "write_runs_page"]

@@ -1,0 +1,138 @@
+"""The responses that are analysed: generated, or read from a file. What cannot be used is listed, the rest goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlcredit.errors import InputError
+from rlcredit.evaluation.sampling import Prompt, Sampling, complete, encode
+from rlcredit.tasks.files import read_file
+
+COMPLETION_COLUMNS = ("completion", "response")
+
+
+@dataclass(frozen=True)
+class Response:
+    """A prompt and what the model wrote.
+
+    Attributes:
+        id: how the report names it.
+        prompt: as a text, rendered.
+        prompt_ids, ids: tokens of the prompt and of the response.
+        correct: whether a checker found it right, where there is one.
+    """
+
+    id: str
+    prompt: str
+    prompt_ids: list[int]
+    ids: list[int]
+    correct: bool | None = None
+
+
+class Skipped(NamedTuple):
+    """A row that was left out, and why."""
+
+    id: str
+    reason: str
+
+
+class Question(NamedTuple):
+    """A prompt to answer, or to take an answer of a file for."""
+
+    id: str
+    prompt: Prompt
+    completion: str | None = None
+
+
+def read_prompts(path: Path) -> list[Question]:
+    """The prompts of a file: a column `prompt` or `question`. Raises: InputError."""
+    return [_question(path, place, row) for place, row in read_file(path)]
+
+
+def read_completions(path: Path) -> list[Question]:
+    """Prompts with completions: a run's `completions_*.parquet`, the `samples.parquet` of an evaluation, or a file of
+    yours with `prompt` and `completion`. Raises: InputError."""
+    questions = []
+    for place, row in read_file(path):
+        question = _question(path, place, row)
+        found = next((row[name] for name in COMPLETION_COLUMNS if name in row), None)
+        if found is None:
+            raise InputError(f"{path}: {place}: has no completion; the columns are {', '.join(map(str, row))}")
+        questions.append(question._replace(completion=_text(found)))
+    return questions
+
+
+def _question(path: Path, place: str, row: dict[str, Any]) -> Question:
+    prompt = row.get("prompt", row.get("question"))
+    if prompt is None:
+        raise InputError(f"{path}: {place}: has no prompt; the columns are {', '.join(map(str, row))}")
+    name = str(row.get("id") or place)
+    return Question(f"{name} ({row['sample']})" if "sample" in row else name, prompt)
+
+
+def _text(completion: Any) -> str:
+    if isinstance(completion, str):
+        return completion
+    return "".join(str(message.get("content", "")) for message in completion or [])
+
+
+def usable(
+    questions: Iterable[Question], tokenizer: PreTrainedTokenizerBase, context: int | None, room: int
+) -> tuple[list[tuple[Question, list[int]]], list[Skipped]]:
+    """Questions with their prompts' tokens, and those that are empty or leave no room in the context."""
+    kept, skipped = [], []
+    for question in questions:
+        if not question.prompt:
+            skipped.append(Skipped(question.id, "the prompt is empty"))
+            continue
+        ids = encode(tokenizer, [question.prompt])["input_ids"][0].tolist()
+        if context and len(ids) + room > context:
+            reason = f"a prompt of {len(ids)} tokens and {room} of response do not fit the context of {context}"
+            skipped.append(Skipped(question.id, reason))
+        elif not ids:
+            skipped.append(Skipped(question.id, "the prompt has no tokens"))
+        else:
+            kept.append((question, ids))
+    return kept, skipped
+
+
+def written(
+    kept: Sequence[tuple[Question, list[int]]], tokenizer: PreTrainedTokenizerBase, context: int | None
+) -> tuple[list[Response], list[Skipped]]:
+    """Responses whose completions were read from a file. Their tokens are those of the text: what was drawn is not in
+    the file, and may have been split otherwise."""
+    responses, skipped = [], []
+    for question, prompt_ids in kept:
+        ids = tokenizer(question.completion or "", add_special_tokens=False)["input_ids"]
+        if not ids:
+            skipped.append(Skipped(question.id, "the completion has no tokens"))
+        elif context and len(prompt_ids) + len(ids) > context:
+            skipped.append(
+                Skipped(question.id, f"{len(prompt_ids) + len(ids)} tokens exceed the context of {context}")
+            )
+        else:
+            responses.append(Response(question.id, tokenizer.decode(prompt_ids), prompt_ids, ids))
+    return responses, skipped
+
+
+def generated(
+    kept: Sequence[tuple[Question, list[int]]],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sampling: Sampling,
+    batch_size: int,
+) -> list[Response]:
+    """The model's own responses, their tokens as drawn, the closing one included (as in training)."""
+    responses = []
+    for start in range(0, len(kept), batch_size):
+        part = kept[start : start + batch_size]
+        streams = [(start + offset, 0) for offset in range(len(part))]
+        found = complete(model, tokenizer, [question.prompt for question, _ in part], streams, sampling)
+        for (question, prompt_ids), completion in zip(part, found, strict=True):
+            responses.append(Response(question.id, tokenizer.decode(prompt_ids), prompt_ids, completion.ids))
+    return responses

@@ -1,0 +1,66 @@
+"""A model to evaluate or to look at: a folder, with adapters or without, or the id of a model on the hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from peft import AutoPeftModelForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from rlcredit.errors import InputError
+
+
+class ModelArguments(Protocol):
+    """What a command says of the model, beside where it is."""
+
+    dtype: str
+    attn_implementation: str | None
+    revision: str | None
+    trust_remote_code: bool
+
+
+def load_tokenizer(path: str, args: ModelArguments) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
+    """The configuration and the tokenizer, before weights load. Raises: InputError if there is no such model."""
+    options = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", **options)
+        config = AutoConfig.from_pretrained(_base(path), **options)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"model: {path!r} is neither a folder with a model nor a model that can be reached ({reason})"
+        ) from error
+    return config, tokenizer
+
+
+def load_model(path: str, args: ModelArguments, device: torch.device) -> PreTrainedModel:
+    """The model in evaluation mode, its adapter on it if the folder holds one. Raises: InputError."""
+    options: dict[str, Any] = {"dtype": args.dtype, "revision": args.revision}
+    if args.attn_implementation:
+        options["attn_implementation"] = args.attn_implementation
+    # PEFT's own class leaves adapters in float32, as they were trained; transformers' would cast them to the model's
+    kind = AutoPeftModelForCausalLM if _adapter(path).is_file() else AutoModelForCausalLM
+    try:
+        model = kind.from_pretrained(path, trust_remote_code=args.trust_remote_code, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"model: {path!r} cannot be loaded ({' '.join(str(error).split())[:200]})") from error
+    return model.to(device).eval()
+
+
+def _base(path: str) -> str:
+    """Where the configuration is: of an adapter, with the model that it was trained on."""
+    return json.loads(_adapter(path).read_text())["base_model_name_or_path"] if _adapter(path).is_file() else path
+
+
+def _adapter(path: str) -> Path:
+    return Path(path) / "adapter_config.json"

@@ -1,0 +1,86 @@
+"""The report of a fixed handful of prompts, while a policy trains: how its rhythm changes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+from rlcredit.analysis.analyze import build, write
+from rlcredit.analysis.reading import read
+from rlcredit.analysis.responses import Question, generated, usable
+from rlcredit.credit import CreditArguments
+from rlcredit.evaluation.sampling import Sampling
+from rlcredit.trainers.config import CreditGRPOConfig
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "reports"
+PROMPTS = 4
+
+
+class Reports(TrainerCallback):
+    """Writes reports/step-N/ into the run's folder every `credit_report_steps`, and a panel to wandb where it is on.
+
+    The main process does it alone; nothing is drawn from the global random streams. The same prompts each time, their
+    responses greedy, FAI to the end of the response as in the paper's analysis (section 4).
+
+    Args:
+        args: the run's configuration.
+        every: steps between two reports.
+        prompts: what the policy answers.
+        policy: gives the unwrapped policy.
+        tokenizer: its tokenizer.
+    """
+
+    def __init__(
+        self,
+        args: CreditGRPOConfig,
+        every: int,
+        prompts: Sequence[Any],
+        policy: Callable[[], PreTrainedModel],
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> None:
+        settings = {name: getattr(args, name) for name in CreditArguments.__dataclass_fields__}
+        self._credit = replace(CreditArguments(**settings), credit_fai_horizon=[0, -1])
+        self._questions = [Question(str(number), prompt) for number, prompt in enumerate(prompts[:PROMPTS])]
+        self._every, self._length, self._folder = every, args.max_completion_length, args.output_dir
+        self._policy, self._tokenizer = policy, tokenizer
+
+    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if state.is_world_process_zero and state.global_step % self._every == 0:
+            folder = Path(self._folder) / FOLDER / f"step-{state.global_step:06d}"
+            if self._write(self._policy(), folder, state.global_step) and "wandb" in (args.report_to or []):
+                _to_wandb(folder / "report.html", state.global_step)
+
+    def _write(self, policy: PreTrainedModel, folder: Path, step: int) -> bool:
+        context = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
+        kept, skipped = usable(self._questions, self._tokenizer, context, self._length)
+        responses = generated(kept, policy, self._tokenizer, Sampling(self._length), len(self._questions))
+        readings = []
+        for response in responses:
+            try:
+                readings.append(read(policy, response, self._credit, 1.0))
+            except ValueError as error:
+                logger.warning("report at step %d: response %s cannot be read (%s)", step, response.id, error)
+        if not readings:
+            return False
+        about = {
+            "model": f"{self._folder}, step {step}",
+            "task": f"{len(readings)} fixed prompts",
+            "command": f"credit_report_steps: {self._every}",
+            "settings": {"responses": "generated", "temperature": 0.0, "max_new_tokens": self._length},
+        }
+        write(build(readings, self._tokenizer, self._credit, about, skipped=skipped), folder)
+        return True
+
+
+def _to_wandb(page: Path, step: int) -> None:
+    import wandb
+
+    if wandb.run is not None:
+        wandb.log({"credit/report": wandb.Html(page.read_text(encoding="utf-8"), inject=False)}, step=step)

@@ -1,0 +1,318 @@
+"""The analysis: what one pass shows, planted rhythms, maps against eager attention, what is left out and refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from rlcredit.analysis import analyze as command
+from rlcredit.analysis.analyze import sample_of, token_texts
+from rlcredit.analysis.couplings import APART, SHARED, Series, couplings
+from rlcredit.analysis.reading import Reading, read
+from rlcredit.analysis.responses import Question, Response, read_completions, read_prompts, usable, written
+from rlcredit.analysis.tables import findings
+from rlcredit.attention import analyze, analyze_thirds, mean_maps
+from rlcredit.attention.stream import Block, statistics_of_blocks
+from rlcredit.cli import main
+from rlcredit.credit import CreditArguments, assign_credit
+from rlcredit.errors import InputError
+from rlcredit.evaluation.estimates import Estimate
+from rlcredit.recipes import recipes_root
+from rlcredit.signals import HeadStatistics, group_heads, signals_of_groups
+from tests import tiny
+from tests.policies import save_rows
+
+POLICY = str(recipes_root() / "countdown_tiny/policy")
+ARGS = CreditArguments(credit_fai_horizon=[0, -1])
+PROMPT, LENGTH = 9, 25
+
+
+def response() -> Response:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(4, 30, (PROMPT + LENGTH,), generator=generator).tolist()
+    return Response("r", "p", ids[:PROMPT], ids[PROMPT:])
+
+
+def batch_of(one: Response) -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.tensor([[*one.prompt_ids, *one.ids]])
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    mask[:, len(one.prompt_ids) :] = True
+    return ids, mask
+
+
+# One pass
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3"])
+def test_maps_are_the_means_of_eager_attention(family):
+    one = response()
+    ids, mask = batch_of(one)
+    signals = analyze(tiny.model_of(family), ids, torch.ones_like(ids), mask, ARGS)
+    found = mean_maps(tiny.model_of(family), ids, mask, signals)
+    attentions = tiny.model_of(family, "eager")(ids, output_attentions=True).attentions
+    maps_LHNN = torch.stack([attentions[layer][0] for layer in signals.layers])
+    for heads, shown in zip((signals.local_heads, signals.global_heads), found, strict=True):
+        expected = maps_LHNN[heads[0]].mean(0)[PROMPT:, PROMPT:]
+        assert torch.allclose(shown, expected, atol=1e-5)
+        assert shown.triu(1).abs().max() == 0 and shown.max() > 0.01
+
+
+def test_one_pass_gives_what_the_separate_ones_do():
+    model, one = tiny.model_of("llama"), response()
+    ids, mask = batch_of(one)
+    reading = read(model, one, ARGS, temperature=1.0)
+    signals = analyze(model, ids, torch.ones_like(ids), mask, ARGS, entropy=True)
+    assert np.allclose(reading.series.waad_T, signals.waad[0, PROMPT:], equal_nan=True)
+    assert np.allclose(reading.series.fai_T, signals.fai[0, PROMPT:], equal_nan=True)
+    assert np.allclose(reading.series.entropy_T, signals.entropy[0, PROMPT:])
+    receiver = analyze(
+        model, ids, torch.ones_like(ids), mask, CreditArguments(**{**vars(ARGS), "credit_heads": "receiver"})
+    )
+    assert np.allclose(reading.series.receiver_fai_T, receiver.fai[0, PROMPT:], equal_nan=True)
+    for name, part in analyze_thirds(model, ids, torch.ones_like(ids), mask, ARGS).items():
+        assert np.allclose(reading.parts[name].waad_T, part.waad[0, PROMPT:], equal_nan=True)
+    assert torch.equal(reading.credit.weights, assign_credit(signals, mask, ARGS).weights)
+    assert reading.maps is not None and read(model, one, ARGS, 1.0, maps=False).maps is None
+
+
+def test_global_heads_that_are_no_receiver_heads():
+    model, one = tiny.model_of("llama"), response()
+    reading = read(model, one, ARGS, 1.0)
+    ids, mask = batch_of(one)
+    every = analyze_thirds(model, ids, torch.ones_like(ids), mask, ARGS)["all"]
+    receiver = analyze_thirds(
+        model, ids, torch.ones_like(ids), mask, CreditArguments(**{**vars(ARGS), "credit_heads": "receiver"})
+    )["all"]
+    apart = every.global_heads[0] & ~receiver.global_heads[0]
+    assert 0 < apart.sum() < every.global_heads[0].sum()
+    from rlcredit.attention import read_everything
+
+    statistics, _ = read_everything(model, ids, torch.ones_like(ids), mask, ARGS)
+    expected = statistics.fai_BLHN[0][apart].mean(0)[PROMPT:]
+    assert np.allclose(reading.parts["all"].apart_fai_T, expected, equal_nan=True)
+
+
+# A planted rhythm
+
+
+ONSETS, ANCHORS, SPAN = (12, 24, 36, 48), (13, 25, 37, 49), 60
+
+
+def planted() -> Reading:
+    """Attention with known chunks and anchors: local heads look one token back, at an onset eight; global heads look
+    at the last two anchors, and far back to the first token."""
+    local, far, plain = (torch.zeros(SPAN, SPAN) for _ in range(3))
+    for t in range(SPAN):
+        local[t, max(0, t - (8 if t in ONSETS else 1))] = 1
+        seen = [anchor for anchor in ANCHORS if anchor < t][-2:]
+        far[t, 0] += 1 if not seen else 0.2
+        for anchor in seen:
+            far[t, anchor] = 0.8 / len(seen)
+        plain[t, max(0, t - 4)] = 1
+    maps = torch.stack([local] * 3 + [plain] * 4 + [far] * 3)[None]
+    mask = torch.ones(1, SPAN, dtype=torch.bool)
+    mask[:, 0] = False
+    rows = slice(0, SPAN)
+    span, waad, fai = statistics_of_blocks([Block(rows, rows, maps)], 10, mask, 10, (0, SPAN))
+    statistics = HeadStatistics([0], span[:, None], waad[:, None], fai[:, None])
+    signals = signals_of_groups(statistics, group_heads(statistics.span_BLH, 0.3))
+    args = CreditArguments(credit_quantile=8 / 59, credit_fai_horizon=[0, -1])
+    credit = assign_credit(signals, mask, args)
+    nothing = np.zeros(SPAN - 1)
+    return Reading(
+        Response("planted", "p", [5], list(range(6, 5 + SPAN))),
+        signals,
+        credit,
+        Series(signals.waad[0, 1:].numpy(), signals.fai[0, 1:].numpy(), nothing, nothing),
+        {},
+        None,
+    )
+
+
+def test_a_planted_rhythm_is_found_and_the_arrows_are_where_they_belong():
+    reading = planted()
+    assert reading.signals.local_heads[0, 0].tolist() == [True] * 3 + [False] * 7
+    assert reading.signals.global_heads[0, 0].tolist() == [False] * 7 + [True] * 3
+    assert set(ONSETS) <= set(reading.credit.preplan[0].nonzero().flatten().tolist())
+    anchors = set(reading.credit.anchor[0].nonzero().flatten().tolist())
+    assert set(ANCHORS) <= anchors and len(anchors) == 8
+    sample = sample_of(reading, tiny.tokenizer())
+    tokens = sample["tokens"]
+    for onset, anchor in zip(ONSETS, ANCHORS, strict=True):
+        assert tokens["dominated"][anchor - 1] and tokens["intro"][anchor - 1] == onset - 1  # the prompt is one token
+        assert tokens["gamma"][onset - 1] > 1 and tokens["preplan"][onset - 1]
+    assert [t for t, intro in enumerate(tokens["intro"]) if intro is not None] == [anchor - 1 for anchor in ANCHORS]
+    assert tokens["waad"][ONSETS[1] - 1] == 8 and tokens["waad"][ONSETS[1]] == 1
+
+
+# Words for what holds
+
+
+def row(name: str, low: float, p: float, nearby: float):
+    usual = couplings([])[3 if name == APART else 1]
+    value = Estimate(low + 0.2, low, low + 0.4)
+    return usual._replace(
+        lift=value, p_value=p, nearby_p_value=nearby, shuffled=Estimate(0.2, 0.1, 0.3), observed=value
+    )
+
+
+def test_a_coupling_that_shared_heads_explain_does_not_hold():
+    shared, apart = row(SHARED, 0.5, 0.001, 0.001), row(APART, -0.1, 0.4, 0.4)
+    (finding,) = findings([shared, apart], None)
+    assert finding["holds"] is False and "heads that are both explain it" in finding["sentence"]
+    (finding,) = findings([shared, row(APART, 0.3, 0.001, 0.001)], None)
+    assert finding["holds"] is True
+    (finding,) = findings([row(SHARED, 0.5, 0.001, 0.3), row(APART, 0.3, 0.001, 0.3)], None)
+    assert finding["holds"] is False and "only as a trend" in finding["sentence"]
+    (finding,) = findings([shared, row(APART, math.nan, math.nan, math.nan)], None)
+    assert finding["holds"] is None and "says nothing" in finding["sentence"]
+
+
+# Text and files
+
+
+def test_token_texts_join_to_the_text():
+    tokenizer = tiny.tokenizer()
+    ids = tokenizer("ab 12+3")["input_ids"]
+    assert "".join(token_texts(tokenizer, [5], ids)) == tokenizer.decode([5, *ids])[len(tokenizer.decode([5])) :]
+    assert len(token_texts(tokenizer, [], ids)) == len(ids)
+
+
+def test_rows_that_cannot_be_used_are_listed(tmp_path):
+    tokenizer = tiny.tokenizer()
+    questions = [Question("a", "ab"), Question("b", ""), Question("c", "a" * 50)]
+    kept, skipped = usable(questions, tokenizer, context=40, room=8)
+    assert [question.id for question, _ in kept] == ["a"]
+    assert [one.id for one in skipped] == ["b", "c"]
+    assert "50 tokens and 8 of response do not fit the context of 40" in skipped[1].reason
+    path = save_rows(tmp_path / "c.jsonl", [{"prompt": "ab", "completion": "12"}, {"prompt": "a", "completion": ""}])
+    kept, _ = usable(read_completions(Path(path)), tokenizer, None, 1)
+    responses, skipped = written(kept, tokenizer, None)
+    assert [one.ids for one in responses] == [tokenizer("12")["input_ids"]]
+    assert skipped == [("row 2", "the completion has no tokens")]
+
+
+def test_completions_of_a_run_and_of_an_evaluation(tmp_path):
+    conversation = [{"role": "user", "content": "2+2"}]
+    said = [{"role": "assistant", "content": "4"}]
+    pq.write_table(
+        pa.Table.from_pylist([{"step": 1, "prompt": conversation, "completion": said}]), tmp_path / "a.parquet"
+    )
+    (one,) = read_completions(tmp_path / "a.parquet")
+    assert one.prompt == conversation and one.completion == "4"
+    samples = [{"id": "x", "sample": 3, "question": "2+2", "completion": "4"}]
+    pq.write_table(pa.Table.from_pylist(samples), tmp_path / "b.parquet")
+    assert read_completions(tmp_path / "b.parquet") == [Question("x (3)", "2+2", "4")]
+    with pytest.raises(InputError, match=r"row 1: has no completion; the columns are prompt"):
+        read_completions(Path(save_rows(tmp_path / "c.jsonl", [{"prompt": "a"}])))
+    with pytest.raises(InputError, match=r"row 1: has no prompt"):
+        read_prompts(Path(save_rows(tmp_path / "d.jsonl", [{"text": "a"}])))
+
+
+# The command
+
+
+WORDS = ["analyze", "--model", POLICY, "--samples", "3", "--max_new_tokens", "40", "--perturbed", "0"]
+SOURCE = ["--task", "countdown", "--task_options.prompt_style", "compact", "--task_options.numbers", "[3]"]
+SOURCE += ["--task_options.max_number", "12", "--task_options.num_test", "3"]
+
+
+def test_the_command_writes_everything(tmp_path, capsys):
+    assert main([*WORDS, *SOURCE, "--output", str(tmp_path / "out")]) == 0
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["figures", "report.html", "report.json", "signals.parquet"]
+    document = json.loads((tmp_path / "out/report.json").read_text())
+    assert len(document["samples"]) == 3 and document["settings"]["fai_horizon"] == [0, None]
+    rows = pq.read_table(tmp_path / "out/signals.parquet").to_pylist()
+    for sample in document["samples"]:
+        mine = [one for one in rows if one["id"] == sample["id"]]
+        assert [one["waad"] for one in mine] == sample["tokens"]["waad"]
+    assert [table["id"] for table in document["tables"]] == ["table2", "table10", "table20"]
+    said = capsys.readouterr().out
+    assert "report:" in said and "Entropy at WAAD peaks" in said
+    assert main([*WORDS, *SOURCE, "--output", str(tmp_path / "out")]) == 2
+    assert "holds a report; write another --output, or --overwrite true" in capsys.readouterr().err
+
+
+def test_layers_and_horizon_can_be_chosen(tmp_path):
+    words = [*WORDS, *SOURCE, "--layers", "all", "--credit_fai_horizon", "2", "9", "--output", str(tmp_path / "out")]
+    assert main(words) == 0
+    settings = json.loads((tmp_path / "out/report.json").read_text())["settings"]
+    assert settings["fai_horizon"] == [2, 9] and settings["layers"] == [0, 1, 3, 4, 5]
+
+
+BAD = [
+    ([], "none of them given; write exactly one"),
+    (["--task", "countdown", "--prompts", "x.jsonl"], "task and prompts given"),
+    (["--task", "gsm9k"], "task: 'gsm9k' is no evaluation set"),
+    (["--prompts", "no.jsonl"], "no.jsonl: there is no such file"),
+    (["--prompts", "EMPTY"], "has no rows"),
+    (["--completions", "BROKEN"], "cannot be read"),
+    (["--prompts", "BLANK"], "none of the 1 prompts can be used; the first: the prompt is empty"),
+    ([*SOURCE, "--samples", "0"], "samples: 0"),
+    ([*SOURCE, "--model", "no/model"], "no/model"),
+    ([*SOURCE, "--layers", "40"], "credit_layers: [40]"),
+    ([*SOURCE, "--max_new_tokens", "4000"], "none of the 3 prompts can be used"),
+]
+
+
+@pytest.mark.parametrize(("words", "expected"), BAD, ids=[" ".join(words)[:40] for words, _ in BAD])
+def test_bad_input_is_one_line(words, expected, tmp_path, capsys):
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "broken.parquet").write_text("no parquet")
+    save_rows(tmp_path / "blank.jsonl", [{"prompt": ""}])
+    files = {"EMPTY": "empty.jsonl", "BROKEN": "broken.parquet", "BLANK": "blank.jsonl"}
+    words = [str(tmp_path / files[word]) if word in files else word for word in words]
+    given = dict(zip(WORDS[1::2], WORDS[2::2], strict=True))
+    given |= dict(zip(words[::2], words[1::2], strict=True))
+    flat = [part for pair in given.items() for part in pair]
+    assert main(["analyze", *flat, "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("rlcredit: ") and expected in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_half_written(tmp_path, monkeypatch):
+    def fails(document, folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "write_figures", fails)
+    assert main([*WORDS, *SOURCE, "--output", str(tmp_path / "out")]) == 130
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+# During training
+
+
+def test_reports_during_training_leave_training_alone(tmp_path):
+    words = [
+        "train",
+        "--config",
+        "countdown_tiny/coupled_rhythm",
+        "--max_steps=4",
+        "--num_generations=4",
+        "--held_out=0",
+    ]
+    words += ["--per_device_train_batch_size=8", "--disable_tqdm=true", "--save_strategy=no"]
+    assert main([*words, "--output_dir", str(tmp_path / "a")]) == 0
+    assert main([*words, "--credit_report_steps=2", "--output_dir", str(tmp_path / "b")]) == 0
+
+    def steps(run):
+        lines = [json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()]
+        return [{k: v for k, v in line.items() if "time" not in k and "seconds" not in k} for line in lines]
+
+    assert steps("a") == steps("b")
+    folders = sorted(path.name for path in (tmp_path / "b/reports").iterdir())
+    assert folders == ["step-000002", "step-000004"]
+    first, last = (json.loads((tmp_path / "b/reports" / name / "report.json").read_text()) for name in folders)
+    assert [one["prompt"] for one in first["samples"]] == [one["prompt"] for one in last["samples"]]
+    assert len(first["samples"]) == 4 and (tmp_path / "b/reports/step-000002/report.html").is_file()
+    facts = json.loads((tmp_path / "b/run.json").read_text())
+    assert facts["credit_strategy"] == "coupled_rhythm" and facts["seed"] == 42 and facts["algorithm"] == "grpo"

@@ -1,0 +1,287 @@
+"""The report: refused where it is not one, one file that loads nothing, figures with something on them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import warnings
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rlcredit.analysis.report import checked, write_figures, write_page
+from rlcredit.analysis.report.figures import (
+    Coupling,
+    curves_figure,
+    drawable,
+    lay_out,
+    ramp,
+    read_couplings,
+    sample_figures,
+)
+from rlcredit.analysis.report.page import embedded, page
+from tests.browser.document import HOSTILE, document
+
+VOID = {"meta", "link", "img", "br", "hr", "input", "path", "rect", "circle"}
+LOADS = {"src", "srcset", "href", "action", "formaction", "poster", "data", "xlink:href", "background"}
+
+
+class Reader(HTMLParser):
+    """Elements, their text, and whether every one that was opened is closed."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: dict[str, str] = {}
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        self.text[self.open[-1] if self.open else ""] = self.text.get(self.open[-1] if self.open else "", "") + data
+
+
+@pytest.fixture(scope="module")
+def html():
+    return page(document())
+
+
+@pytest.fixture(scope="module")
+def read(html):
+    reader = Reader()
+    reader.feed(html)
+    reader.close()
+    return reader
+
+
+# ---- document -----------------------------------------------------------------------------------------------------
+
+
+def test_a_report_is_let_through_and_its_strings_can_be_written():
+    given = document()
+    given["samples"][0]["id"] = "half \ud83d, whole \ud83d\ude00"
+    given["later"] = {"a newer key": 1}
+    read = checked(given)
+    assert read["samples"][0]["id"] == "half \ufffd, whole \N{GRINNING FACE}"
+    assert read["later"] == {"a newer key": 1}
+    json.dumps(read, ensure_ascii=False, allow_nan=False).encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("format",), 2, "format is 2, and this version reads 1"),
+        (("model",), None, "model: Input should be a valid string, not None"),
+        (("samples", 1, "tokens", "waad", 0), "3", "samples[1].tokens.waad[0]"),
+        (("samples", 1, "tokens", "gamma", 0), None, "samples[1].tokens.gamma[0]"),
+        (("samples", 1, "tokens", "entropy", 2), float("nan"), "samples[1].tokens.entropy[2]"),
+        (("samples", 1, "tokens", "preplan", 0), 1, "samples[1].tokens.preplan[0]"),
+        (("samples", 1, "tokens", "fai"), [0.5], "samples[1].tokens.fai has 1 entries for 26 tokens"),
+        (("samples", 1, "tokens", "intro", 3), 3, "samples[1].tokens.intro[3] must be an earlier token, not 3"),
+        (("samples", 1, "tokens", "intro", 3), -1, "samples[1].tokens.intro[3] must be an earlier token, not -1"),
+        (("samples", 1, "local_heads"), [[True]], "samples[1].local_heads has 1 entries for 5 layers"),
+        (("samples", 1, "maps", "global", 4), [0.1], "samples[1].maps.global[4] has 1 entries for 26 tokens"),
+        (("tables", 0, "rows", 1), ["one"], "tables[0].rows[1] has 1 entries for 6 columns"),
+        (("settings", "quantile"), float("inf"), "settings.quantile is inf"),
+        (("findings", 0, "holds"), "yes", "findings[0].holds"),
+    ],
+)
+def test_what_is_not_a_report_is_refused_with_its_place(path, value, message, tmp_path):
+    given = document()
+    within = given
+    for key in path[:-1]:
+        within = within[key]
+    within[path[-1]] = value
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        write_page(given, tmp_path / "report.html")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_missing_key_is_named():
+    given = document()
+    del given["samples"][0]["tokens"]["gamma"]
+    with pytest.raises(ValueError, match=r"report: samples\[0\]\.tokens\.gamma: Field required"):
+        checked(given)
+
+
+# ---- page ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_is_one_valid_document(read):
+    assert read.open == []
+    assert [tag for tag, _ in read.elements[:2]] == ["html", "head"]
+    assert read.elements[0][1] == {"lang": "en"}
+    for tag in ("title", "h1", "main", "header", "footer"):
+        assert [name for name, _ in read.elements].count(tag) == 1, tag
+    ids = [attributes["id"] for _, attributes in read.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for name in ("aria-labelledby", "aria-describedby", "for"):
+        for _, attributes in read.elements:
+            assert set((attributes.get(name) or "").split()) <= set(ids), attributes
+    headings = [int(tag[1]) for tag, _ in read.elements if re.fullmatch("h[1-6]", tag)]
+    assert all(below - above <= 1 for above, below in pairwise(headings))
+
+
+def test_the_page_loads_nothing(read):
+    for tag, attributes in read.elements:
+        for name in LOADS & attributes.keys():
+            assert (attributes[name] or "").startswith(("#", "data:")), (tag, name, attributes[name])
+        assert not {"onerror", "onload", "onclick"} & attributes.keys()
+    assert not re.search(r"url\(|@import|@font-face", read.text["style"])
+    policy = next(at["content"] for tag, at in read.elements if at.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+    assert "unsafe-eval" not in policy
+    assert policy.count("'sha256-") == 2
+
+
+def test_the_page_holds_the_numbers_of_the_report(html):
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1])
+    assert data["samples"] == checked(document())["samples"]
+
+
+def test_what_a_completion_says_cannot_end_its_element(html):
+    given = {"text": [*HOSTILE, "\u2028\u2029", "]]>", "<SCRIPT"]}
+    text = embedded(given)
+    assert not set("<>&\u2028\u2029") & set(text)
+    assert json.loads(text) == given
+    assert html.count("<script") == html.count("</script>")
+    assert "<b>&amp; {{7*7}}</b>" not in html  # the id of a sample, as text of an <option>
+    assert "&lt;b&gt;&amp;amp; {{7*7}}&lt;/b&gt;" in html
+
+
+def test_words_and_cells_are_in_the_page(html):
+    for text in (
+        "Holds</span>",
+        "Does not hold</span>",
+        "Cannot tell</span>",
+        "from 0 tokens later to the end",
+        '<td class="number" title="0.35213">0.3521</td>',
+        '<td class="number">12.5 % [10.1 %, 15.2 %]</td>',
+        '<td class="number" title="-0.0">0</td>',
+        "2,913 tokens, and the limit is 2,048",
+        "above the response&#39;s 60th percentile",
+    ):
+        assert text in html, text
+
+
+def test_a_page_without_samples_tables_findings_is_a_page(tmp_path):
+    given = document() | {"samples": [], "tables": [], "findings": [], "skipped": [], "settings": {}, "task": ""}
+    reader = Reader()
+    reader.feed(write_page(given, tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert reader.open == []
+    assert "No sample could be analysed." in reader.text["p"]
+    assert write_figures(given, tmp_path / "figures") == []
+
+
+# ---- figures ------------------------------------------------------------------------------------------------------
+
+
+def test_figures_are_written_not_blank_and_the_same_twice(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        written = write_figures(document(), tmp_path / "one")
+    names = {path.name for path in written}
+    assert {"sample-1-curves.png", "sample-1-text-waad.svg", "sample-1-text-fai.png", "sample-2-maps.png"} <= names
+    assert {"sample-2-spans.svg", "table-1.png"} <= names
+    assert "sample-1-maps.png" not in names  # it has none
+    assert "table-2.png" not in names  # it does not quote the paper
+    for path in written:
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                assert image.width in {660, 1360}, path.name  # 3.3 and 6.8 inches
+                assert round(image.info["dpi"][0]) == 200
+                assert np.asarray(image.convert("L")).std() > 5, path.name
+        else:
+            assert path.read_text(encoding="utf-8").lstrip().startswith("<?xml")
+    again = write_figures(document() | {"samples": []}, tmp_path / "two")
+    assert [path.name for path in again] == ["table-1.png", "table-1.svg"]
+    for path in again:
+        assert path.read_bytes() == (tmp_path / "one" / path.name).read_bytes()
+
+
+def test_hostile_text_is_drawn_as_text(tmp_path):
+    given = document()
+    given["samples"] = given["samples"][2:3]
+    given["tables"][0]["rows"][0][0] = "$\\frac{ 漢\n\x00 \ud83d"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a missing glyph is a warning
+        written = write_figures(given, tmp_path)
+    assert len(written) == 12
+    assert drawable("漢\x00a$\u202e") == "\u25af\u25afa$\u25af"
+
+
+def test_one_token_and_no_values_are_drawn():
+    sample = copy.deepcopy(document()["samples"][4])
+    for key in ("waad", "fai", "receiver_fai", "entropy"):
+        sample["tokens"][key] = [None]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _, figure in sample_figures(sample):
+            figure.draw_without_rendering()
+
+
+def test_curves_are_the_values():
+    tokens = document()["samples"][0]["tokens"]
+    drawn = [axes.lines[0].get_ydata() for axes in curves_figure(tokens).axes]
+    for series, key in zip(drawn, ("waad", "fai", "receiver_fai", "entropy"), strict=True):
+        assert [None if np.isnan(value) else value for value in series] == tokens[key]
+
+
+@pytest.mark.parametrize(
+    ("texts", "columns", "wanted"),
+    [
+        (["ab", "cd"], 4, [(0, 0, 0, "ab"), (1, 0, 2, "cd")]),
+        (["ab", "cde"], 4, [(0, 0, 0, "ab"), (1, 1, 0, "cde")]),
+        (["abcdef"], 4, [(0, 0, 0, "abcd"), (0, 1, 0, "ef")]),
+        (["a\n\nb"], 4, [(0, 0, 0, "a\u21b5"), (0, 1, 0, "\u21b5"), (0, 2, 0, "b")]),
+        (["", "a"], 4, [(0, 0, 0, "\u2205"), (1, 0, 1, "a")]),
+    ],
+)
+def test_text_is_set_in_lines(texts, columns, wanted):
+    assert lay_out(texts, columns)[0] == wanted
+
+
+def test_couplings_are_read_from_ready_made_cells():
+    table = {
+        "id": "table2",
+        "title": "",
+        "caption": "",
+        "columns": ["coupling", "observed", "expected", "lift", "shuffled", "paper", "paper expected"],
+        "rows": [
+            ["a", "38.1 % [35.2 %, 41.0 %]", "36.9 % [36 %, 37 %]", "3 %", "36.7 % [36 %, 37 %]", "52.5 %", ""],
+            ["b", "0.352 [\N{MINUS SIGN}0.1, 0.374]", "0.241 [0.2, 0.3]", "46 %", None, "0.361", "0.239"],
+            ["c", "\N{EN DASH} [\N{EN DASH}, \N{EN DASH}]", "\N{EN DASH}", None, None, "0.5", "0.5"],
+        ],
+    }
+    read = read_couplings(table)
+    assert read[:2] == [Coupling("a", 38.1, 35.2, 41.0, 36.9, 52.5), Coupling("b", 0.352, -0.1, 0.374, 0.241, 0.361)]
+    assert len(read) == 2
+    assert read_couplings(table | {"columns": [title.replace("paper", "theirs") for title in table["columns"]]}) == []
+
+
+def test_the_ramp_goes_in_even_steps_of_lightness():
+    linear = np.array([((c + 0.055) / 1.055) ** 2.4 if c > 0.04045 else c / 12.92 for c in np.ravel(ramp(250).colors)])
+    red, green, blue = linear.reshape(-1, 3).T
+    cones = [
+        0.4122214708 * red + 0.5363325363 * green + 0.0514459929 * blue,
+        0.2119034982 * red + 0.6806995451 * green + 0.1073969566 * blue,
+        0.0883024619 * red + 0.2817188376 * green + 0.6299787005 * blue,
+    ]
+    light = np.array([0.2104542553, 0.7936177850, -0.0040720468]) @ np.cbrt(cones)
+    steps = np.diff(light)
+    assert np.allclose(steps, steps.mean(), rtol=0.02)
