@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, 2)
     except RunStopped as error:
         return _fail(error, 1)
+    except BrokenPipeError:  # `rlcredit compare A B | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         advice = RESUMABLE.get(words[0] if words else "")
         return _fail(f"interrupted; {advice}" if advice else "interrupted", 130)

@@ -46,9 +46,13 @@ def compare(argv: Sequence[str]) -> None:
     print(f"A  {first.correct_P.mean():.3f}  {folders[0]}")
     print(f"B  {second.correct_P.mean():.3f}  {folders[1]}")
     print(f"B - A  {found.difference.value:+.3f}  [{found.difference.low:+.3f}, {found.difference.high:+.3f}]  "
-          f"p = {found.p_value:.4f}  ({found.problems} problems, paired)")  # fmt: skip
+          f"{_p(found.p_value)}  ({found.problems} problems, paired)")  # fmt: skip
     for title, problems in (("gained", found.gained), ("lost", found.lost)):
         _list(title, problems, first)
+
+
+def _p(value: float) -> str:
+    return "p < 0.0001" if value < 1e-4 else f"p = {value:.4f}"
 
 
 def _list(title: str, problems: Sequence[int], evaluation: Evaluation) -> None:
