@@ -12,21 +12,25 @@ DEV_STAMP := $(VENV)/.installed-dev
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow lint type clean
+.PHONY: help train test test-browser test-slow lint type clean
 
 help:
-	@echo "make train       train the tiny Countdown policy, afresh (RECIPE=... for another)"
-	@echo "make test        the quick tests"
-	@echo "make test-slow   the slow ones, whole training runs"
-	@echo "make lint        ruff and the layers of the imports"
-	@echo "make type        mypy"
-	@echo "make clean       remove .venv and the caches"
+	@echo "make train        train the tiny Countdown policy, afresh (RECIPE=... for another)"
+	@echo "make test         the quick tests"
+	@echo "make test-browser the pages, in a headless Chromium"
+	@echo "make test-slow    the slow ones, whole training runs"
+	@echo "make lint         ruff and the layers of the imports"
+	@echo "make type         mypy"
+	@echo "make clean        remove .venv and the caches"
 
 train: $(RUN_STAMP)
 	$(BIN)/rlcredit train --config $(RECIPE) --overwrite true
 
 test: $(DEV_STAMP)
 	$(BIN)/python -m pytest -q
+
+test-browser: $(DEV_STAMP)
+	$(BIN)/python -m pytest -q -m browser
 
 test-slow: $(DEV_STAMP)
 	$(BIN)/python -m pytest -q -m "slow and not gpu"

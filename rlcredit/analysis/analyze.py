@@ -35,6 +35,7 @@ from rlcredit.analysis.responses import (
     Question,
     Response,
     Skipped,
+    checked,
     generated,
     read_completions,
     read_prompts,
@@ -45,9 +46,10 @@ from rlcredit.analysis.tables import coupling_table, findings, offset_table, per
 from rlcredit.attention import choose_layers
 from rlcredit.credit import CreditArguments
 from rlcredit.errors import InputError
-from rlcredit.evaluation.loading import load_model, load_tokenizer
+from rlcredit.evaluation.loading import load_model, load_set, load_tokenizer
 from rlcredit.evaluation.sampling import Sampling
-from rlcredit.tasks import EVALUATION_SETS, TASKS
+from rlcredit.tasks import EVALUATION_SETS
+from rlcredit.tasks.checkers import Checker
 
 PEAK = "higher than both neighbours and among the top 30 % of the response's defined values [ours]"
 CONTEXT = 16  # tokens in front of one that decide how it is written
@@ -113,13 +115,9 @@ class AnalyzeArguments:
 def analyze(argv: Sequence[str]) -> None:
     """Run `rlcredit analyze` with these arguments. Raises: InputError."""
     disable_progress_bar()
-    args, credit = recipes.parse(list(argv), (AnalyzeArguments, CreditArguments))
-    if not any(word.startswith(("--credit_fai_horizon", "--credit-fai-horizon")) for word in argv):
-        credit.credit_fai_horizon = [0, -1]  # the paper's section 4; credit in training looks 10 to 100 tokens ahead
-    if args.layers is not None:
-        credit = CreditArguments(**{**vars(credit), "credit_layers": args.layers})
+    args, credit = _parsed(argv)
     _check_output(args)
-    questions = _questions(args)
+    questions, check = _questions(args)
     path = recipes.model_path(args.model)
     config, tokenizer = load_tokenizer(path, args)
     try:
@@ -127,21 +125,32 @@ def analyze(argv: Sequence[str]) -> None:
     except ValueError as error:
         raise InputError(" ".join(str(error).split())) from error
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    room = 1 if args.completions else args.max_new_tokens
-    kept, skipped = usable(questions, tokenizer, context, room)
+    kept, skipped = usable(questions, tokenizer, context, 1 if args.completions else args.max_new_tokens)
     if not kept:
         raise InputError(f"none of the {len(questions)} prompts can be used; the first: {skipped[0].reason}")
     model = load_model(path, args, torch.accelerator.current_accelerator() or torch.device("cpu"))
-    if args.completions:
-        responses, more = written(kept, tokenizer, context)
-    else:
-        sampling = Sampling(args.max_new_tokens, args.temperature, seed=args.seed)
-        responses, more = generated(kept, model, tokenizer, sampling, args.batch_size), []
+    responses, unwritten = _responses(args, kept, model, tokenizer, context, check)
     readings, unread = _read_all(model, responses, credit, args.temperature or 1.0)
+    skipped += [*unwritten, *unread]
     if not readings:
-        raise InputError(f"none of the responses can be read; the first: {unread[0].reason}")
+        raise InputError(f"none of the responses can be read; the first: {skipped[-1].reason}")
     table = _perturbation(model, tokenizer, kept, credit, args) if args.perturbed and not args.completions else None
-    about = {
+    document = build(readings, tokenizer, credit, _about(args, argv), table, skipped, args.seed)
+    write(document, args.folder)
+    _say(document, args.folder)
+
+
+def _parsed(argv: Sequence[str]) -> tuple[AnalyzeArguments, CreditArguments]:
+    args, credit = recipes.parse(list(argv), (AnalyzeArguments, CreditArguments))
+    if not any(word.startswith(("--credit_fai_horizon", "--credit-fai-horizon")) for word in argv):
+        credit.credit_fai_horizon = [0, -1]  # the paper's section 4; credit in training looks 10 to 100 tokens ahead
+    if args.layers is not None:
+        credit = CreditArguments(**{**vars(credit), "credit_layers": args.layers})
+    return args, credit
+
+
+def _about(args: AnalyzeArguments, argv: Sequence[str]) -> dict[str, Any]:
+    return {
         "model": args.model,
         "task": args.task or args.prompts or args.completions or "",
         "command": f"rlcredit analyze {shlex.join(argv)}",
@@ -152,9 +161,6 @@ def analyze(argv: Sequence[str]) -> None:
             "seed": args.seed,
         },
     }
-    document = build(readings, tokenizer, credit, about, table, [*skipped, *more, *unread], args.seed)
-    write(document, args.folder)
-    _say(document, args.folder)
 
 
 def _check_output(args: AnalyzeArguments) -> None:
@@ -163,22 +169,35 @@ def _check_output(args: AnalyzeArguments) -> None:
         raise InputError(f"output: {args.folder} holds a report; write another --output, or --overwrite true")
 
 
-def _questions(args: AnalyzeArguments) -> list[Question]:
+def _questions(args: AnalyzeArguments) -> tuple[list[Question], Checker | None]:
+    """What is to be answered, and the checker of the answers, if there is one."""
     if args.prompts is not None:
-        return read_prompts(Path(args.prompts))[: args.samples]
+        return read_prompts(Path(args.prompts))[: args.samples], None
     if args.completions is not None:
-        return read_completions(Path(args.completions))[: args.samples]
+        return read_completions(Path(args.completions))[: args.samples], None
     assert args.task is not None and not isinstance(args.task_options, str)
-    options: dict[str, Any] = dict(args.task_options or {})
-    if args.data is not None:
-        options["test"] = args.data if args.task in ("countdown", "custom") else {args.task: args.data}
-        options.setdefault("num_test", args.samples)
-    task = TASKS[EVALUATION_SETS[args.task]](options, train=False, tests=[args.task])
-    rows = next(iter(task.tests.values()), None)
-    if rows is None:
-        raise InputError("data: is missing; write a file, or the id of a data set on the hub")
-    rows = rows.select(range(min(args.samples, len(rows))))
-    return [Question(str(row.get("id", number)), row["prompt"]) for number, row in enumerate(rows)]
+    rows, task = load_set(args.task, args.data, args.task_options, args.samples if args.data else None)
+    first = rows.select(range(min(args.samples, len(rows))))
+    made = [Question(str(row.get("id", number)), row["prompt"], row=row) for number, row in enumerate(first)]
+    return made, task.check
+
+
+def _responses(
+    args: AnalyzeArguments,
+    kept: Sequence[tuple[Question, list[int]]],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    context: int | None,
+    check: Checker | None,
+) -> tuple[list[Response], list[Skipped]]:
+    if args.completions:
+        return written(kept, tokenizer, context)
+    sampling = Sampling(args.max_new_tokens, args.temperature, seed=args.seed)
+    responses = generated(kept, model, tokenizer, sampling, args.batch_size)
+    if check is None:
+        return responses, []
+    texts = [tokenizer.decode(one.ids, skip_special_tokens=True) for one in responses]
+    return checked(responses, [question.row or {} for question, _ in kept], texts, check), []
 
 
 def _read_all(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlcredit.errors import InputError
 from rlcredit.evaluation.sampling import Prompt, Sampling, complete, encode
+from rlcredit.tasks.checkers import Checker
 from rlcredit.tasks.files import read_file
 
 COMPLETION_COLUMNS = ("completion", "response")
@@ -47,6 +48,8 @@ class Question(NamedTuple):
     id: str
     prompt: Prompt
     completion: str | None = None
+    row: Mapping[str, Any] | None = None
+    """Of its evaluation set, for the checker."""
 
 
 def read_prompts(path: Path) -> list[Question]:
@@ -136,3 +139,11 @@ def generated(
         for (question, prompt_ids), completion in zip(part, found, strict=True):
             responses.append(Response(question.id, tokenizer.decode(prompt_ids), prompt_ids, completion.ids))
     return responses
+
+
+def checked(
+    responses: Sequence[Response], rows: Sequence[Mapping[str, Any]], texts: Sequence[str], check: Checker
+) -> list[Response]:
+    """The responses, each with what the checker says of it."""
+    verdicts = check(texts, rows)
+    return [replace(one, correct=verdict.correct == 1) for one, verdict in zip(responses, verdicts, strict=True)]

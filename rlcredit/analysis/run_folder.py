@@ -1,10 +1,10 @@
 """A run's output folder, read: log.jsonl, accuracy.json, run.json and completions/; nothing is unpickled.
 
-    log.jsonl       every metric as a curve over steps; needed, all the rest may be missing
-    accuracy.json   held-out accuracies before and after, problem by problem
-    run.json        what was run: recipe, algorithm, credit_strategy, seed, model, task, eval_samples, command; without
-                    it a folder's name speaks: uniform-seed1, uniform_s2 and uniform/seed_3 are seeds of "uniform"
-    completions/    completions_00001.parquet, ...: three of them are read, at the start, middle and end
+log.jsonl       every metric as a curve over steps; needed, all the rest may be missing
+accuracy.json   held-out accuracies before and after, problem by problem
+run.json        what was run: recipe, algorithm, credit_strategy, seed, model, task, eval_samples, command; without
+                it a folder's name speaks: uniform-seed1, uniform_s2 and uniform/seed_3 are seeds of "uniform"
+completions/    completions_00001.parquet, ...: three of them are read, at the start, middle and end
 """
 
 from __future__ import annotations
@@ -254,9 +254,7 @@ def _rows(path: Path, step: int, moment: str) -> list[Sample]:
         table = pq.read_table(path)
         places = np.unique(np.linspace(0, table.num_rows - 1, SAMPLES).astype(int)) if table.num_rows else []
         rows = table.take(list(map(int, places))).to_pylist()
-        return [
-            Sample(moment, step, _words(row["prompt"]), _words(row["completion"]), _numbers(row)) for row in rows
-        ]
+        return [Sample(moment, step, _words(row["prompt"]), _words(row["completion"]), _numbers(row)) for row in rows]
     except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
         said = " ".join(str(error).split())[:120]
         raise InputError(f"{path}: is no table of completions ({said}); delete it to report without it") from error

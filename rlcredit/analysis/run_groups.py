@@ -172,8 +172,13 @@ def smoothed(curve: Curve, how: Smoothing, alpha: float) -> Curve:
 def accuracy_curve(run: Run, name: str) -> tuple[Curve, np.ndarray, np.ndarray]:
     """pass@1 over the steps of the evaluations, with its bounds: logged ones, and before and after the training."""
     keys = (f"eval/{name}/pass@1", f"eval/{name}/pass@1_low", f"eval/{name}/pass@1_high")
-    logged = [dict(zip(*map(np.ndarray.tolist, run.curves[key]), strict=True)) if key in run.curves else {} for key in keys]
-    points = {step: Estimate(value, *(bound.get(step, math.nan) for bound in logged[1:])) for step, value in logged[0].items()}
+    logged = [
+        dict(zip(*map(np.ndarray.tolist, run.curves[key]), strict=True)) if key in run.curves else {} for key in keys
+    ]
+    points = {
+        step: Estimate(value, *(bound.get(step, math.nan) for bound in logged[1:]))
+        for step, value in logged[0].items()
+    }
     for part, step in (("before", 0), ("after", run.last_step)):
         if (values_P := run.accuracies.get(part, {}).get(name)) and step not in points:
             points[step] = mean_with_interval(values_P, run.samples_behind(values_P))
@@ -220,7 +225,9 @@ def _summary(key: str, value_T: np.ndarray) -> Summary:
 
 def changes(run: Run) -> list[Change]:
     """Accuracy before and after, by evaluation set; the difference where both measured as many problems."""
-    return [_change(run, name) for name in run.evaluation_sets if any(name in part for part in run.accuracies.values())]
+    return [
+        _change(run, name) for name in run.evaluation_sets if any(name in part for part in run.accuracies.values())
+    ]
 
 
 def _change(run: Run, name: str) -> Change:
@@ -301,6 +308,8 @@ def welch(a_R: Sequence[float], b_R: Sequence[float]) -> Estimate:
     value, error = float(np.mean(b_R) - np.mean(a_R)), math.sqrt(sum(parts))
     if not error:
         return Estimate(value, math.nan, math.nan)
-    freedom = sum(parts) ** 2 / sum(part**2 / (len(values) - 1) for part, values in zip(parts, (a_R, b_R), strict=True))
+    freedom = sum(parts) ** 2 / sum(
+        part**2 / (len(values) - 1) for part, values in zip(parts, (a_R, b_R), strict=True)
+    )
     half = float(stdtrit(freedom, 0.975)) * error
     return Estimate(value, value - half, value + half)

@@ -45,8 +45,8 @@ def coupling_table(name: str, title: str, parts: Mapping[str, Sequence[Coupling]
         "title": title,
         "caption": "95 % bootstrap intervals over responses. The control puts the first metric's peaks of each "
         "response at random tokens of it; p is the share of such shuffles with the observed value or more, p nearby "
-        "the same with shuffles within 10 tokens [ours]. The row without a figure of the paper's is ours too. Paper: Table 2, "
-        f"Qwen3-4B-Base on 70 GSM8K prompts. {counts}."
+        "the same with shuffles within 10 tokens [ours]. The row without a figure of the paper's is ours too. Paper: "
+        f"Table 2, Qwen3-4B-Base on 70 GSM8K prompts. {counts}."
         + (f" {left_out} responses with fewer than 3 defined tokens were left out." if left_out else ""),
         "columns": [
             "coupling",
@@ -83,7 +83,7 @@ def offset_table(offsets: Sequence[Offset]) -> dict[str, Any]:
         "title": "Peak offsets (Table 20)",
         "caption": "Share of the first metric's peaks with a peak of the second one token before, at, and one token "
         "after it, with 95 % bootstrap intervals over responses; expected: with the first metric's peaks shuffled "
-        "within each response. All layers. The paper's Table 20 is of eight responses; its figures are not copied here.",
+        "within each response. All layers. The paper's Table 20, of eight responses, is not copied here.",
         "columns": [
             "pair",
             "-1",
@@ -109,9 +109,9 @@ def perturbation_table(found: Table1) -> dict[str, Any]:
     return {
         "id": "table1",
         "title": "Perturbation (Table 1)",
-        "caption": "Overlap (Jaccard, eq. 11) of content words after a forced token with the original greedy response: "
-        "at the 5 tokens of highest and the 5 of lowest FAI with at least 20 tokens after them, the 3 likeliest other "
-        "tokens each, greedy continuation. A trial is one response. 95 % bootstrap intervals over responses; control: "
+        "caption": "Overlap (Jaccard, eq. 11) of content words after a forced token with the original greedy "
+        "response: at the 5 tokens of highest and the 5 of lowest FAI with at least 20 tokens after them, the 3 "
+        "likeliest other tokens each, greedy continuation. A trial is one response. 95 % bootstrap intervals over responses; control: "
         f"the labels high and low dealt at random, p = {_number(found.p_value)}. {found.samples} responses"
         + (f", {found.left_out} too short" if found.left_out else "")
         + f". High positions lie at {_percent(found.high_place.value)} of the response on average, low ones at "

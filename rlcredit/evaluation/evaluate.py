@@ -26,11 +26,11 @@ from transformers.utils.logging import disable_progress_bar
 from rlcredit import recipes
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.evaluation.estimates import Estimate, summarize
-from rlcredit.evaluation.loading import load_model, load_tokenizer
+from rlcredit.evaluation.loading import load_model, load_set, load_tokenizer
 from rlcredit.evaluation.samples import Batch, Store, batches, draw, table
 from rlcredit.evaluation.sampling import Sampling, prompt_lengths
 from rlcredit.recipes import model_path
-from rlcredit.tasks import EVALUATION_SETS, TASKS, TaskData
+from rlcredit.tasks import EVALUATION_SETS, TaskData
 
 SETTINGS_FILE = "settings.json"
 METRICS_FILE = "metrics.json"
@@ -100,8 +100,10 @@ def evaluate(argv: Sequence[str]) -> None:
     disable_progress_bar()
     (args,) = recipes.parse(list(argv), (EvaluateArguments,))
     path = model_path(args.model)
-    task = _task(args)
-    rows = task.tests[next(iter(task.tests))]
+    assert not isinstance(args.task_options, str)  # parsed in __post_init__
+    rows, task = load_set(args.task, args.data, args.task_options, args.limit)
+    if task.check is None:
+        raise InputError("task_options.check: is missing; write the name of a checker")
     tokenizer = _tokenizer(path, args, rows)
     state = PartialState(cpu=not torch.accelerator.is_available())
     store = _open(args, path, rows, state)
@@ -115,24 +117,6 @@ def evaluate(argv: Sequence[str]) -> None:
     if state.is_main_process:
         store.close(wanted)
         _report(args, store, task.notes)
-
-
-def _task(args: EvaluateArguments) -> TaskData:
-    """The one evaluation set."""
-    assert not isinstance(args.task_options, str)  # parsed in __post_init__
-    options = dict(args.task_options or {})
-    if args.data is not None:
-        options["test"] = args.data if args.task in ("countdown", "custom") else {args.task: args.data}
-    if args.limit is not None:
-        options["num_test"] = args.limit
-    task = TASKS[EVALUATION_SETS[args.task]](options, train=False, tests=[args.task])
-    if not task.tests:
-        raise InputError("data: is missing; write a file, or the id of a data set on the hub")
-    if len(task.tests) > 1:
-        raise InputError("task_options.test: names several sets; write one, or --data FILE")
-    if task.check is None:
-        raise InputError("task_options.check: is missing; write the name of a checker")
-    return task
 
 
 def _tokenizer(path: str, args: EvaluateArguments, rows: Dataset) -> PreTrainedTokenizerBase:

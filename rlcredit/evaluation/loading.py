@@ -1,12 +1,14 @@
-"""A model to evaluate or to look at: a folder, with adapters or without, or the id of a model on the hub."""
+"""What an evaluation or an analysis starts from: one evaluation set, and a model (a folder or the id of one)."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from datasets import Dataset
 from peft import AutoPeftModelForCausalLM
 from transformers import (
     AutoConfig,
@@ -18,6 +20,33 @@ from transformers import (
 )
 
 from rlcredit.errors import InputError
+from rlcredit.tasks import EVALUATION_SETS, TASKS, TaskData
+
+
+def load_set(
+    name: str, data: str | None, task_options: Mapping[str, Any] | None, limit: int | None
+) -> tuple[Dataset, TaskData]:
+    """The rows of an evaluation set, and its task.
+
+    Args:
+        name: one of EVALUATION_SETS.
+        data: a file, or a set on the hub, in place of the task's own.
+        task_options: as in a recipe.
+        limit: take the first so many rows; a set with fewer is an error.
+
+    Raises: InputError.
+    """
+    options = dict(task_options or {})
+    if data is not None:
+        options["test"] = data if name in ("countdown", "custom") else {name: data}
+    if limit is not None:
+        options["num_test"] = limit
+    task = TASKS[EVALUATION_SETS[name]](options, train=False, tests=[name])
+    if not task.tests:
+        raise InputError("data: is missing; write a file, or the id of a data set on the hub")
+    if len(task.tests) > 1:
+        raise InputError("task_options.test: names several sets; write one, or --data FILE")
+    return next(iter(task.tests.values())), task
 
 
 class ModelArguments(Protocol):

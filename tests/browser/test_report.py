@@ -19,7 +19,10 @@ playwright_api = pytest.importorskip("playwright.sync_api", reason="no playwrigh
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BROWSER = os.environ.get("RLCREDIT_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium: apt-get install chromium, or RLCREDIT_CHROMIUM")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(BROWSER is None, reason="no chromium: apt-get install chromium, or RLCREDIT_CHROMIUM"),
+]
 REPORT = checked(document())
 SIGNALS = ("waad", "fai", "receiver_fai", "entropy", "gamma")
 LONG, SHORT, HOSTILE, EMPTY = range(4)

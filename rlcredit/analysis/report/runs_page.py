@@ -31,7 +31,6 @@ from rlcredit.analysis.run_groups import (
     band,
     changes,
     group,
-    over_seeds,
     smoothed,
     standings,
     summaries,
@@ -108,12 +107,13 @@ def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, create
     """
     groups = group(runs)
     sets = list(dict.fromkeys(name for run in runs for name in run.evaluation_sets))
+    drawn = charts(runs, groups, sets)
     data = {
         "single": len(runs) == 1,
         "alphas": [f"{alpha:g}" for alpha in ALPHAS],
         "groups": [{"label": one.label, "runs": [_place(run, runs) for run in one.runs]} for one in groups],
         "runs": [{"name": run.name, "samples": [sample._asdict() for sample in run.samples]} for run in runs],
-        "charts": charts(runs, groups, sets),
+        "charts": drawn,
     }
     plotly, script = get_plotlyjs(), "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
     if "</script" in script.lower():
@@ -122,39 +122,41 @@ def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, create
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(cell=_number, exact=_exact, estimate=_estimate)
-    held = clean(
-        {
-            "single": data["single"],
-            "heading": runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side",
-            "subject": _subject(groups),
-            "facts": _facts(runs[0]) if len(runs) == 1 else [],
-            "runs": [_row(run, one) for one in groups for run in one.runs],
-            "notes": [*(note for one in groups for note in one.notes), *_notes(runs)],
-            "left_out": list(left_out),
-            "sections": _sections(data["charts"]),
-            "alphas": data["alphas"],
-            "default_alpha": data["alphas"][1],
-            "grouped": any(len(one.runs) > 1 for one in groups),
-            "groups": [{"label": one.label, "seeds": len(one.runs)} for one in groups],
-            "has_samples": any(run.samples for run in runs),
-            "thinned": any(len(curve.step_T) > _most_points(len(runs)) for run in runs for curve in run.curves.values()),
-            "command": command,
-            "created": created,
-            "version": rlcredit.__version__,
-        }
-    )
-    return environment.get_template("runs.html.j2").render(
-        held,
-        changes=clean([change._asdict() for change in changes(runs[0])]) if len(runs) == 1 else [],
-        summaries=clean([summary._asdict() for summary in summaries(runs[0])]) if len(runs) == 1 else [],
-        standings=_clean_standings(groups, sets) if len(runs) > 1 else [],
-        tails=clean(_tails(groups)) if len(runs) > 1 else [],
-        data=Markup(embedded(clean(data))),
+    text = environment.get_template("runs.html.j2").render(
+        single=len(runs) == 1,
+        heading=runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side",
+        subject=_subject(groups),
+        facts=_facts(runs[0]),
+        rows=[_row(run, one) for one in groups for run in one.runs],
+        notes=[*(note for one in groups for note in one.notes), *_notes(runs)],
+        left_out=left_out,
+        sections=_sections(drawn),
+        alphas=data["alphas"],
+        groups=groups,
+        grouped=any(len(one.runs) > 1 for one in groups),
+        has_samples=any(run.samples for run in runs),
+        most_points=_thinned_to(runs),
+        changes=changes(runs[0]),
+        summaries=summaries(runs[0]),
+        standings=[(name, standings(groups, name)) for name in sets],
+        tails=_tails(groups),
+        command=runs[0].facts.get("command") if len(runs) == 1 else None,
+        made_by=command,
+        created=created,
+        version=rlcredit.__version__,
+        data=Markup(embedded(data)),
         css=Markup("".join((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "runs.css"))),
         plotly=Markup(plotly),
         script=Markup(script),
         policy=_policy(plotly, script),
     )
+    return clean(text)
+
+
+def _thinned_to(runs: Sequence[Run]) -> int | None:
+    """How many points a curve was thinned to, if one was."""
+    most = _most_points(len(runs))
+    return most if any(len(curve.step_T) > most for run in runs for curve in run.curves.values()) else None
 
 
 def _place(run: Run, runs: Sequence[Run]) -> int:
@@ -280,7 +282,10 @@ def _plain(value_T: np.ndarray) -> list[float | None]:
 def _sections(made: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     numbered = list(enumerate(made))
     return [
-        {"title": title, "charts": [{"number": at, **_titles(chart)} for at, chart in numbered if chart["section"] == title]}
+        {
+            "title": title,
+            "charts": [{"number": at, **_titles(chart)} for at, chart in numbered if chart["section"] == title],
+        }
         for title in dict.fromkeys(chart["section"] for chart in made)
     ]
 
@@ -328,10 +333,6 @@ def _notes(runs: Sequence[Run]) -> list[str]:
     return [note if len(runs) == 1 else f"{run.name}: {note}" for run in runs for note in run.notes]
 
 
-def _clean_standings(groups: Sequence[Group], sets: Sequence[str]) -> list[dict[str, Any]]:
-    return clean([{"name": name, "rows": [entry._asdict() for entry in standings(groups, name)]} for name in sets])
-
-
 def _tails(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Mean over the runs of a group of each metric's mean of the last tenth."""
     by_group = [[{entry.key: entry.tail for entry in summaries(run)} for run in one.runs] for one in groups]
@@ -355,6 +356,3 @@ def _estimate(value: Estimate | Sequence[float] | None, sign: bool = False) -> s
         return DASH
     middle, low, high = (f"{part + 0.0:{'+' if sign else ''}.3f}".replace("-", "\N{MINUS SIGN}") for part in value)
     return middle if math.isnan(value[1]) else f"{middle} [{low}, {high}]"
-
-
-__all__ = ["over_seeds", "runs_page", "write_runs_page"]

@@ -1,0 +1,332 @@
+// The page of runs: curves that were worked out in Python, chosen by switches, and completions as text. What is chosen
+// is kept in the address (#line=peak&alpha=0.3), so that a reload and a bookmark find it again.
+
+const page = JSON.parse(document.getElementById("data").textContent);
+const at = (id) => document.getElementById(id);
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
+const STROKES = { solid: "", dash: "7 4", dot: "2 3", dashdot: "7 3 2 3", longdash: "11 4" };
+const DEFAULTS = {
+  line: page.single ? "both" : "ema", alpha: page.alphas[1], accuracy: "no", seeds: "yes", hidden: "", run: "0",
+  moment: "start", theme: "",
+};
+const ALLOWED = {
+  line: page.single ? ["both", "ema", "peak", "raw"] : ["ema", "peak", "raw"], alpha: page.alphas,
+  moment: ["start", "middle", "end"], run: page.runs.map((_, run) => String(run)),
+};
+const state = { ...DEFAULTS, ...Object.fromEntries(new URLSearchParams(location.hash.slice(1))) };
+for (const [key, allowed] of Object.entries(ALLOWED)) if (!allowed.includes(state[key])) state[key] = DEFAULTS[key];
+
+const groupOf = (run) => page.groups.findIndex(({ runs }) => runs.includes(run));
+const hidden = () => new Set(state.hidden.split(".").filter(Boolean).map(Number));
+const charts = [...document.querySelectorAll(".chart")];
+const shown = new Map(); // of each chart, what is drawn in it: { name, colour, dash, x, y, low, high, quiet }
+const pointed = new Map(); // of each chart, the step that its line is at
+
+function keep(change) {
+  Object.assign(state, change);
+  const kept = Object.entries(state).filter(([key, value]) => value !== DEFAULTS[key]);
+  const hash = new URLSearchParams(kept).toString();
+  history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
+}
+
+// ---- mode ----------------------------------------------------------------------------------------------------------
+
+const isDark = () => (state.theme ? state.theme === "dark" : dark.matches);
+
+function applyTheme() {
+  document.documentElement.dataset.theme = isDark() ? "dark" : "light";
+  at("theme").setAttribute("aria-pressed", String(isDark()));
+}
+
+function drawAll() {
+  drawLegend();
+  charts.forEach(drawChart);
+}
+
+at("theme").addEventListener("click", () => {
+  keep({ theme: isDark() ? "light" : "dark" });
+  applyTheme();
+  drawAll();
+});
+dark.addEventListener("change", () => {
+  applyTheme();
+  drawAll();
+});
+
+// ---- what is drawn ---------------------------------------------------------------------------------------------------
+
+const series = (number) => `var(--series-${number % 8})`;
+const dash = (number) => DASHES[number % DASHES.length];
+
+/** The curves of a chart under the switches, in the order in which they are told. */
+function curvesOf(chart) {
+  return page.single ? curvesOfOne(chart) : curvesOfGroups(chart);
+}
+
+function curvesOfOne({ lines: [line], accuracy, peak }) {
+  const wanted = state.line === "both" ? ["ema", "peak"] : state.line === "peak" && !peak ? ["ema"] : [state.line];
+  const logged = {
+    name: "as logged", colour: "var(--series-7)", dash: "solid", x: line.x, y: line.raw, points: true,
+    quiet: state.line !== "raw", width: state.line === "raw" ? 1.6 : 1, ...(accuracy ? line.interval : {}),
+  };
+  const smooth = wanted.filter((how) => how !== "raw" && line[how]).map((how) => ({
+    name: NAMES[how], colour: series(how === "ema" ? 0 : 1), dash: how === "ema" ? "solid" : "dash", x: line.x,
+    y: line[how][state.alpha], width: 2,
+  }));
+  return [logged, ...smooth];
+}
+
+function curvesOfGroups(chart) {
+  const how = chart.accuracy && state.accuracy !== "yes" ? "raw" : state.line === "peak" && !chart.peak ? "ema" : state.line;
+  const pick = (held) => (how === "raw" ? held.raw : held[how][state.alpha]);
+  const away = hidden();
+  const made = [];
+  page.groups.forEach(({ label, runs }, group) => {
+    const lines = chart.lines.filter(({ run }) => runs.includes(run));
+    if (away.has(group) || !lines.length) return;
+    const look = { colour: series(group), dash: dash(group), points: chart.accuracy && how === "raw" };
+    const band = chart.bands.find((one) => one.group === group);
+    for (const line of band && state.seeds !== "yes" ? [] : lines) {
+      const interval = !band && how === "raw" && line.interval ? line.interval : {};
+      const name = runs.length > 1 ? page.runs[line.run].name : label;
+      made.push({ ...look, ...interval, name, x: line.x, y: pick(line), quiet: Boolean(band), width: band ? 1 : 2 });
+    }
+    if (!band) return;
+    const { mean, low, high } = pick(band);
+    made.push({ ...look, name: `${label}, mean`, x: band.x, y: mean, low, high, width: 2.4 });
+  });
+  return made;
+}
+
+const NAMES = { raw: "as logged", ema: "EMA", peak: "EMA of the peak" };
+
+// ---- charts ----------------------------------------------------------------------------------------------------------
+
+const faded = (colour, share) => rgb(colour).replace("rgb", "rgba").replace(")", `, ${share})`);
+
+function traces(curve) {
+  const { x, y, low, high, colour, quiet, width, points } = curve;
+  const base = { x, type: "scatter", hoverinfo: "none" };
+  const made = [];
+  if (low) {
+    const inside = x.flatMap((_, index) => (low[index] === null || high[index] === null ? [] : [index]));
+    const edge = { ...base, x: inside.map((index) => x[index]), mode: "lines", line: { width: 0 }, hoverinfo: "skip" };
+    made.push({ ...edge, y: inside.map((index) => low[index]) });
+    made.push({ ...edge, y: inside.map((index) => high[index]), fill: "tonexty", fillcolor: faded(colour, 0.16) });
+  }
+  const paint = faded(colour, quiet ? 0.38 : 1);
+  const few = x.length < 2 || (points && x.length <= 60);
+  made.push({
+    ...base, y, mode: few ? "lines+markers" : "lines", connectgaps: false, line: { color: paint, width, dash: curve.dash },
+    marker: { color: paint, size: quiet ? 4.5 : 6 }, meta: curve.name,
+  });
+  return made;
+}
+
+function drawChart(node) {
+  const chart = page.charts[Number(node.dataset.chart)];
+  const curves = curvesOf(chart);
+  shown.set(node, curves);
+  const last = Math.max(...page.charts.flatMap(({ lines }) => lines.map(({ x }) => x.at(-1))), 1);
+  const layout = frame({
+    height: 230,
+    margin: { ...CURVES_MARGIN, t: 10 },
+    hovermode: "x",
+    hoverdistance: -1,
+    xaxis: axis({ range: [-0.02 * last, 1.02 * last], title: { text: "step", standoff: 6 }, showgrid: false, ticks: "outside", nticks: 6 }),
+    yaxis: axis({ fixedrange: true, nticks: 5, tickformat: "~g" }),
+  });
+  const place = (event) => event.points[0].x;
+  draw(node.querySelector(".plot"), curves.flatMap(traces), layout, place, {
+    hover: (step, event) => point(node, step, new DOMRect(event.clientX + 12, event.clientY, 1, 1)),
+    leave: () => leave(node),
+    moved: () => place_(node),
+  });
+  place_(node);
+}
+
+/** Put the upright line of a chart where its step is. */
+function place_(node) {
+  const plot = node.querySelector(".plot");
+  const line = node.querySelector(".upright");
+  moveUpright(line, plot, pointed.get(node) ?? -1, false);
+  if (!pointed.has(node)) line.hidden = true;
+  const { t, b } = plot.layout.margin;
+  line.style.top = `${t}px`;
+  line.style.height = `${plot.clientHeight - t - b}px`;
+}
+
+function point(node, step, box) {
+  pointed.set(node, step);
+  place_(node);
+  showTip(told(node, step), box);
+}
+
+function leave(node) {
+  at("tip").hidden = true;
+  pointed.delete(node);
+  place_(node);
+}
+
+/** The values of a chart at a step, as the content of the tip. */
+function told(node, step) {
+  const rows = shown.get(node).flatMap((curve) => {
+    const index = curve.x.indexOf(step);
+    if (index < 0 || curve.y[index] === null) return [];
+    const bounds = curve.low && curve.low[index] !== null ? ` [${short(curve.low[index])}, ${short(curve.high[index])}]` : "";
+    return [element("p", { className: "line" }, swatch(curve), element("span", {}, ...visible(curve.name)),
+      element("b", { "data-value": String(curve.y[index]) }, short(curve.y[index]) + bounds))];
+  });
+  return [element("p", { className: "title" }, `step ${step}`), ...rows];
+}
+
+/** Show this content at a box of the window, inside the window. */
+function showTip(content, box) {
+  const tip = at("tip");
+  tip.replaceChildren(...content);
+  tip.hidden = false;
+  const { width, height } = tip.getBoundingClientRect();
+  const left = Math.min(Math.max(8, box.left), document.documentElement.clientWidth - width - 8);
+  const below = box.bottom + 8;
+  tip.style.left = `${Math.max(8, left)}px`;
+  tip.style.top = `${Math.max(8, below + height <= innerHeight ? below : box.top - height - 8)}px`;
+}
+
+function swatch({ colour, dash: style, low, points, quiet }) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const add = (name, attributes) => {
+    const part = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) part.setAttribute(key, value);
+    node.append(part);
+  };
+  for (const [key, value] of [["viewBox", "0 0 28 10"], ["focusable", "false"], ["role", "presentation"]]) node.setAttribute(key, value);
+  const ink = rgb(colour);
+  if (low) add("rect", { x: 0, y: 0, width: 28, height: 10, fill: ink, opacity: 0.16 });
+  const opacity = quiet ? 0.45 : 1;
+  add("line", { x1: 0, y1: 5, x2: 28, y2: 5, stroke: ink, opacity, "stroke-width": quiet ? 1.2 : 2, "stroke-dasharray": STROKES[style] });
+  if (points) add("circle", { cx: 14, cy: 5, r: 2.4, fill: ink, opacity });
+  return node;
+}
+
+function drawLegend() {
+  if (page.single) {
+    const [line] = page.charts.filter(({ peak }) => peak).map((chart) => curvesOfOne(chart));
+    const held = (line ?? curvesOfOne(page.charts[0])).map(({ low, high, ...curve }) => curve);
+    if (page.charts.some(({ accuracy }) => accuracy)) held.push({ ...held[0], name: "95 % interval of an accuracy", low: true, points: false, quiet: true });
+    at("legend").replaceChildren(...held.map((curve) => element("li", {}, swatch(curve), curve.name)));
+    return;
+  }
+  const away = hidden();
+  const focus = document.activeElement?.dataset?.group;
+  at("legend").replaceChildren(...page.groups.map(({ label, runs }, group) => {
+    const box = element("input", { type: "checkbox", checked: !away.has(group), "data-group": String(group) });
+    const seeds = runs.length > 1 ? [element("span", { className: "quiet" }, `${runs.length} seeds`)] : [];
+    const curve = { colour: series(group), dash: dash(group), low: runs.length > 1 };
+    return element("label", {}, box, swatch(curve), element("span", {}, ...visible(label)), ...seeds);
+  }));
+  if (focus !== undefined) at("legend").querySelector(`[data-group="${focus}"]`)?.focus();
+}
+
+// ---- keyboard ----------------------------------------------------------------------------------------------------------
+
+const MOVES = {
+  ArrowRight: (index) => index + 1, ArrowLeft: (index) => index - 1, Home: () => 0, End: () => Infinity,
+};
+
+function walk(node, event) {
+  if (event.key === "Escape") return leave(node);
+  if (!(event.key in MOVES) || event.altKey || event.ctrlKey || event.metaKey) return;
+  event.preventDefault();
+  const steps = [...new Set(shown.get(node).flatMap(({ x }) => x))].sort((a, b) => a - b);
+  if (!steps.length) return;
+  const here = pointed.has(node) ? steps.indexOf(pointed.get(node)) : MOVES[event.key](0) === -1 ? steps.length : -1;
+  const index = Math.min(Math.max(MOVES[event.key](here), 0), steps.length - 1);
+  pointed.set(node, steps[index]);
+  place_(node);
+  const line = node.querySelector(".upright").getBoundingClientRect();
+  const plot = node.querySelector(".plot").getBoundingClientRect();
+  point(node, steps[index], new DOMRect(line.right + 8, plot.top + plot.height / 3, 1, 1));
+}
+
+// ---- completions ---------------------------------------------------------------------------------------------------------
+
+function drawSamples() {
+  if (!at("samples")) return;
+  const { samples } = page.runs[Number(state.run)];
+  const found = samples.filter(({ moment }) => moment === state.moment);
+  const said = found.length
+    ? `Step ${found[0].step}: ${found.length} of its completions, evenly spaced in the log, whatever they hold.`
+    : samples.length ? "The log has no completions of that time." : "This run logged no completions.";
+  at("moment-said").textContent = said;
+  at("completions").replaceChildren(...found.map(({ prompt, completion, numbers }) =>
+    element("article", { className: "completion" }, element("h4", {}, "Prompt"), passage(prompt),
+      element("h4", {}, "Completion"), passage(completion), facts(numbers))));
+}
+
+function passage(text) {
+  const made = element("pre", {}, ...visible(text));
+  made.tabIndex = 0;
+  return made;
+}
+
+function facts(numbers) {
+  const words = ([key, value]) => {
+    const said = element("dd", { title: String(value), "data-value": String(value) }, short(value));
+    return element("div", {}, element("dt", {}, ...visible(key)), said);
+  };
+  return element("dl", {}, ...Object.entries(numbers).map(words));
+}
+
+// ---- controls ------------------------------------------------------------------------------------------------------------
+
+function radios(name, changed) {
+  for (const input of document.querySelectorAll(`input[name="${name}"]`)) {
+    input.checked = input.value === state[name];
+    input.addEventListener("change", () => {
+      keep({ [name]: input.value });
+      changed();
+    });
+  }
+}
+
+function check(id) {
+  if (!at(id)) return;
+  at(id).checked = state[id] === "yes";
+  at(id).addEventListener("change", (event) => {
+    keep({ [id]: event.target.checked ? "yes" : "no" });
+    drawAll();
+  });
+}
+
+radios("line", drawAll);
+radios("alpha", drawAll);
+radios("moment", drawSamples);
+check("accuracy");
+check("seeds");
+at("legend").addEventListener("change", (event) => {
+  const away = hidden();
+  const group = Number(event.target.dataset.group);
+  if (event.target.checked) away.delete(group);
+  else away.add(group);
+  keep({ hidden: [...away].sort((a, b) => a - b).join(".") });
+  drawAll();
+});
+if (at("run")) {
+  at("run").append(...page.runs.map(({ name }, run) => element("option", { value: String(run) }, name)));
+  at("run").value = state.run;
+  at("run").addEventListener("change", (event) => {
+    keep({ run: event.target.value });
+    drawSamples();
+  });
+}
+for (const node of charts) {
+  node.addEventListener("keydown", (event) => walk(node, event));
+  node.addEventListener("focusout", () => leave(node));
+  new ResizeObserver(() => shown.has(node) && place_(node)).observe(node);
+}
+addEventListener("scroll", () => [...pointed.keys()].forEach((node) => node !== document.activeElement && leave(node)), { passive: true });
+
+applyTheme();
+drawAll();
+drawSamples();
