@@ -1,4 +1,4 @@
-"""The command line: `rlcredit train`, `evaluate`, `compare`, `prepare-model` and `recipes`."""
+"""The command line: `rlcredit train`, `evaluate`, `analyze`, `report`, `compare`, `prepare-model`, `recipes`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ rlcredit: token-level credit for RL fine-tuning of language models
   rlcredit train --config RECIPE --dry_run           check everything but the weights, and print the plan
   rlcredit evaluate --model M --task SET [...]       accuracies of a checkpoint, with intervals
   rlcredit analyze --model M --task SET [...]        a page: where the model plans and anchors, and the paper's numbers
+  rlcredit report RUN [RUN ...]                      a page of a run's log, or of several side by side
   rlcredit compare A B                               two evaluations, problem by problem
   rlcredit prepare-model SOURCE OUTPUT               a plain checkpoint from GGUF (smollm2-135m, or a file)
   rlcredit recipes                                   list the recipes that come with rlcredit
@@ -100,6 +101,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _lazily("rlcredit.trainers.run", "train"),
     "evaluate": _lazily("rlcredit.evaluation.evaluate", "evaluate"),
     "analyze": _lazily("rlcredit.analysis.analyze", "analyze"),
+    "report": _lazily("rlcredit.analysis.runs", "report"),
     "compare": _lazily("rlcredit.evaluation.compare", "compare"),
     "prepare-model": _prepare_model,
     "recipes": _list_recipes,

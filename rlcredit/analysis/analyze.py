@@ -84,6 +84,9 @@ class AnalyzeArguments:
     perturbed: int = field(
         default=10, metadata={"help": "Prompts for the perturbation of Table 1 (30 continuations each); 0: none."}
     )
+    continuation: int = field(
+        default=0, metadata={"help": "Tokens after the forced one that Table 1 compares [ours]; 0: all, as the paper."}
+    )
     output: str | None = field(default=None, metadata={"help": "A folder; default: outputs/analyze/MODEL."})
     overwrite: bool = field(default=False, metadata={"help": "Replace an earlier report in the output folder."})
     dtype: str = field(default="auto", metadata={"help": "auto (as saved), float32, bfloat16 or float16."})
@@ -100,7 +103,14 @@ class AnalyzeArguments:
             raise ValueError(f"task, prompts, completions: {said} given; write exactly one, --task gsm8k for instance")
         if self.task is not None and self.task not in EVALUATION_SETS:
             raise ValueError(f"task: {self.task!r} is no evaluation set; write one of {', '.join(EVALUATION_SETS)}")
-        for name, low in (("samples", 1), ("max_new_tokens", 2), ("batch_size", 1), ("seed", 0), ("perturbed", 0)):
+        for name, low in (
+            ("samples", 1),
+            ("max_new_tokens", 2),
+            ("batch_size", 1),
+            ("seed", 0),
+            ("perturbed", 0),
+            ("continuation", 0),
+        ):
             if getattr(self, name) < low:
                 raise ValueError(f"{name}: {getattr(self, name)} is out of range; write {low} or more")
         if self.temperature < 0:
@@ -159,6 +169,7 @@ def _about(args: AnalyzeArguments, argv: Sequence[str]) -> dict[str, Any]:
             "temperature": args.temperature,
             "max_new_tokens": args.max_new_tokens,
             "seed": args.seed,
+            "continuation": args.continuation or None,
         },
     }
 
@@ -225,7 +236,8 @@ def _perturbation(
     found = []
     for response in tqdm(responses, desc="perturbing", unit="response", mininterval=_interval()):
         fai_T = read(model, response, credit, 1.0, maps=False).series.fai_T
-        found.append(perturb(model, tokenizer, response.prompt_ids, response.ids, fai_T))
+        longest = args.continuation or None
+        found.append(perturb(model, tokenizer, response.prompt_ids, response.ids, fai_T, longest=longest))
     return table1(found, args.seed)
 
 

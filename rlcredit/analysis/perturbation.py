@@ -9,7 +9,8 @@ The paper does not say how many positions, which candidates, what a content word
     positions     the 5 of highest and the 5 of lowest FAI, of those with 20 tokens of the response or more after them
                   (its closing token counts) and FAI defined; equal FAI: the earlier one counts as the higher
     candidates    the 3 most likely tokens at t other than the one taken, of those that do not end the text
-    continuation  until the model ends it, or as many tokens as the response has after t
+    continuation  until the model ends it, or as many tokens as the response has after t; with `longest`, of both the
+                  first so many tokens alone
     content word  a run of letters and digits, lower-cased, that is not one of STOP_WORDS; case and order do not count
     overlap       of a position: the mean J of its candidates; of a sample: the mean over its high or its low positions
     trial         one response; it is lower at high FAI if its mean is lower there; equal means count half
@@ -142,6 +143,7 @@ def perturb(
     positions: int = 5,
     candidates: int = 3,
     after: int = 20,
+    longest: int | None = None,
     batch_size: int = 32,
 ) -> Perturbed | None:
     """Overlaps of one sample; None if it has fewer than two positions. The model stays in the mode it is in.
@@ -155,6 +157,7 @@ def perturb(
         positions: of high FAI, and of low FAI.
         candidates: forced at each position.
         after: tokens of the response that must follow a position.
+        longest: compare so many tokens after the forced one; None: all.
         batch_size: continuations generated together.
     """
     if len(fai_T) != len(response_ids) or not len(prompt_ids):
@@ -163,7 +166,7 @@ def perturb(
     high_at, low_at = choose_positions(fai_T, positions, after)
     if not high_at:
         return None
-    sample = _Sample(model, tokenizer, list(prompt_ids), list(response_ids), end_tokens(model, tokenizer))
+    sample = _Sample(model, tokenizer, list(prompt_ids), list(response_ids), end_tokens(model, tokenizer), longest)
     with evaluating(model):
         overlaps = _overlaps(sample, _likely_others(sample, [*high_at, *low_at], candidates), batch_size)
     high_overlaps, low_overlaps = ([overlaps[t] for t in places] for places in (high_at, low_at))
@@ -222,6 +225,11 @@ class _Sample(NamedTuple):
     response_ids: list[int]
     ends: list[int]
     """The tokens that end a text."""
+    longest: int | None
+
+    def after(self, t: int) -> list[int]:
+        """The response after position t, as much of it as is compared."""
+        return self.response_ids[t + 1 :][: self.longest]
 
 
 def _likely_others(sample: _Sample, places: list[int], candidates: int) -> list[tuple[int, int]]:
@@ -241,15 +249,14 @@ def _overlaps(sample: _Sample, forced: list[tuple[int, int]], batch_size: int) -
     forced = sorted(forced)  # the rows of a batch are then of nearly one length
     for batch in (forced[i : i + batch_size] for i in range(0, len(forced), batch_size)):
         for (t, _), changed in zip(batch, _continuations(sample, batch), strict=True):
-            original = sample.response_ids[t + 1 :]
-            found.setdefault(t, []).append(jaccard(_words(sample, original), _words(sample, changed)))
+            found.setdefault(t, []).append(jaccard(_words(sample, sample.after(t)), _words(sample, changed)))
     return {t: float(np.mean(overlaps)) for t, overlaps in found.items()}
 
 
 def _continuations(sample: _Sample, forced: list[tuple[int, int]]) -> list[list[int]]:
     """What the model writes after each forced token: until an end, left out, or as long as the response goes on."""
     prefixes = [[*sample.prompt_ids, *sample.response_ids[:t], token] for t, token in forced]
-    limits = [len(sample.response_ids) - 1 - t for t, _ in forced]
+    limits = [len(sample.after(t)) for t, _ in forced]
     width = max(map(len, prefixes))
     pad = sample.tokenizer.pad_token_id if sample.tokenizer.pad_token_id is not None else sample.ends[0]
     device = sample.model.device

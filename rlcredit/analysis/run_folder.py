@@ -56,8 +56,8 @@ class Run(NamedTuple):
 
     folder: Path
     name: str
-    stem: str
-    """The folder's name without its seed."""
+    kin: Path
+    """The folder without its seed: runs of one kin are seeds of one thing, if no run.json says more."""
     facts: dict[str, str]
     """Of FACTS those that are known, in words."""
     curves: dict[str, Curve]
@@ -92,7 +92,7 @@ def read_run(folder: Path) -> Run:
         raise InputError(f"{folder}: is no run's output folder, it has no {LOG_FILE}{_advice(folder)}")
     curves, notes = _read_log(folder / LOG_FILE)
     facts = _read_object(folder / FACTS_FILE)
-    name, stem, seed = _named(folder)
+    name, kin, seed = _named(folder.resolve())
     known = {key: str(facts[key]) for key in FACTS if facts.get(key) is not None}
     if seed is not None:
         known.setdefault("seed", seed)
@@ -100,7 +100,7 @@ def read_run(folder: Path) -> Run:
     return Run(
         folder=folder,
         name=name,
-        stem=stem,
+        kin=kin,
         facts=known,
         curves=curves,
         accuracies=_read_accuracies(folder / ACCURACY_FILE),
@@ -115,15 +115,20 @@ def _advice(folder: Path) -> str:
     return f"; its subfolders have: write {folder}/*" if inside else ""
 
 
-def _named(folder: Path) -> tuple[str, str, str | None]:
-    """(name, name without the seed, seed) of a folder; one that is called by its seed alone takes its parent's name."""
-    whole = folder.resolve()
-    found = SEED.fullmatch(whole.name)
+def _named(folder: Path) -> tuple[str, Path, str | None]:
+    """(name, kin, seed) of a folder; one that is called by its seed alone is named after its parent too."""
+    found = SEED.fullmatch(folder.name)
     if found is None:
-        return whole.name, whole.name, None
+        return folder.name, folder, None
     if found["stem"]:
-        return whole.name, found["stem"], found["seed"]
-    return f"{whole.parent.name}/{whole.name}", whole.parent.name, found["seed"]
+        return folder.name, folder.with_name(found["stem"]), found["seed"]
+    return f"{folder.parent.name}/{folder.name}", folder.parent, found["seed"]
+
+
+def distinct(runs: Sequence[Run]) -> list[Run]:
+    """The runs, those of one name called by their whole folders."""
+    names = [run.name for run in runs]
+    return [run._replace(name=str(run.folder)) if names.count(run.name) > 1 else run for run in runs]
 
 
 # ---- log.jsonl ----------------------------------------------------------------------------------------------------
@@ -131,7 +136,7 @@ def _named(folder: Path) -> tuple[str, str, str | None]:
 
 def _read_log(path: Path) -> tuple[dict[str, Curve], list[str]]:
     lines, torn = _lines(path)
-    notes = ["The log's last line was cut short, as by a crash, and is left out."] if torn else []
+    notes = ["The log's last line is cut short, as by a crash or in mid-write, and is left out."] if torn else []
     kept: dict[int, dict[str, float]] = {}
     kinds: dict[int, set[bool]] = {}  # a step has a line of training, and one of its evaluation
     repeated, last = 0, -1
@@ -149,8 +154,8 @@ def _read_log(path: Path) -> tuple[dict[str, Curve], list[str]]:
         kept.setdefault(step, {}).update(values)
         last = step
     if repeated:
-        notes.append(f"{repeated} logged {'step was' if repeated == 1 else 'steps were'} repeated, as by a resumed run;"
-                     " the last ones count.")  # fmt: skip
+        steps = "step was" if repeated == 1 else "steps were"
+        notes.append(f"{repeated} logged {steps} repeated, as by a resumed run; the last ones count.")
     curves = {key: _curve(kept, key) for key in sorted({key for entry in kept.values() for key in entry})}
     if not curves:
         raise InputError(f"{path}: is empty; the run has not logged a step yet")
@@ -159,10 +164,10 @@ def _read_log(path: Path) -> tuple[dict[str, Curve], list[str]]:
 
 def _lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
     """The log's lines, and whether its last one was cut short."""
-    texts = _text(path).splitlines()
-    while texts and not texts[-1].strip("\0 "):  # what a power failure may leave
+    texts = _text(path).split("\n")
+    while texts and not texts[-1].strip("\0 \r"):  # what a power failure may leave
         texts.pop()
-    found = []
+    found: list[dict[str, Any]] = []
     for number, text in enumerate(texts, 1):
         try:
             line = json.loads(text)
@@ -252,8 +257,8 @@ def _read_samples(folder: Path, last: int) -> list[Sample]:
 def _rows(path: Path, step: int, moment: str) -> list[Sample]:
     try:
         table = pq.read_table(path)
-        places = np.unique(np.linspace(0, table.num_rows - 1, SAMPLES).astype(int)) if table.num_rows else []
-        rows = table.take(list(map(int, places))).to_pylist()
+        places = sorted({round(place) for place in np.linspace(0, table.num_rows - 1, SAMPLES)})
+        rows = table.take(places).to_pylist() if table.num_rows else []
         return [Sample(moment, step, _words(row["prompt"]), _words(row["completion"]), _numbers(row)) for row in rows]
     except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
         said = " ".join(str(error).split())[:120]

@@ -7,7 +7,7 @@
     difference at least 2 seeds each: Welch's t; one each: paired over problems (`rlcredit.evaluation.paired`)
     last tenth the last tenth of the logged values of a metric, rounded up
 
-Mean and band are drawn at the steps at which every run of the group has a value: a mean does not jump where a run ends.
+Mean and band are at the steps at which every run of the group has a value: a mean does not jump where a run ends.
 
 Axes: T logged step, R run of a group.
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -116,14 +116,12 @@ def group(runs: Sequence[Run]) -> list[Group]:
 def _key(run: Run) -> tuple[str | None, ...]:
     if "credit_strategy" in run.facts:
         return ("facts", *(run.facts.get(key) for key in SHARED))
-    folder = run.folder.resolve()
-    home = folder.parent.parent if run.name != folder.name else folder.parent
-    return ("name", str(home), run.stem)
+    return ("name", str(run.kin))
 
 
 def _label(run: Run) -> str:
     strategy = run.facts.get("credit_strategy")
-    return run.stem if strategy is None else f"{strategy} (PPO)" if _is_ppo(run) else strategy
+    return run.kin.name if strategy is None else f"{strategy} (PPO)" if _is_ppo(run) else strategy
 
 
 def _is_ppo(run: Run) -> bool:
@@ -133,7 +131,7 @@ def _is_ppo(run: Run) -> bool:
 def _longer(run: Run, label: str) -> str:
     """The label with what tells groups of one strategy apart."""
     more = [run.facts[key] for key in ("model", "task") if key in run.facts]
-    return ", ".join([label, *more]) if more else f"{run.folder.resolve().parent.name}/{label}"
+    return ", ".join([label, *more]) if more else f"{run.kin.parent.name}/{label}"
 
 
 def _doubts(label: str, runs: Sequence[Run]) -> list[str]:
@@ -151,12 +149,24 @@ def _essence(command: str) -> str:
     return re.sub(rf"\s--(?:{'|'.join(OF_ONE_RUN)})(?:=\S+|(?:\s+(?!--)\S+)?)(?=\s|$)", "", command)
 
 
-def baseline(groups: Sequence[Group]) -> int:
-    """The group that the others are compared with: uniform credit where there is one, else the first."""
-    for at, one in enumerate(groups):
-        if one.strategy == "uniform" or (one.strategy is None and "uniform" in re.split("[^a-z]+", one.label.lower())):
-            return at
-    return 0
+def baseline(groups: Sequence[Group], one: Group) -> Group | None:
+    """What a group is compared with: uniform credit, best of the same model, task and algorithm; or the first group.
+
+    None if that is the group itself.
+    """
+    facts = one.runs[0].facts
+
+    def kinship(other: Group) -> list[bool]:
+        return [other.runs[0].facts.get(key) == facts.get(key) for key in ("model", "task", "algorithm")]
+
+    found = max([other for other in groups if _is_uniform(other)] or groups[:1], key=kinship)
+    return None if found is one else found
+
+
+def _is_uniform(one: Group) -> bool:
+    if one.strategy is not None:
+        return one.strategy == "uniform"
+    return "uniform" in re.split("[^a-z]+", one.label.lower())
 
 
 # ---- curves -------------------------------------------------------------------------------------------------------
@@ -248,24 +258,20 @@ def _paired(first: Run, a_P: list[float], second: Run, b_P: list[float]) -> Comp
 
 def standings(groups: Sequence[Group], name: str) -> list[Standing]:
     """The groups on one evaluation set; those without an evaluation on it are left out."""
-    at = baseline(groups)
-    measured = [(one, [run for run in one.runs if len(accuracy_curve(run, name)[0].step_T)]) for one in groups]
-    return [
-        _standing(one, runs, name, None if one is groups[at] else (groups[at], measured[at][1]))
-        for one, runs in measured
-        if runs
-    ]
+    measured = {one.label: [run for run in one.runs if len(accuracy_curve(run, name)[0].step_T)] for one in groups}
+    return [_standing(one, measured, name, baseline(groups, one)) for one in groups if measured[one.label]]
 
 
-def _standing(one: Group, runs: list[Run], name: str, other: tuple[Group, list[Run]] | None) -> Standing:
+def _standing(one: Group, measured: Mapping[str, list[Run]], name: str, other: Group | None) -> Standing:
+    runs, others = measured[one.label], measured[other.label] if other else []
     finals, bests = [_final(run, name) for run in runs], [_best(run, name) for run in runs]
-    difference, kind = _difference(runs, other[1], name) if other and other[1] else (None, "")
     if len(runs) == 1:
         final, best, interval = finals[0], bests[0], "95 % over problems"
     else:
         final, best = (_over_seeds([entry.value for entry in each]) for each in (finals, bests))
         interval = over_seeds(len(runs))
-    label = other[0].label if other and other[1] else None
+    difference, kind = _difference(runs, others, name) if others else (None, "")
+    label = other.label if other and others else None
     return Standing(one.label, len(runs), final, best, interval, difference, kind, label)
 
 
@@ -293,7 +299,8 @@ def _difference(runs: list[Run], others: list[Run], name: str) -> tuple[Estimate
     """runs - others in their final accuracy, and what its interval is."""
     a_R, b_R = ([_final(run, name).value for run in each] for each in (others, runs))
     if min(len(a_R), len(b_R)) > 1:
-        return welch(a_R, b_R), "95 % over seeds (Welch's t)"
+        found = welch(a_R, b_R)
+        return found, "none: the seeds are all alike" if math.isnan(found.low) else "95 % over seeds (Welch's t)"
     value = float(np.mean(b_R) - np.mean(a_R))
     if len(a_R) == len(b_R) == 1:
         a_P, b_P = (each[0].accuracies.get("after", {}).get(name) for each in (others, runs))

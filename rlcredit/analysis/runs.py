@@ -1,7 +1,7 @@
 """`rlcredit report`: what came of a run, or of several side by side, as one page.
 
-One run: RUN_DIR/report.html with its curves, accuracy before and after, completions and all metrics. Several: curves in
-one chart a metric, seeds of one thing as a group with a band, accuracies by group.
+One run: RUN_DIR/report.html with its curves, accuracy before and after, completions and all metrics. Several: one
+chart a metric with all curves, seeds of one thing as a group with a band, accuracies by group.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlcredit.analysis.report.runs_page import write_runs_page
-from rlcredit.analysis.run_folder import Run, read_run
+from rlcredit.analysis.run_folder import Run, distinct, read_run
 from rlcredit.errors import InputError
 
 FILE_NAME = "report.html"
@@ -37,7 +37,9 @@ def report(argv: Sequence[str]) -> None:
     command = shlex.join(["rlcredit", "report", *argv])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_runs_page(runs, left_out, command, time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()), path)
+        write_runs_page(
+            distinct(runs), left_out, command, time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()), path
+        )
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); write --output FILE.html") from error
     for reason in left_out:

@@ -77,7 +77,7 @@ def offset_table(offsets: Sequence[Offset]) -> dict[str, Any]:
                 f"{_percent(entry.observed.value)} {_bounds(entry.observed, _percent)}",
                 _percent(entry.expected.value),
             ]
-        rows.append([*cells, float(by_place[first, second, 0].peaks)])
+        rows.append([*cells, str(by_place[first, second, 0].peaks)])
     return {
         "id": "table20",
         "title": "Peak offsets (Table 20)",

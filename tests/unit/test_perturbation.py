@@ -140,6 +140,19 @@ def test_equals_one_continuation_at_a_time(policy, looped, batch_size):
     assert (made.high, made.low) == pytest.approx((np.mean(made.high_overlaps), np.mean(made.low_overlaps)))
 
 
+def test_only_the_first_tokens_after_the_forced_one_are_compared(policy):
+    tokenizer, (response, fai) = tiny.tokenizer(), sample(policy)
+    made = perturb(policy, tokenizer, PROMPT, response, fai, positions=1, candidates=1, longest=6)
+    (t,) = made.high_at
+    likely = policy(input_ids=torch.tensor([[*PROMPT, *response[:t]]])).logits[0, -1].argsort(descending=True).tolist()
+    other = next(token for token in likely if token != response[t] and token not in ENDS)
+    written = [token for token in greedy(policy, [*PROMPT, *response[:t], other], 6) if token not in ENDS]
+    words = [
+        content_words(tokenizer.decode(ids, skip_special_tokens=True)) for ids in (response[t + 1 : t + 7], written)
+    ]
+    assert made.high == pytest.approx(jaccard(*words))
+
+
 def test_settings_reach_the_loop(policy):
     response, fai = sample(policy, 20)
     made = perturb(policy, tiny.tokenizer(), PROMPT, response, fai, positions=2, candidates=1, after=5)

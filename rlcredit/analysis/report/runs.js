@@ -5,6 +5,7 @@ const page = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
+const MOST_TOLD = 14; // curves; of more only those that are not single seeds
 const STROKES = { solid: "", dash: "7 4", dot: "2 3", dashdot: "7 3 2 3", longdash: "11 4" };
 const DEFAULTS = {
   line: page.single ? "both" : "ema", alpha: page.alphas[1], accuracy: "no", seeds: "yes", hidden: "", run: "0",
@@ -66,10 +67,13 @@ function curvesOf(chart) {
 
 function curvesOfOne({ lines: [line], accuracy, peak }) {
   const wanted = state.line === "both" ? ["ema", "peak"] : state.line === "peak" && !peak ? ["ema"] : [state.line];
+  const rough = state.line === "raw" || (accuracy && state.accuracy !== "yes");
   const logged = {
-    name: "as logged", colour: "var(--series-7)", dash: "solid", x: line.x, y: line.raw, points: true,
-    quiet: state.line !== "raw", width: state.line === "raw" ? 1.6 : 1, ...(accuracy ? line.interval : {}),
+    name: NAMES.raw, colour: "var(--series-7)", dash: "solid", x: line.x, y: line.raw,
+    points: accuracy || !rough, cloud: !accuracy && !rough, quiet: !rough, width: rough ? 1.6 : 1,
+    ...(accuracy ? line.interval : {}),
   };
+  if (rough) return [logged];
   const smooth = wanted.filter((how) => how !== "raw" && line[how]).map((how) => ({
     name: NAMES[how], colour: series(how === "ema" ? 0 : 1), dash: how === "ema" ? "solid" : "dash", x: line.x,
     y: line[how][state.alpha], width: 2,
@@ -106,7 +110,7 @@ const NAMES = { raw: "as logged", ema: "EMA", peak: "EMA of the peak" };
 const faded = (colour, share) => rgb(colour).replace("rgb", "rgba").replace(")", `, ${share})`);
 
 function traces(curve) {
-  const { x, y, low, high, colour, quiet, width, points } = curve;
+  const { x, y, low, high, colour, quiet, width, points, cloud } = curve;
   const base = { x, type: "scatter", hoverinfo: "none" };
   const made = [];
   if (low) {
@@ -118,8 +122,8 @@ function traces(curve) {
   const paint = faded(colour, quiet ? 0.38 : 1);
   const few = x.length < 2 || (points && x.length <= 60);
   made.push({
-    ...base, y, mode: few ? "lines+markers" : "lines", connectgaps: false, line: { color: paint, width, dash: curve.dash },
-    marker: { color: paint, size: quiet ? 4.5 : 6 }, meta: curve.name,
+    ...base, y, mode: cloud ? "markers" : few ? "lines+markers" : "lines", connectgaps: false, line: { color: paint, width, dash: curve.dash },
+    marker: { color: paint, size: cloud ? 3.5 : quiet ? 4.5 : 6 }, meta: curve.name,
   });
   return made;
 }
@@ -129,13 +133,14 @@ function drawChart(node) {
   const curves = curvesOf(chart);
   shown.set(node, curves);
   const last = Math.max(...page.charts.flatMap(({ lines }) => lines.map(({ x }) => x.at(-1))), 1);
+  const positive = curves.every(({ y, low }) => [...y, ...(low ?? [])].every((value) => value === null || value >= 0));
   const layout = frame({
-    height: 230,
+    height: node.parentElement.classList.contains("main") ? 300 : 230,
     margin: { ...CURVES_MARGIN, t: 10 },
     hovermode: "x",
     hoverdistance: -1,
     xaxis: axis({ range: [-0.02 * last, 1.02 * last], title: { text: "step", standoff: 6 }, showgrid: false, ticks: "outside", nticks: 6 }),
-    yaxis: axis({ fixedrange: true, nticks: 5, tickformat: "~g" }),
+    yaxis: axis({ fixedrange: true, rangemode: positive ? "nonnegative" : "normal", nticks: 5, tickformat: "~g" }),
   });
   const place = (event) => event.points[0].x;
   draw(node.querySelector(".plot"), curves.flatMap(traces), layout, place, {
@@ -169,14 +174,32 @@ function leave(node) {
   place_(node);
 }
 
+/** The step nearest to a click or a tap, which moves no pointer over the chart. */
+function nearest(node, event) {
+  const plot = node.querySelector(".plot");
+  const box = plot.getBoundingClientRect();
+  const [low, high] = plot.layout.xaxis.range;
+  const { l, r } = CURVES_MARGIN;
+  const x = low + ((event.clientX - box.left - l) / (box.width - l - r)) * (high - low);
+  return steps(node).reduce((best, step) => (Math.abs(step - x) < Math.abs(best - x) ? step : best));
+}
+
+function steps(node) {
+  return [...new Set(shown.get(node).flatMap(({ x }) => x))].sort((a, b) => a - b);
+}
+
 /** The values of a chart at a step, as the content of the tip. */
 function told(node, step) {
-  const rows = shown.get(node).flatMap((curve) => {
+  const curves = shown.get(node);
+  const main = curves.filter(({ quiet }) => !quiet);
+  const rows = [...main, ...(curves.length > MOST_TOLD ? [] : curves.filter(({ quiet }) => quiet))].flatMap((curve) => {
     const index = curve.x.indexOf(step);
     if (index < 0 || curve.y[index] === null) return [];
-    const bounds = curve.low && curve.low[index] !== null ? ` [${short(curve.low[index])}, ${short(curve.high[index])}]` : "";
+    const known = curve.low && curve.low[index] !== null && curve.high[index] !== null;
+    const [low, high] = known ? [curve.low[index], curve.high[index]].map((end) => short(Number(end.toPrecision(3)))) : [];
+    const bounds = known ? [element("span", { className: "bounds" }, ` [${low}, ${high}]`)] : [];
     return [element("p", { className: "line" }, swatch(curve), element("span", {}, ...visible(curve.name)),
-      element("b", { "data-value": String(curve.y[index]) }, short(curve.y[index]) + bounds))];
+      element("b", { "data-value": String(curve.y[index]) }, short(curve.y[index]), ...bounds))];
   });
   return [element("p", { className: "title" }, `step ${step}`), ...rows];
 }
@@ -193,7 +216,7 @@ function showTip(content, box) {
   tip.style.top = `${Math.max(8, below + height <= innerHeight ? below : box.top - height - 8)}px`;
 }
 
-function swatch({ colour, dash: style, low, points, quiet }) {
+function swatch({ colour, dash: style, low, points, quiet, cloud }) {
   const node = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const add = (name, attributes) => {
     const part = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -204,16 +227,17 @@ function swatch({ colour, dash: style, low, points, quiet }) {
   const ink = rgb(colour);
   if (low) add("rect", { x: 0, y: 0, width: 28, height: 10, fill: ink, opacity: 0.16 });
   const opacity = quiet ? 0.45 : 1;
-  add("line", { x1: 0, y1: 5, x2: 28, y2: 5, stroke: ink, opacity, "stroke-width": quiet ? 1.2 : 2, "stroke-dasharray": STROKES[style] });
+  if (!cloud) add("line", { x1: 0, y1: 5, x2: 28, y2: 5, stroke: ink, opacity, "stroke-width": quiet ? 1.2 : 2, "stroke-dasharray": STROKES[style] });
   if (points) add("circle", { cx: 14, cy: 5, r: 2.4, fill: ink, opacity });
   return node;
 }
 
 function drawLegend() {
   if (page.single) {
-    const [line] = page.charts.filter(({ peak }) => peak).map((chart) => curvesOfOne(chart));
-    const held = (line ?? curvesOfOne(page.charts[0])).map(({ low, high, ...curve }) => curve);
-    if (page.charts.some(({ accuracy }) => accuracy)) held.push({ ...held[0], name: "95 % interval of an accuracy", low: true, points: false, quiet: true });
+    const drawn = charts.flatMap((node) => curvesOfOne(page.charts[Number(node.dataset.chart)]));
+    const unlike = ({ name, cloud, low }) => `${name} ${Boolean(cloud)} ${Boolean(low)}`;
+    const held = [...new Map(drawn.map((curve) => [unlike(curve), curve])).values()].map((curve) =>
+      curve.low ? { ...curve, name: "accuracy as logged, with its 95 % interval" } : curve);
     at("legend").replaceChildren(...held.map((curve) => element("li", {}, swatch(curve), curve.name)));
     return;
   }
@@ -238,15 +262,15 @@ function walk(node, event) {
   if (event.key === "Escape") return leave(node);
   if (!(event.key in MOVES) || event.altKey || event.ctrlKey || event.metaKey) return;
   event.preventDefault();
-  const steps = [...new Set(shown.get(node).flatMap(({ x }) => x))].sort((a, b) => a - b);
-  if (!steps.length) return;
-  const here = pointed.has(node) ? steps.indexOf(pointed.get(node)) : MOVES[event.key](0) === -1 ? steps.length : -1;
-  const index = Math.min(Math.max(MOVES[event.key](here), 0), steps.length - 1);
-  pointed.set(node, steps[index]);
+  const every = steps(node);
+  if (!every.length) return;
+  const here = pointed.has(node) ? every.indexOf(pointed.get(node)) : event.key === "ArrowLeft" ? every.length : -1;
+  const index = Math.min(Math.max(MOVES[event.key](here), 0), every.length - 1);
+  pointed.set(node, every[index]);
   place_(node);
   const line = node.querySelector(".upright").getBoundingClientRect();
   const plot = node.querySelector(".plot").getBoundingClientRect();
-  point(node, steps[index], new DOMRect(line.right + 8, plot.top + plot.height / 3, 1, 1));
+  point(node, every[index], new DOMRect(line.right + 8, plot.top + plot.height / 3, 1, 1));
 }
 
 // ---- completions ---------------------------------------------------------------------------------------------------------
@@ -322,10 +346,13 @@ if (at("run")) {
 }
 for (const node of charts) {
   node.addEventListener("keydown", (event) => walk(node, event));
+  node.querySelector(".plot").addEventListener("click", (event) => {
+    if (steps(node).length) point(node, nearest(node, event), new DOMRect(event.clientX + 12, event.clientY, 1, 1));
+  });
   node.addEventListener("focusout", () => leave(node));
   new ResizeObserver(() => shown.has(node) && place_(node)).observe(node);
 }
-addEventListener("scroll", () => [...pointed.keys()].forEach((node) => node !== document.activeElement && leave(node)), { passive: true });
+addEventListener("scroll", () => [...pointed.keys()].forEach(leave), { passive: true });
 
 applyTheme();
 drawAll();

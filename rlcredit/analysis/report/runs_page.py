@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,10 +20,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
-import rlcredit
 from rlcredit.analysis.report.document import clean
 from rlcredit.analysis.report.page import HERE, _cell, _exact, _policy, embedded
-from rlcredit.analysis.run_folder import Curve, Run
+from rlcredit.analysis.run_folder import Curve, Run, Sample
 from rlcredit.analysis.run_groups import (
     ALPHAS,
     Band,
@@ -112,7 +113,7 @@ def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, create
         "single": len(runs) == 1,
         "alphas": [f"{alpha:g}" for alpha in ALPHAS],
         "groups": [{"label": one.label, "runs": [_place(run, runs) for run in one.runs]} for one in groups],
-        "runs": [{"name": run.name, "samples": [sample._asdict() for sample in run.samples]} for run in runs],
+        "runs": [{"name": run.name, "samples": [_sample(sample) for sample in run.samples]} for run in runs],
         "charts": drawn,
     }
     plotly, script = get_plotlyjs(), "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
@@ -121,7 +122,7 @@ def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, create
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(cell=_number, exact=_exact, estimate=_estimate)
+    environment.filters.update(cell=_number, exact=_title, estimate=_estimate, breakable=_breakable)
     text = environment.get_template("runs.html.j2").render(
         single=len(runs) == 1,
         heading=runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side",
@@ -143,7 +144,7 @@ def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, create
         command=runs[0].facts.get("command") if len(runs) == 1 else None,
         made_by=command,
         created=created,
-        version=rlcredit.__version__,
+        version=version("rlcredit"),
         data=Markup(embedded(data)),
         css=Markup("".join((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "runs.css"))),
         plotly=Markup(plotly),
@@ -151,6 +152,11 @@ def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, create
         policy=_policy(plotly, script),
     )
     return clean(text)
+
+
+def _sample(sample: Sample) -> dict[str, Any]:
+    numbers = {key: value if math.isfinite(value) else None for key, value in sample.numbers.items()}
+    return {**sample._asdict(), "numbers": numbers}
 
 
 def _thinned_to(runs: Sequence[Run]) -> int | None:
@@ -254,16 +260,11 @@ def _bands(
         raw = band(members)
         if not len(raw.step_T):
             continue
-        made.append(
-            {
-                "group": number,
-                "runs": raw.runs,
-                "kind": raw.kind,
-                "x": raw.step_T[_kept(len(raw.step_T), most)].tolist(),
-                "raw": _drawn(raw, most),
-                **{how: {f"{alpha:g}": drawn(how, alpha) for alpha in ALPHAS} for how in _smoothings(chart)},
-            }
-        )
+        x = raw.step_T[_kept(len(raw.step_T), most)].tolist()
+        entry: dict[str, Any] = {"group": number, "kind": raw.kind, "x": x, "raw": _drawn(raw, most)}
+        for how in _smoothings(chart):
+            entry[how] = {f"{alpha:g}": drawn(how, alpha) for alpha in ALPHAS}
+        made.append(entry)
     return made
 
 
@@ -346,8 +347,19 @@ def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(finite)) if finite else None
 
 
-def _number(value: str | float | None) -> str:
+def _number(value: float | None) -> str:
+    if value is not None and 1e4 <= abs(value) < 1e15:
+        return f"{value:,.0f}".replace("-", "\N{MINUS SIGN}")
     return _cell(None if isinstance(value, float) and not math.isfinite(value) else value)
+
+
+def _breakable(key: str) -> Markup:
+    """A metric's name that may go on in a new line after a slash or an underscore."""
+    return Markup("<wbr>").join(re.split("(?<=[/_])", key))
+
+
+def _title(value: float | None) -> str:
+    return "" if value is None or not math.isfinite(value) else _exact(value)
 
 
 def _estimate(value: Estimate | Sequence[float] | None, sign: bool = False) -> str:

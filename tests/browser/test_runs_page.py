@@ -1,0 +1,178 @@
+"""The page of runs in Chromium: what the switches draw, keyboard, both modes, a phone; skipped as test_report is."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from rlcredit.analysis.run_folder import read_run
+from rlcredit.analysis.run_groups import band, smoothed
+from rlcredit.analysis.runs import report
+from tests.browser.test_report import CONTRAST, PICTURE, browser, pytestmark, screenshots  # noqa: F401
+from tests.unit.test_runs import made_up_run
+
+LINE = "(meta) => document.querySelector('#chart-0 .plot').data.find((trace) => trace.meta === meta)?.y"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    made = [made_up_run(root / f"{name}-seed{seed}", seed, name) for name, seeds in
+            (("coupled_rhythm", 3), ("uniform", 5), ("local_chain", 1)) for seed in range(seeds)]  # fmt: skip
+    return made
+
+
+@pytest.fixture(scope="module")
+def pages(folders, tmp_path_factory):
+    """The addresses of the page of one run, and of all."""
+    several = tmp_path_factory.mktemp("several") / "report.html"
+    report([str(folders[0])])
+    report([*map(str, folders), str(several.parent), "--output", str(several)])
+    return {"one": (folders[0] / "report.html").as_uri(), "several": several.as_uri()}
+
+
+@pytest.fixture
+def visit(browser, pages):  # noqa: F811
+    """Open a page; at the end: nothing on the console, no errors, nothing asked for but the file."""
+    said, asked, opened = [], [], []
+
+    def go(name, fragment="", width=1280, height=900, **options):
+        page = browser.new_page(viewport={"width": width, "height": height}, **options)
+        page.on("console", lambda message: said.append(message.text) if message.type != "log" else None)
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url.split("#")[0]))
+        page.goto(pages[name] + fragment)
+        page.wait_for_selector(".chart:last-child .main-svg", state="attached")
+        opened.append(page)
+        return page
+
+    yield go
+    hacked = [page.evaluate("window.hacked") for page in opened]
+    for page in opened:
+        page.close()
+    assert said == []
+    assert set(asked) <= set(pages.values())
+    assert hacked == [None] * len(opened)
+
+
+def test_the_switches_choose_the_curves_of_one_run(visit, folders):
+    page, reward = visit("one"), read_run(folders[0]).curves["reward"]
+    for alpha in ("0.05", "0.3", "0.1"):
+        page.locator(f"input[name=alpha][value='{alpha}']").check()
+        for how, name in (("ema", "EMA"), ("peak", "EMA of the peak")):
+            wanted = smoothed(reward, how, float(alpha)).value_T.tolist()
+            assert page.evaluate(LINE, name) == pytest.approx(wanted, rel=1e-4)
+    page.locator("input[name=line][value=ema]").check()
+    assert page.evaluate(LINE, "EMA of the peak") is None
+    page.locator("input[name=line][value=raw]").check()
+    assert page.evaluate(LINE, "EMA") is None
+    assert page.evaluate(LINE, "as logged") == pytest.approx(reward.value_T.tolist(), rel=1e-4)
+    page.reload()  # and it is remembered
+    assert page.locator("input[name=line]:checked").get_attribute("value") == "raw"
+    page.locator("input[name=line][value=both]").check()
+    accuracy = "() => document.querySelector('#chart-1 .plot').data.map((trace) => trace.meta ?? '')"
+    assert page.evaluate(accuracy) == ["", "", "as logged"]  # with its band, and not smoothed unless told so
+    page.locator("#accuracy").check()
+    assert page.evaluate(accuracy) == ["", "", "as logged", "EMA", "EMA of the peak"]
+
+
+def test_groups_are_drawn_as_means_with_single_seeds(visit, folders):
+    page, runs = visit("several"), [read_run(folder) for folder in folders[:3]]
+    wanted = band([smoothed(run.curves["reward"], "ema", 0.1) for run in runs])
+    assert page.evaluate(LINE, "coupled_rhythm, mean") == pytest.approx(wanted.mean_T.tolist(), rel=1e-4)
+    assert page.evaluate(LINE, "coupled_rhythm-seed1") is not None
+    page.locator("#seeds").uncheck()
+    assert page.evaluate(LINE, "coupled_rhythm-seed1") is None
+    assert page.evaluate(LINE, "local_chain") is not None  # a single run is its own line
+    page.locator("#legend input[data-group='1']").uncheck()
+    assert page.evaluate(LINE, "uniform, mean") is None
+    assert page.evaluate("document.activeElement.dataset.group") == "1"  # the legend was drawn anew under the focus
+    page.reload()
+    assert page.evaluate(LINE, "uniform, mean") is None
+    for group in "02":
+        page.locator(f"#legend input[data-group='{group}']").uncheck()
+    assert page.evaluate("document.querySelector('#chart-0 .plot').data.length") == 0
+    page.locator("#chart-0").focus()
+    page.keyboard.press("ArrowRight")
+    page.locator("#chart-0 .plot").click()
+    assert not page.locator("#tip").is_visible()
+    assert page.locator(".standings tbody tr").count() == 3
+    assert "Left out." in page.locator("#notes").inner_text()
+
+
+@pytest.mark.parametrize("name", ["one", "several"])
+def test_arrow_keys_tell_the_values_of_a_chart(visit, name):
+    page = visit(name)
+    chart = page.locator("#chart-0")
+    chart.focus()
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    for key, step in (("ArrowRight", 1), ("ArrowRight", 3), ("End", 199), ("ArrowLeft", 197), ("Home", 1)):
+        page.keyboard.press(key)
+        assert page.locator("#tip .title").inner_text() == f"step {step}"
+    assert page.locator("#tip [data-value]").count() == (3 if name == "one" else 3 + 5 + 1 + 2)
+    upright, plot = chart.locator(".upright").bounding_box(), chart.locator(".nsewdrag").first.bounding_box()
+    assert plot["x"] <= upright["x"] <= plot["x"] + 0.1 * plot["width"]
+    page.keyboard.press("Escape")
+    assert not page.locator("#tip").is_visible() and not chart.locator(".upright").is_visible()
+    assert outline in ("solid", "auto", "none")  # shown after a key, see below
+    page.keyboard.press("Tab")
+    assert page.evaluate("[document.activeElement.id, getComputedStyle(document.activeElement).outlineStyle]") == [
+        "chart-1", "solid"
+    ]  # fmt: skip
+    box = page.locator("#chart-2 .nsewdrag").first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=3)
+    assert re.fullmatch(r"step \d+", page.locator("#tip .title").inner_text())
+
+
+def test_completions_are_text(visit):
+    page = visit("one", "#moment=middle")
+    assert page.locator(".completion").count() == 3
+    assert page.locator(".completion pre").nth(1).inner_text() == "</script><script>window.hacked=1</script>"
+    tags = page.eval_on_selector_all(".completion pre *", "(all) => all.map((node) => node.tagName)")
+    assert set(tags) == {"SPAN"}
+    page.locator("input[name=moment][value=end]").check()
+    assert page.locator("#moment-said").inner_text().startswith("Step 199: 4 of its completions")
+    assert page.locator(".completion dd").first.get_attribute("data-value") == "0"
+    several = visit("several", "#run=4")
+    assert several.locator("#run option:checked").inner_text() == "uniform-seed1"
+    several.locator("#run").select_option("8")
+    assert several.locator(".completion").count() == 4
+
+
+@pytest.mark.parametrize("name", ["one", "several"])
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_both_modes_are_easy_to_read(visit, screenshots, name, mode):  # noqa: F811
+    page = visit(name, color_scheme=mode)
+    words = "h1, h2, h3, h4, p, dt, dd, td, th, li, caption, legend, label span, pre, summary, code, button:enabled"
+    page.locator("#chart-0").focus()
+    page.keyboard.press("End")
+    for entry in page.evaluate(CONTRAST, f"{words}, #tip span, #tip b"):
+        assert entry["ratio"] >= 4.5, entry
+    page.keyboard.press("Escape")
+    page.screenshot(path=screenshots / f"runs-{name}-{mode}.png", full_page=True)
+    picture, line = (
+        page.eval_on_selector("body", PICTURE),
+        page.evaluate("document.querySelector('.plot').data[0].line.color"),
+    )
+    page.locator("#theme").click()
+    assert page.eval_on_selector("body", PICTURE) != picture
+    assert page.evaluate("document.querySelector('.plot').data[0].line.color") != line
+
+
+@pytest.mark.parametrize("name", ["one", "several"])
+def test_nothing_overflows_a_phone(visit, screenshots, name):  # noqa: F811
+    page = visit(name, "#moment=middle", width=360, height=740, has_touch=True)
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
+    page.locator("#chart-0").focus()
+    page.keyboard.press("End")
+    box = page.locator("#tip").bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 360
+    page.keyboard.press("Escape")
+    page.locator("#chart-1 .plot").tap(position={"x": 150, "y": 120})
+    assert re.fullmatch(r"step \d+", page.locator("#tip .title").inner_text())
+    page.keyboard.press("Escape")
+    page.screenshot(path=screenshots / f"runs-{name}-phone.png", full_page=True)
+    page.set_viewport_size({"width": 768, "height": 740})
+    page.wait_for_timeout(150)
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 768
