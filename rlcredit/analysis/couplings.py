@@ -18,12 +18,14 @@ resemble each other. The control puts the peaks of each response at random token
 share of 1,000 such shuffles that give the observed mean or more. A coupling `holds` if the lift's interval lies above
 0 and the observed mean above the 95 % interval of the shuffles.
 
-That control, which is the paper's, knows no place: two metrics that merely rise along the response count as coupled.
-So there is a second one, `nearby`: each peak moves only within its piece of 10 tokens. The sentence says whether a
-coupling that holds exceeds that too. Neither control tells receiver heads from global heads: heads that are both make
-their peaks coincide. So a row of ours repeats that coupling with the global heads that are no receiver heads. (On a
-model with random weights the paper's row has a lift of +170 %, where the paper prints +171 %; ours has none:
-docs/analysis.md.)
+That control, which is the paper's, knows no place: two metrics that merely rise along the response count as
+coupled. So there is a second one, `nearby`: each peak moves only within its piece of 10 tokens. A third, `swapped`,
+keeps places as they are and breaks everything else: it scores each response at the peaks of another one, at the same
+share of its length. A coupling `stands` if it exceeds all three; the sentence says which one it does not exceed.
+
+None of these tells receiver heads from global heads: a head that is both makes their peaks coincide, and so do heads
+that share their keys. So a row of ours repeats that coupling with the global heads that share no keys with receiver
+heads. (What random weights show: docs/analysis.md.)
 
 Measured on metrics that know nothing of each other (200 times 20 responses of 60 tokens): a row holds in 0 to 3 % of
 cases, be it white noise or smooth (AR(1), 0.9). Where all rise along the response, by 3 standard deviations, it holds
@@ -65,7 +67,7 @@ class Series(NamedTuple):
     entropy_T: np.ndarray
     """Nats, of the distribution that produced the token."""
     apart_fai_T: np.ndarray | None = None
-    """Of the global heads that are not receiver heads; None where every one is."""
+    """Of the global heads that share their keys with no receiver head; None where every one does."""
 
 
 SHARED = "Receiver-FAI peaks on global-FAI peaks"
@@ -100,6 +102,9 @@ class Coupling(NamedTuple):
     nearby: Estimate
     """As `shuffled`, with peaks shuffled within pieces of 10 tokens."""
     nearby_p_value: float
+    swapped: Estimate
+    """The mean score at the peaks of other responses, at the same share of the length."""
+    swapped_p_value: float
     paper: Paper | None
     """None for the row that is ours."""
     samples: int
@@ -120,6 +125,11 @@ class Coupling(NamedTuple):
         """Does it hold, and is the observed mean above 97.5 % of the shuffles within 10 tokens too?"""
         return self.holds and self.nearby_p_value <= TAIL
 
+    @property
+    def stands(self) -> bool:
+        """Does it hold, nearby too, and is the observed mean above 97.5 % of those at other responses' peaks?"""
+        return self.holds_nearby and self.swapped_p_value <= TAIL
+
     def sentence(self) -> str:
         """The finding in one plain sentence."""
         if math.isnan(self.lift.low + self.p_value):
@@ -130,8 +140,11 @@ class Coupling(NamedTuple):
 
     def _verdict(self) -> str:
         whose = "the paper's coupling" if self.paper else "the coupling"
-        if self.holds_nearby:
+        if self.stands:
             return f": {whose} holds here."
+        if self.holds_nearby:
+            place = f"other responses' peaks do as well (p = {self.swapped_p_value:.2g})"
+            return f": {whose} holds here, but perhaps only as a matter of place: {place}."
         if self.holds:
             trend = f"peaks shuffled within {PIECE} tokens come as close (p = {self.nearby_p_value:.2g})"
             return f": {whose} holds here, but perhaps only as a trend along the response: {trend}."
@@ -284,8 +297,8 @@ _ROWS = (
     _Row(
         APART,
         "share",
-        "Receiver-FAI peaks coincide with FAI peaks of the global heads that are not receiver heads {} as often as by "
-        "chance",
+        "Receiver-FAI peaks coincide with FAI peaks of the global heads that share no keys with receiver heads {} as "
+        "often as by chance",
         _receiver_on_other_heads_peaks,
         False,
         None,
@@ -299,6 +312,7 @@ def _coupling(row: _Row, series: Sequence[Series], seed: int) -> Coupling:
     sums_R4 = _sums(marked, row.expects_shuffled)
     observed, expected, lift = _with_intervals(sums_R4, seed)
     shuffled, p_value = _control(marked, seed)
+    swapped, swapped_p_value = _swapped(marked, seed)
     nearby, nearby_p_value = _control([piece for one in marked for piece in _pieces(one)], seed)
     return Coupling(
         name=row.name,
@@ -311,6 +325,8 @@ def _coupling(row: _Row, series: Sequence[Series], seed: int) -> Coupling:
         p_value=p_value,
         nearby=nearby,
         nearby_p_value=nearby_p_value,
+        swapped=swapped,
+        swapped_p_value=swapped_p_value,
         paper=row.paper,
         samples=len(marked),
         left_out=len(every) - len(marked),
@@ -400,6 +416,32 @@ def _shuffled(one: _Marked, generator: np.random.Generator) -> np.ndarray:
     found = int(one.peak_T.sum())
     scores_ST = np.tile(one.score_T, (SHUFFLES, 1)) if found else np.empty((SHUFFLES, 0))
     return generator.permuted(scores_ST, axis=1, out=scores_ST)[:, :found].sum(1)
+
+
+def _swapped(marked: Sequence[_Marked], seed: int) -> tuple[Estimate, float]:
+    """(mean score at other responses' peaks, p-value): every response gets another one's, nobody keeps its own."""
+    at_peaks, found, _, _ = _sums(marked, True).sum(0) if marked else (0.0, 0, 0.0, 0)
+    if not found or len(marked) < 2:
+        return Estimate(math.nan, math.nan, math.nan), math.nan
+    pairs_RR = [[_borrowed(one, other) for other in marked] for one in marked]
+    scores_RR = np.array([[score for score, _ in row] for row in pairs_RR])
+    peaks_RR = np.array([[count for _, count in row] for row in pairs_RR])
+    generator, every = np.random.default_rng(seed), np.arange(len(marked))
+    chance = []
+    for _ in range(SHUFFLES):
+        order = generator.permutation(every)
+        lender = np.empty_like(order)
+        lender[order] = np.roll(order, 1)  # a random cycle through all responses
+        chance.append(scores_RR[every, lender].sum() / max(peaks_RR[every, lender].sum(), 1))
+    chance_S = np.array(chance)
+    return Estimate(float(chance_S.mean()), *interval(chance_S)), p_above(at_peaks / found, chance_S)
+
+
+def _borrowed(one: _Marked, other: _Marked) -> tuple[float, int]:
+    """(summed score, number) of a response's tokens that lie where another one peaks, by share of the length."""
+    places = (np.flatnonzero(other.peak_T) + 0.5) * len(one.score_T) / len(other.score_T)
+    at = np.unique(places.astype(int))
+    return float(one.score_T[at].sum()), len(at)
 
 
 def _check(series: Sequence[Series]) -> None:

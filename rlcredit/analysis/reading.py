@@ -65,22 +65,39 @@ def read(
     start = len(response.prompt_ids)
     chosen = statistics.of_layers(choose_layers(model.config, args.credit_layers, args.credit_num_layers))
     signals = replace(signals_maker(args)(chosen), entropy=entropy.float())
+    sharing = _sharing(model, statistics.span_BLH.shape[2])
     small = maps and len(response.ids) <= LONGEST_MAP
     return Reading(
         response=response,
         signals=signals,
         credit=assign_credit(signals, written, args),
-        series=_series(chosen, entropy, args, start),
-        parts={name: _series(part, entropy, args, start) for name, part in thirds(model, statistics).items()},
+        series=_series(chosen, entropy, args, start, sharing),
+        parts={n: _series(part, entropy, args, start, sharing) for n, part in thirds(model, statistics).items()},
         maps=tuple(m.numpy() for m in mean_maps(model, ids, written, signals)) if small else None,  # type: ignore[arg-type]
     )
 
 
-def _series(statistics: HeadStatistics, entropy: Tensor, args: CreditArguments, start: int) -> Series:
+def _series(statistics: HeadStatistics, entropy: Tensor, args: CreditArguments, start: int, sharing: int) -> Series:
     grouped = signals_maker(args)(statistics)
     receiver = signals_maker(replace(args, credit_heads="receiver"))(statistics)
-    apart_LH = grouped.global_heads[0] & ~receiver.global_heads[0]
+    apart_LH = apart_heads(grouped.global_heads[0], receiver.global_heads[0], sharing)
     apart = statistics.fai_BLHN[0][apart_LH].mean(0) if apart_LH.any() else None
     values = (grouped.waad[0], grouped.fai[0], receiver.fai[0], entropy[0])
     waad, fai, receiver_fai, entropies = (value[start:].double().cpu().numpy() for value in values)
     return Series(waad, fai, receiver_fai, entropies, None if apart is None else apart[start:].double().cpu().numpy())
+
+
+def apart_heads(global_LH: Tensor, receiver_LH: Tensor, sharing: int) -> Tensor:
+    """The global heads that share their keys with no receiver head: bool [L, H].
+
+    Args:
+        sharing: query heads to a key-value head; the same keys draw the same attention.
+    """
+    taken = receiver_LH.unflatten(1, (-1, sharing)).any(-1, keepdim=True).expand(-1, -1, sharing).flatten(1)
+    return global_LH & ~taken
+
+
+def _sharing(model: PreTrainedModel, heads: int) -> int:
+    """Query heads to a key-value head; 1 where the configuration does not say, or says something else."""
+    kv_heads = getattr(model.config.get_text_config(), "num_key_value_heads", None) or heads
+    return heads // kv_heads if heads % kv_heads == 0 else 1

@@ -15,10 +15,10 @@ import torch
 from rlcredit.analysis import analyze as command
 from rlcredit.analysis.analyze import sample_of, token_texts
 from rlcredit.analysis.couplings import APART, SHARED, Series, couplings
-from rlcredit.analysis.reading import Reading, read
+from rlcredit.analysis.reading import Reading, apart_heads, read
 from rlcredit.analysis.responses import Question, Response, read_completions, read_prompts, usable, written
 from rlcredit.analysis.tables import findings
-from rlcredit.attention import analyze, analyze_thirds, mean_maps
+from rlcredit.attention import analyze, analyze_thirds, mean_maps, read_everything
 from rlcredit.attention.stream import Block, statistics_of_blocks
 from rlcredit.cli import main
 from rlcredit.credit import CreditArguments, assign_credit
@@ -90,13 +90,19 @@ def test_global_heads_that_are_no_receiver_heads():
     receiver = analyze_thirds(
         model, ids, torch.ones_like(ids), mask, CreditArguments(**{**vars(ARGS), "credit_heads": "receiver"})
     )["all"]
-    apart = every.global_heads[0] & ~receiver.global_heads[0]
+    apart = apart_heads(every.global_heads[0], receiver.global_heads[0], sharing=2)  # four query heads on two
     assert 0 < apart.sum() < every.global_heads[0].sum()
-    from rlcredit.attention import read_everything
-
     statistics, _ = read_everything(model, ids, torch.ones_like(ids), mask, ARGS)
     expected = statistics.fai_BLHN[0][apart].mean(0)[PROMPT:]
     assert np.allclose(reading.parts["all"].apart_fai_T, expected, equal_nan=True)
+
+
+def test_heads_that_share_keys_with_a_receiver_head_are_not_apart():
+    everywhere = torch.ones(1, 6, dtype=torch.bool)
+    receiver = torch.tensor([[True, False, False, False, False, False]])
+    assert apart_heads(everywhere, receiver, 1).tolist() == [[False, True, True, True, True, True]]
+    assert apart_heads(everywhere, receiver, 2).tolist() == [[False, False, True, True, True, True]]
+    assert apart_heads(everywhere, receiver, 3).tolist() == [[False, False, False, True, True, True]]
 
 
 # A planted rhythm
@@ -159,14 +165,19 @@ def row(name: str, low: float, p: float, nearby: float):
     usual = couplings([])[3 if name == APART else 1]
     value = Estimate(low + 0.2, low, low + 0.4)
     return usual._replace(
-        lift=value, p_value=p, nearby_p_value=nearby, shuffled=Estimate(0.2, 0.1, 0.3), observed=value
+        lift=value,
+        p_value=p,
+        nearby_p_value=nearby,
+        swapped_p_value=nearby,
+        shuffled=Estimate(0.2, 0.1, 0.3),
+        observed=value,
     )
 
 
 def test_a_coupling_that_shared_heads_explain_does_not_hold():
     shared, apart = row(SHARED, 0.5, 0.001, 0.001), row(APART, -0.1, 0.4, 0.4)
     (finding,) = findings([shared, apart], None)
-    assert finding["holds"] is False and "heads that are both explain it" in finding["sentence"]
+    assert finding["holds"] is False and "heads that are both, or share their keys, explain it" in finding["sentence"]
     (finding,) = findings([shared, row(APART, 0.3, 0.001, 0.001)], None)
     assert finding["holds"] is True
     (finding,) = findings([row(SHARED, 0.5, 0.001, 0.3), row(APART, 0.3, 0.001, 0.3)], None)

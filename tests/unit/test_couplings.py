@@ -226,7 +226,7 @@ def test_planted_couplings_are_found():
     generator = np.random.default_rng(0)
     found = couplings([planted(generator, 80) for _ in range(20)])[:3]
     for coupling in found:
-        assert coupling.holds and coupling.holds_nearby and 0 < coupling.lift.low < coupling.lift.value
+        assert coupling.stands and 0 < coupling.lift.low < coupling.lift.value
         assert coupling.p_value == 1 / 1001  # no shuffle came near
         assert coupling.sentence().endswith(": the paper's coupling holds here.")
     # E[entropy] is 1 at peaks, which are 0.22 of the tokens, and 1/2 elsewhere: 1 / (0.5 + 0.11) - 1
@@ -265,10 +265,20 @@ def test_sentences():
     usual = Coupling(
         "Entropy at WAAD peaks", "Entropy at WAAD peaks is {} that of all tokens", "nats", Estimate(1.5, 1.4, 1.6),
         Estimate(1, 0.9, 1.1), Estimate(0.52, 0.3, 0.7), Estimate(1, 0.9, 1.1), 0.001, Estimate(1, 0.9, 1.1), 0.001,
-        module.Paper(0.3608, 0.2386, 0.5197, "Table 2"), 70, 0, 7000, 1500,
+        Estimate(1, 0.9, 1.1), 0.001, module.Paper(0.3608, 0.2386, 0.5197, "Table 2"), 70, 0, 7000, 1500,
     )  # fmt: skip
     start = "Entropy at WAAD peaks is 1.52 times that of all tokens (95 % interval 1.30 to 1.70)"
     assert usual.sentence() == f"{start}: the paper's coupling holds here."
+    placed = usual._replace(swapped_p_value=0.3)
+    assert (
+        placed.holds_nearby
+        and not placed.stands
+        and placed.sentence()
+        == (
+            f"{start}: the paper's coupling holds here, but perhaps only as a matter of place: other responses' peaks do as "
+            "well (p = 0.3)."
+        )
+    )
     between = usual._replace(p_value=0.2)
     assert (
         between.sentence()
@@ -295,11 +305,29 @@ def test_heads_in_both_groups_are_told_from_heads_that_agree():
     shared = [noise(generator, 60) for _ in range(20)]
     shared = [one._replace(receiver_fai_T=one.fai_T, apart_fai_T=generator.normal(size=60)) for one in shared]
     _, same, _, apart = couplings(shared)
-    assert same.holds_nearby and same.observed.value == 1
+    assert same.stands and same.observed.value == 1
     assert not apart.holds and apart.samples == 20 and apart.name == APART
     agreeing = [one._replace(apart_fai_T=one.receiver_fai_T + 0.1 * generator.normal(size=60)) for one in shared]
-    assert couplings(agreeing)[3].holds_nearby
+    assert couplings(agreeing)[3].stands
     assert couplings([one._replace(apart_fai_T=None) for one in shared])[3].samples == 0
+
+
+def test_peaks_that_share_a_place_and_nothing_else_do_not_stand():
+    generator = np.random.default_rng(4)
+    hump = 4.0 * (np.arange(60) % 15 == 7)  # where everything peaks, in every response
+    rows = [noise(generator, 60) for _ in range(20)]
+    rows = [Series(*(metric + hump for metric in one[:4])) for one in rows]
+    receiver = couplings(rows)[1]
+    assert receiver.holds and not receiver.stands and receiver.swapped_p_value > 0.025
+    assert receiver.swapped.value > receiver.shuffled.value
+
+
+def test_swapped_by_hand():
+    # peaks at 1 of 4 and at 3 of 4: the other response's peak scores 0 in both
+    one = series([0, 9, 0, 0], [0, 9, 0, 0], [0, 9, 0, 0], [0, 5, 0, 1])
+    two = series([0, 0, 0, 9], [0, 0, 0, 9], [0, 0, 0, 9], [0, 1, 0, 5])
+    entropy = couplings([one, two])[0]
+    assert entropy.observed.value == 5 and entropy.swapped == (1, 1, 1)
 
 
 # ---- curves -------------------------------------------------------------------------------------------------------
