@@ -65,6 +65,7 @@ def _describe_run(checked: Checked, argv: Sequence[str]) -> None:
         "model": checked.model.model_name_or_path,
         "credit_strategy": checked.config.credit_strategy,
         "seed": checked.config.seed,
+        "eval_samples": checked.run.eval_samples,
     }
     (folder / RUN_FILE).write_text(json.dumps(facts, indent=2) + "\n")
 

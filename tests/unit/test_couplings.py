@@ -275,8 +275,8 @@ def test_sentences():
         and not placed.stands
         and placed.sentence()
         == (
-            f"{start}: the paper's coupling holds here, but perhaps only as a matter of place: other responses' peaks do as "
-            "well (p = 0.3)."
+            f"{start}: the paper's coupling holds here, but perhaps only as a matter of place: "
+            "other responses' peaks do as well (p = 0.3)."
         )
     )
     between = usual._replace(p_value=0.2)

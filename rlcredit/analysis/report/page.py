@@ -58,7 +58,7 @@ def page(document: Mapping[str, Any]) -> str:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(cell=_cell, exact=_exact)
+    environment.filters.update(cell=cell, exact=exact)
     environment.tests["figure"] = _is_figure
     return environment.get_template("page.html.j2").render(
         report=report,
@@ -68,7 +68,7 @@ def page(document: Mapping[str, Any]) -> str:
         css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         plotly=Markup(plotly),
         script=Markup(script),
-        policy=_policy(plotly, script),
+        policy=policy_of(plotly, script),
     )
 
 
@@ -82,7 +82,7 @@ def _joined_scripts() -> str:
     return "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
 
 
-def _policy(*scripts: str) -> str:
+def policy_of(*scripts: str) -> str:
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
     return (
@@ -122,7 +122,7 @@ def _setting(key: str, value: Any) -> str:
             return str(value)
 
 
-def _cell(value: str | float | None) -> str:
+def cell(value: str | float | None) -> str:
     """A number to four digits (its cell's title has all of them), a word as it is."""
     if value is None:
         return "\N{EM DASH}"
@@ -137,5 +137,5 @@ def _is_figure(value: str | float | None) -> bool:
     return re.match(r"[-+\N{MINUS SIGN}]?\d|\[|[\N{EN DASH}\N{EM DASH}]( |$)", value) is not None
 
 
-def _exact(value: str | float | None) -> str:
+def exact(value: str | float | None) -> str:
     return "" if value is None or isinstance(value, str) else repr(value)

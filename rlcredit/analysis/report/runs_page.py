@@ -21,7 +21,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 from rlcredit.analysis.report.document import clean
-from rlcredit.analysis.report.page import HERE, _cell, _exact, _policy, embedded
+from rlcredit.analysis.report.page import HERE, cell, embedded, exact, policy_of
 from rlcredit.analysis.run_folder import Curve, Run, Sample
 from rlcredit.analysis.run_groups import (
     ALPHAS,
@@ -149,7 +149,7 @@ def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, create
         css=Markup("".join((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "runs.css"))),
         plotly=Markup(plotly),
         script=Markup(script),
-        policy=_policy(plotly, script),
+        policy=policy_of(plotly, script),
     )
     return clean(text)
 
@@ -350,7 +350,7 @@ def _mean(values: Sequence[float]) -> float | None:
 def _number(value: float | None) -> str:
     if value is not None and 1e4 <= abs(value) < 1e15:
         return f"{value:,.0f}".replace("-", "\N{MINUS SIGN}")
-    return _cell(None if isinstance(value, float) and not math.isfinite(value) else value)
+    return cell(None if isinstance(value, float) and not math.isfinite(value) else value)
 
 
 def _breakable(key: str) -> Markup:
@@ -359,7 +359,7 @@ def _breakable(key: str) -> Markup:
 
 
 def _title(value: float | None) -> str:
-    return "" if value is None or not math.isfinite(value) else _exact(value)
+    return "" if value is None or not math.isfinite(value) else exact(value)
 
 
 def _estimate(value: Estimate | Sequence[float] | None, sign: bool = False) -> str:
