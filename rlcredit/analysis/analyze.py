@@ -46,7 +46,7 @@ from rlcredit.analysis.tables import coupling_table, findings, offset_table, per
 from rlcredit.attention import choose_layers
 from rlcredit.credit import CreditArguments
 from rlcredit.errors import InputError
-from rlcredit.evaluation.loading import load_model, load_set, load_tokenizer
+from rlcredit.evaluation.loading import ModelArguments, load_model, load_set, load_tokenizer
 from rlcredit.evaluation.sampling import Sampling
 from rlcredit.tasks import EVALUATION_SETS
 from rlcredit.tasks.checkers import Checker
@@ -56,11 +56,10 @@ CONTEXT = 16  # tokens in front of one that decide how it is written
 REPORT_FILES = ("report.html", "report.json", "signals.parquet", "figures")
 
 
-@dataclass
-class AnalyzeArguments:
+@dataclass(kw_only=True)
+class AnalyzeArguments(ModelArguments):
     """What is analysed, and how; the signals' settings are the credit_* keys."""
 
-    model: str = field(metadata={"help": "A folder (a checkpoint with adapters too) or the id of a model on the hub."})
     task: str | None = field(default=None, metadata={"help": f"Prompts of a set: {', '.join(EVALUATION_SETS)}."})
     data: str | None = field(
         default=None, metadata={"help": "A file, or a set on the hub, in place of the task's own."}
@@ -89,10 +88,6 @@ class AnalyzeArguments:
     )
     output: str | None = field(default=None, metadata={"help": "A folder; default: outputs/analyze/MODEL."})
     overwrite: bool = field(default=False, metadata={"help": "Replace an earlier report in the output folder."})
-    dtype: str = field(default="auto", metadata={"help": "auto (as saved), float32, bfloat16 or float16."})
-    attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, ..."})
-    revision: str | None = field(default=None, metadata={"help": "Of a model on the hub."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
 
     def __post_init__(self) -> None:
         if isinstance(self.task_options, str):
@@ -118,8 +113,7 @@ class AnalyzeArguments:
 
     @property
     def folder(self) -> Path:
-        name = Path(self.model.rstrip("/")).name if Path(self.model).exists() else self.model.replace("/", "--")
-        return Path(self.output or f"outputs/analyze/{name}")
+        return Path(self.output) if self.output else self.folder_under("outputs/analyze")
 
 
 def analyze(argv: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ from transformers.utils.logging import disable_progress_bar
 from rlcredit import recipes
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.evaluation.estimates import Estimate, summarize
-from rlcredit.evaluation.loading import load_model, load_set, load_tokenizer
+from rlcredit.evaluation.loading import ModelArguments, load_model, load_set, load_tokenizer
 from rlcredit.evaluation.samples import Batch, Store, batches, draw, table
 from rlcredit.evaluation.sampling import Sampling, prompt_lengths
 from rlcredit.recipes import model_path
@@ -37,11 +37,10 @@ METRICS_FILE = "metrics.json"
 WEIGHTS = ("*.safetensors", "*.bin")
 
 
-@dataclass
-class EvaluateArguments:
+@dataclass(kw_only=True)
+class EvaluateArguments(ModelArguments):
     """What is evaluated, on what, and how."""
 
-    model: str = field(metadata={"help": "A folder (a checkpoint with adapters too) or the id of a model on the hub."})
     task: str = field(metadata={"help": f"The evaluation set: {', '.join(EVALUATION_SETS)}."})
     data: str | None = field(
         default=None,
@@ -58,10 +57,6 @@ class EvaluateArguments:
     batch_size: int = field(default=32, metadata={"help": "Completions generated at once by each process."})
     output: str | None = field(default=None, metadata={"help": "A folder; default: outputs/evaluate/MODEL/TASK."})
     overwrite: bool = field(default=False, metadata={"help": "Delete an earlier evaluation in the output folder."})
-    dtype: str = field(default="auto", metadata={"help": "auto (as saved), float32, bfloat16 or float16."})
-    attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, ..."})
-    revision: str | None = field(default=None, metadata={"help": "Of a model on the hub."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
 
     def __post_init__(self) -> None:
         if isinstance(self.task_options, str):
@@ -79,8 +74,6 @@ class EvaluateArguments:
             raise ValueError(f"temperature: {self.temperature} is out of range; write 0 or more")
         if self.temperature == 0 and self.samples > 1:
             raise ValueError("temperature: 0 is greedy and all samples would be the same; write 1.0, or samples: 1")
-        if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
-            raise ValueError(f"dtype: {self.dtype!r} is unknown; write auto, float32, bfloat16 or float16")
 
     @property
     def sampling(self) -> Sampling:
@@ -88,8 +81,7 @@ class EvaluateArguments:
 
     @property
     def folder(self) -> Path:
-        name = Path(self.model.rstrip("/")).name if Path(self.model).exists() else self.model.replace("/", "--")
-        return Path(self.output or f"outputs/evaluate/{name}/{self.task}")
+        return Path(self.output) if self.output else self.folder_under("outputs/evaluate") / self.task
 
 
 def evaluate(argv: Sequence[str]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -21,6 +22,8 @@ from transformers import (
 
 from rlcredit.errors import InputError
 from rlcredit.tasks import EVALUATION_SETS, TASKS, TaskData
+
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 def load_set(
@@ -49,13 +52,22 @@ def load_set(
     return next(iter(task.tests.values())), task
 
 
-class ModelArguments(Protocol):
-    """What a command says of the model, beside where it is."""
+@dataclass(kw_only=True)
+class ModelArguments:
+    """The model of a command, and how it is loaded."""
 
-    dtype: str
-    attn_implementation: str | None
-    revision: str | None
-    trust_remote_code: bool
+    model: str = field(metadata={"help": "A folder (a checkpoint with adapters too) or the id of a model on the hub."})
+    dtype: str = field(
+        default="auto", metadata={"help": "auto: as saved; or a precision.", "choices": ["auto", *PRECISIONS]}
+    )
+    attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, ..."})
+    revision: str | None = field(default=None, metadata={"help": "Of a model on the hub."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
+
+    def folder_under(self, root: str) -> Path:
+        """Where the output goes by default: `root`, then the model's name."""
+        local = Path(self.model).exists()
+        return Path(root) / (Path(self.model.rstrip("/")).name if local else self.model.replace("/", "--"))
 
 
 def load_tokenizer(path: str, args: ModelArguments) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:

@@ -189,7 +189,7 @@ BAD = [
     (["--temperature=-1"], "temperature: -1.0"),
     (["--model", "no/such/model"], "model: 'no/such/model' is neither a folder"),
     (["--max_new_tokens", "1000"], "max_new_tokens: a prompt of"),
-    (["--dtype", "float8"], "dtype: 'float8' is unknown"),
+    (["--dtype", "float8"], "dtype: expected one of auto, float32, bfloat16, float16"),
     (["--sample", "2"], "did you mean --samples?"),
     (["--task", "custom", "--task_options", "{}"], "task_options.reward: is missing"),
     (["--task", "gsm8k", "--data", "no.jsonl", "--task_options", "{}"], "no.jsonl: there is no such file"),
