@@ -118,7 +118,7 @@ def test_the_fused_kernel_agrees_with_the_loop(case):
 @given(cases())
 def test_blocks_of_scores_agree_with_the_loop(case):
     with mock.patch.object(stream, "BLOCK_ROWS", case.block_rows):
-        blocks = stream._blocks(case.layer, case.response)
+        blocks = stream.score_blocks(case.layer, case.response)
         heads = case.layer.q_BHND.shape[1]
         compare(stream.statistics_of_blocks(blocks, heads, case.response, case.window, case.horizon), case)
 
@@ -172,7 +172,7 @@ def test_both_ways_agree_where_one_takes_over_from_the_other(length):
     layer, response = Layer(q, k, 0.35, real), (torch.arange(length) > 50).expand(2, length)
     assert stream._fused_kernel_fits(layer, (10, 100)) == (length >= 256)
     found = stream.head_statistics(layer, response, 10, (10, 100))
-    blocks = stream.statistics_of_blocks(stream._blocks(layer, response), 4, response, 10, (10, 100))
+    blocks = stream.statistics_of_blocks(stream.score_blocks(layer, response), 4, response, 10, (10, 100))
     for one, two, tolerance in zip(found, blocks, (1e-3, 1e-5, 1e-7), strict=True):
         assert torch.allclose(one, two, atol=tolerance, rtol=1e-5, equal_nan=True)
 
