@@ -1,4 +1,4 @@
-"""Do the metrics peak together? (arXiv 2510.13554, section 4.3, Tables 2, 10-12 and 20; curves of A.2)
+"""Do the metrics peak together? (arXiv 2510.13554, section 4.3, Tables 2, 10-12 and 20)
 
     observed = mean of a score over the peaks of one metric       expected = the same mean if the two knew nothing
     lift     = observed / expected - 1
@@ -27,9 +27,7 @@ None of these tells receiver heads from global heads: a head that is both makes 
 that share their keys. So a row of ours repeats that coupling with the global heads that share no keys with receiver
 heads. (What random weights show: docs/analysis.md.)
 
-Measured on metrics that know nothing of each other (200 times 20 responses of 60 tokens): a row holds in 0 to 3 % of
-cases, be it white noise or smooth (AR(1), 0.9). Where all rise along the response, by 3 standard deviations, it holds
-in 82 to 100 %, and nearby too in 3 to 7 %.
+What each control finds in noise, in a shared trend and at a shared place: tests/unit/test_couplings.py.
 
 Axes: T token of a response, R response, B bootstrap resample, S shuffle.
 """
@@ -41,12 +39,10 @@ from typing import NamedTuple
 import numpy as np
 
 from rlcredit.analysis.peaks import peaks
+from rlcredit.analysis.resampling import SHUFFLES, TAIL, interval, p_above, resamples
 from rlcredit.evaluation.estimates import Estimate
 
-RESAMPLES = 2_000
-SHUFFLES = 1_000
 PIECE = 10  # tokens; WAAD looks as far back
-TAIL = 0.025  # of a 95 % interval, on each side; a claim of "more" is judged at this level
 FEWEST_TOKENS = 3
 OFFSETS = (-1, 0, 1)
 
@@ -209,33 +205,6 @@ def offsets(series: Sequence[Series], seed: int = 0) -> list[Offset]:
     return [_offset(series, *pair, offset, seed) for pair in pairs for offset in OFFSETS]
 
 
-def ema(x_T: np.ndarray, alpha: float) -> np.ndarray:
-    """EMA_t = alpha * x_t + (1 - alpha) * EMA_{t-1}: [T], in the unit of x.
-
-    EMA_0 = x_0 [ours]. At undefined tokens the curve stays as it is; before the first defined one it is nan.
-    """
-    return _average(x_T, alpha, lambda x, last: x)
-
-
-def ema_of_peaks(x_T: np.ndarray, alpha: float) -> np.ndarray:
-    """EMA_t = alpha * max(x_t, EMA_{t-1}) + (1 - alpha) * EMA_{t-1}: [T] (A.2); the rest as for `ema`.
-
-    As the paper prints it, the curve never falls: a token below it adds nothing.
-    """
-    return _average(x_T, alpha, max)
-
-
-def _average(x_T: np.ndarray, alpha: float, new: Callable[[float, float], float]) -> np.ndarray:
-    if not 0 < alpha <= 1:
-        raise ValueError(f"alpha must be above 0 and at most 1, not {alpha}")
-    made_T, last = np.full(len(x_T), np.nan), math.nan
-    for t, x in enumerate(np.asarray(x_T, dtype=float).tolist()):
-        if math.isfinite(x):
-            last = x if math.isnan(last) else alpha * new(x, last) + (1 - alpha) * last
-        made_T[t] = last
-    return made_T
-
-
 # ---- what is scored at whose peaks --------------------------------------------------------------------------------
 
 
@@ -374,27 +343,6 @@ def _pooled(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     with np.errstate(divide="ignore", invalid="ignore"):
         observed, expected = sums[0] / sums[1], sums[2] / sums[3]
         return observed, expected, np.where(expected == 0, np.nan, observed / expected - 1)
-
-
-def resamples(samples: int, seed: int) -> np.ndarray:
-    """How often each of R samples is drawn in each bootstrap resample: [B, R]; no resample of fewer than two."""
-    if samples < 2:
-        return np.zeros((0, samples), dtype=int)
-    return np.random.default_rng(seed).multinomial(samples, np.full(samples, 1 / samples), size=RESAMPLES)
-
-
-def interval(values_B: np.ndarray) -> tuple[float, float]:
-    """The bounds between which 95 % of these values lie; nan without values. Undefined ones are left out."""
-    defined = values_B[np.isfinite(values_B)]
-    if not len(defined):
-        return math.nan, math.nan
-    low, high = np.quantile(defined, [TAIL, 1 - TAIL])
-    return float(low), float(high)
-
-
-def p_above(observed: float, chance_S: np.ndarray) -> float:
-    """Share of the shuffles that reach the observed value, which counts as one of them: one-sided, never 0."""
-    return float((1 + (chance_S >= observed - 1e-9 * max(1.0, abs(observed))).sum()) / (1 + len(chance_S)))
 
 
 def _pieces(one: _Marked) -> list[_Marked]:

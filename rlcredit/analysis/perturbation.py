@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlcredit.analysis.couplings import SHUFFLES, TAIL, interval, p_above, resamples
+from rlcredit.analysis.resampling import SHUFFLES, TAIL, interval, p_above, resamples
 from rlcredit.evaluation.estimates import Estimate
 from rlcredit.evaluation.sampling import end_tokens
 from rlcredit.modes import evaluating

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlcredit.errors import InputError
 from rlcredit.evaluation.sampling import Prompt, Sampling, complete, encode
 from rlcredit.tasks.checkers import Checker
+from rlcredit.tasks.checkers.answers import completion_text
 from rlcredit.tasks.files import read_file
 
 COMPLETION_COLUMNS = ("completion", "response")
@@ -66,7 +67,7 @@ def read_completions(path: Path) -> list[Question]:
         found = next((row[name] for name in COMPLETION_COLUMNS if name in row), None)
         if found is None:
             raise InputError(f"{path}: {place}: has no completion; the columns are {', '.join(map(str, row))}")
-        questions.append(question._replace(completion=_text(found)))
+        questions.append(question._replace(completion=completion_text(found or "")))
     return questions
 
 
@@ -76,12 +77,6 @@ def _question(path: Path, place: str, row: dict[str, Any]) -> Question:
         raise InputError(f"{path}: {place}: has no prompt; the columns are {', '.join(map(str, row))}")
     name = str(row.get("id") or place)
     return Question(f"{name} ({row['sample']})" if "sample" in row else name, prompt)
-
-
-def _text(completion: Any) -> str:
-    if isinstance(completion, str):
-        return completion
-    return "".join(str(message.get("content", "")) for message in completion or [])
 
 
 def usable(

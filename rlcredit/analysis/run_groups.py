@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from rlcredit.analysis.couplings import ema, ema_of_peaks
+from rlcredit.analysis.curves import ema, ema_of_peaks
 from rlcredit.analysis.run_folder import Curve, Run
 from rlcredit.evaluation.estimates import Estimate, mean_interval, mean_with_interval
 from rlcredit.evaluation.paired import Comparison, compare

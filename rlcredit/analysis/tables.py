@@ -23,7 +23,7 @@ def coupling_table(name: str, title: str, parts: Mapping[str, Sequence[Coupling]
     """Table 2 (one part) or Table 10 (several)."""
     rows: list[list[Cell]] = [
         [
-            f"{row.name}" + (f", {PART_NAMES[part]}" if len(parts) > 1 else ""),
+            (f"{PART_NAMES[part]}: " if len(parts) > 1 else "") + row.name,
             _share_or_nats(row.observed, row.unit),
             _share_or_nats(row.expected, row.unit),
             f"{_percent(row.lift.value)} {_bounds(row.lift, _percent)}",

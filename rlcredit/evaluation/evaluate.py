@@ -27,7 +27,7 @@ from rlcredit import recipes
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.evaluation.estimates import Estimate, summarize
 from rlcredit.evaluation.loading import ModelArguments, load_model, load_set, load_tokenizer
-from rlcredit.evaluation.samples import Batch, Store, batches, draw, table
+from rlcredit.evaluation.samples import SAMPLES_FILE, Batch, Store, batches, draw, table
 from rlcredit.evaluation.sampling import Sampling, prompt_lengths
 from rlcredit.recipes import model_path
 from rlcredit.tasks import EVALUATION_SETS, TaskData
@@ -166,7 +166,7 @@ def _open(args: EvaluateArguments, path: str, rows: Dataset, state: PartialState
     folder, settings = args.folder, _settings(args, path, rows)
     file = folder / SETTINGS_FILE
     if state.is_main_process and args.overwrite and file.is_file():
-        for name in ("parts", SETTINGS_FILE, METRICS_FILE, "samples.parquet"):
+        for name in ("parts", SETTINGS_FILE, METRICS_FILE, SAMPLES_FILE):
             shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
     state.wait_for_everyone()
     earlier = json.loads(file.read_text()) if file.is_file() else None
@@ -214,7 +214,7 @@ def _report(args: EvaluateArguments, store: Store, notes: Sequence[str]) -> None
     print("\n".join(notes) + "\n" if notes else "", end="")
     print(f"{args.task}: {problems} problems x {samples} samples, temperature {args.temperature:g}, {args.model}")
     print(format_estimates(estimates))
-    print(f"samples:  {args.folder / 'samples.parquet'}")
+    print(f"samples:  {args.folder / SAMPLES_FILE}")
 
 
 def format_estimates(estimates: Mapping[str, Estimate]) -> str:
@@ -228,9 +228,5 @@ def format_estimates(estimates: Mapping[str, Estimate]) -> str:
 
 
 def describe() -> str:
-    """The keys of `rlcredit evaluate`, with defaults, for --help."""
-    lines = ["\nKeys of rlcredit evaluate:\n"]
-    for item in fields(EvaluateArguments):
-        default = "needed" if item.name in ("model", "task") else item.default
-        lines.append(f"  {item.name} ({default})\n      {item.metadata['help']}")
-    return "\n".join(lines) + "\n"
+    """The keys of the command, with defaults, for --help."""
+    return "\nKeys of rlcredit evaluate:\n\n" + recipes.list_keys(fields(EvaluateArguments))

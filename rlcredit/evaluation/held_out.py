@@ -32,7 +32,7 @@ class HeldOut:
     check: Checker
     sampling: Sampling
     samples: int = 1
-    batch_size: int = 128
+    batch_size: int = 32
 
     def measure(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator

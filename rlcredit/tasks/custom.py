@@ -12,15 +12,13 @@ A reward without a checker is the metric of evaluation too: what scores 1 or mor
 
 from __future__ import annotations
 
-import asyncio
 import importlib
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rlcredit.errors import InputError
-from rlcredit.tasks.base import RewardFunction, TaskData
+from rlcredit.tasks.base import RewardFunction, TaskData, result_of
 from rlcredit.tasks.checkers import CHECKERS
 from rlcredit.tasks.checkers.verdict import Checker, Verdict
 from rlcredit.tasks.options import options_from, require
@@ -75,18 +73,12 @@ def check_by(reward: RewardFunction) -> Checker:
             text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
             for text, prompt in zip(texts, prompts, strict=True)
         ]
-        scores: Any = reward(prompts=prompts, completions=completions, **columns)
-        if inspect.isawaitable(scores):
-            scores = asyncio.run(_awaited(scores))
+        scores = result_of(reward(prompts=prompts, completions=completions, **columns))
         if len(scores) != len(texts):
             raise InputError(f"the reward returned {len(scores)} scores for {len(texts)} completions; return one each")
         return [Verdict(float((score or 0.0) >= RIGHT), None) for score in scores]
 
     return check
-
-
-async def _awaited(awaitable: Any) -> Any:
-    return await awaitable
 
 
 def _function(name: str) -> RewardFunction:

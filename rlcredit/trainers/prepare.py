@@ -59,6 +59,9 @@ class RunArguments:
     )
     eval_samples: int = field(default=1, metadata={"help": "Completions a problem in those evaluations."})
     eval_temperature: float = field(default=0.0, metadata={"help": "Their temperature; 0 is greedy."})
+    eval_batch_size: int = field(
+        default=128, metadata={"help": "Completions generated at once by each process in those evaluations."}
+    )
     credit_report_steps: int | None = field(
         default=None,
         metadata={"help": "Every so many steps, write the report of a handful of fixed prompts; null: never."},
@@ -79,8 +82,9 @@ class RunArguments:
             self.task_options = json.loads(self.task_options)
         if self.held_out < 0:
             raise ValueError(f"held_out: {self.held_out} is out of range; write 0 or more")
-        if self.eval_samples < 1:
-            raise ValueError(f"eval_samples: {self.eval_samples} is out of range; write 1 or more")
+        for name in ("eval_samples", "eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is out of range; write 1 or more")
         if self.eval_temperature < 0:
             raise ValueError(f"eval_temperature: {self.eval_temperature} is out of range; write 0 or more")
         if self.eval_samples > 1 and self.eval_temperature == 0:
@@ -130,10 +134,7 @@ class Checked(NamedTuple):
         tests = {name: rows.select(range(min(self.run.held_out, len(rows)))) for name, rows in self.task.tests.items()}
         length = self.config.max_completion_length
         sampling = Sampling(length, self.run.eval_temperature, seed=self.config.seed)
-        return HeldOut(tests, self.task.check, sampling, self.run.eval_samples, EVALUATION_BATCH)
-
-
-EVALUATION_BATCH = 128
+        return HeldOut(tests, self.task.check, sampling, self.run.eval_samples, self.run.eval_batch_size)
 
 
 def check(argv: Sequence[str]) -> Checked:
@@ -145,7 +146,8 @@ def check(argv: Sequence[str]) -> Checked:
     config_type, _ = ALGORITHMS.get(str(recipes.peek(argv, "algorithm")), ALGORITHMS["grpo"])
     ppo_only = dict.fromkeys(CreditPPOConfig.__annotations__, "it is a key of algorithm: ppo")
     words = list(argv)
-    if not torch.accelerator.is_available() and recipes.peek(argv, "dry_run") not in (None, False, "false"):
+    planned = recipes.peek(argv, "dry_run") not in (None, False, "false")
+    if planned and not torch.accelerator.is_available() and recipes.peek(argv, "use_cpu") is None:
         words += ["--use_cpu", "true"]  # a plan is often made where the GPUs are not, and transformers asks for them
     run, model, config = recipes.parse(words, (RunArguments, ModelConfig, config_type), elsewhere=ppo_only)
     launched = int(os.environ.get("WORLD_SIZE", "1"))

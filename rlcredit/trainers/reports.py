@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from rlcredit.analysis.analyze import build, write
+from rlcredit.analysis.analyze import AnalysisCredit
+from rlcredit.analysis.build import build, write
 from rlcredit.analysis.reading import read
 from rlcredit.analysis.responses import Question, generated, usable
 from rlcredit.credit import CreditArguments
@@ -45,8 +46,8 @@ class Reports(TrainerCallback):
         policy: Callable[[], PreTrainedModel],
         tokenizer: PreTrainedTokenizerBase,
     ) -> None:
-        settings = {name: getattr(args, name) for name in CreditArguments.__dataclass_fields__}
-        self._credit = replace(CreditArguments(**settings), credit_fai_horizon=[0, -1])
+        settings = {item.name: getattr(args, item.name) for item in fields(CreditArguments)}
+        self._credit = AnalysisCredit(**{**settings, "credit_fai_horizon": [0, -1]})
         self._questions = [Question(str(number), prompt) for number, prompt in enumerate(prompts[:PROMPTS])]
         self._every, self._length, self._folder = every, args.max_completion_length, args.output_dir
         self._policy, self._tokenizer = policy, tokenizer

@@ -7,7 +7,6 @@ meaning, "this reward does not apply here"; a completion for which every reward 
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import logging
@@ -17,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rlcredit.errors import InputError
+from rlcredit.tasks.base import result_of
 
 logger = logging.getLogger(__name__)
 
@@ -140,8 +140,7 @@ def _within(timeout: float | None, call: Callable[[], Any]) -> Any:
     """The call's result, an async one awaited; TimeoutError after `timeout` seconds (its thread is left behind)."""
 
     def run() -> Any:
-        result = call()
-        return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
+        return result_of(call())
 
     if timeout is None:
         return run()
@@ -161,10 +160,6 @@ def _within(timeout: float | None, call: Callable[[], Any]) -> Any:
     if "error" in outcome:
         raise outcome["error"]
     return outcome["result"]
-
-
-async def _awaited(awaitable: Any) -> Any:
-    return await awaitable
 
 
 def _row(value: Any, row: int, rows: int) -> Any:

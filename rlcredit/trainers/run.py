@@ -15,6 +15,7 @@ import numpy as np
 from rlcredit.credit import CreditArguments
 from rlcredit.evaluation.paired import compare
 from rlcredit.evaluation.samples import Table
+from rlcredit.recipes import list_keys
 from rlcredit.trainers import checkpoints
 from rlcredit.trainers.config import CreditGRPOConfig
 from rlcredit.trainers.grpo import CreditGRPOTrainer
@@ -124,11 +125,8 @@ def describe() -> str:
     own = [*fields(RunArguments), *fields(CreditArguments)]
     own += [item for item in fields(CreditGRPOConfig) if item.name in CreditGRPOConfig.__annotations__]
     own += [item for item in fields(CreditPPOConfig) if item.name in CreditPPOConfig.__annotations__]
-    lines = ["\nKeys of rlcredit train (every key of trl.GRPOConfig and trl.ModelConfig is one too):\n"]
-    for item in own:
-        default = item.default_factory() if callable(item.default_factory) else item.default
-        lines.append(f"  {item.name} ({default})\n      {item.metadata['help']}")
-    return "\n".join(lines) + "\n"
+    title = "Keys of rlcredit train (every key of trl.GRPOConfig and trl.ModelConfig is one too):"
+    return f"\n{title}\n\n{list_keys(own)}"
 
 
 def resume_command(argv: Sequence[str]) -> str:

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from rlcredit.analysis import analyze as command
-from rlcredit.analysis.analyze import sample_of, token_texts
+from rlcredit.analysis import build as building
+from rlcredit.analysis.build import sample_of, token_texts
 from rlcredit.analysis.couplings import APART, SHARED, Series, couplings
 from rlcredit.analysis.reading import Reading, apart_heads, read
 from rlcredit.analysis.responses import Question, Response, read_completions, read_prompts, usable, written
@@ -257,6 +257,12 @@ def test_layers_and_horizon_can_be_chosen(tmp_path):
     assert main(words) == 0
     settings = json.loads((tmp_path / "out/report.json").read_text())["settings"]
     assert settings["fai_horizon"] == [2, 9] and settings["layers"] == [0, 1, 3, 4, 5]
+    recipe = tmp_path / "analysis.yaml"
+    recipe.write_text(f"model: {POLICY}\nsamples: 3\ncredit_fai_horizon: [3, 7]\n")
+    words = ["analyze", "--config", str(recipe), *WORDS[5:], *SOURCE, "--output", str(tmp_path / "file")]
+    assert main(words) == 0
+    settings = json.loads((tmp_path / "file/report.json").read_text())["settings"]
+    assert settings["fai_horizon"] == [3, 7]
 
 
 BAD = [
@@ -294,7 +300,7 @@ def test_nothing_half_written(tmp_path, monkeypatch):
     def fails(document, folder):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "write_figures", fails)
+    monkeypatch.setattr(building, "write_figures", fails)
     assert main([*WORDS, *SOURCE, "--output", str(tmp_path / "out")]) == 130
     assert list((tmp_path / "out").iterdir()) == []
 

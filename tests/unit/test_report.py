@@ -16,6 +16,7 @@ from PIL import Image
 from rlcredit.analysis.report import checked, write_figures, write_page
 from rlcredit.analysis.report.figures import (
     Coupling,
+    couplings_figure,
     curves_figure,
     drawable,
     lay_out,
@@ -197,9 +198,9 @@ def test_figures_are_written_not_blank_and_the_same_twice(tmp_path):
         written = write_figures(document(), tmp_path / "one")
     names = {path.name for path in written}
     assert {"sample-1-curves.png", "sample-1-text-waad.svg", "sample-1-text-fai.png", "sample-2-maps.png"} <= names
-    assert {"sample-2-spans.svg", "table-1.png"} <= names
+    assert {"sample-2-spans.svg", "table2.png"} <= names
     assert "sample-1-maps.png" not in names  # it has none
-    assert "table-2.png" not in names  # it does not quote the paper
+    assert "table20.png" not in names  # it does not quote the paper
     for path in written:
         if path.suffix == ".png":
             with Image.open(path) as image:
@@ -209,9 +210,16 @@ def test_figures_are_written_not_blank_and_the_same_twice(tmp_path):
         else:
             assert path.read_text(encoding="utf-8").lstrip().startswith("<?xml")
     again = write_figures(document() | {"samples": []}, tmp_path / "two")
-    assert [path.name for path in again] == ["table-1.png", "table-1.svg"]
+    assert [path.name for path in again] == ["table2.png", "table2.svg"]
     for path in again:
         assert path.read_bytes() == (tmp_path / "one" / path.name).read_bytes()
+
+
+def test_a_figure_has_every_row_of_its_table():
+    rows = [Coupling(f"row {number}", 1.0 + number, 0.5, 30.0, 0.7, 0.8) for number in range(16)]
+    figure = couplings_figure(rows)
+    drawn = sorted(figure.axes, key=lambda axes: (axes.get_position().x0, -axes.get_position().y0))
+    assert [axes.get_title() for axes in drawn if axes.axison] == [row.label for row in rows]
 
 
 def test_hostile_text_is_drawn_as_text(tmp_path):

@@ -4,7 +4,7 @@
     sample-1-text-waad   the text coloured by WAAD, -fai by FAI; preplan, anchors, arrows             6.8 in
     sample-1-maps        mean attention of the local and of the global heads, where there are maps    6.8 in
     sample-1-spans       span of each head by layer, groups marked                                    3.3 in
-    table-1              measured values with intervals, the control and the paper's figure           3.3 in
+    table2, ...          measured values with intervals, the control and the paper's figure           3.3 in
 
 Text is drawn as it is: no mathtext, and U+25AF stands for what matplotlib's own font cannot draw. Colours are Okabe
 and Ito's, or one hue in even steps of lightness; what matters is marked by shape as well. Nothing of matplotlib's
@@ -30,6 +30,7 @@ from matplotlib.patches import Rectangle
 from rlcredit.analysis.report.document import Sample, Table, Tokens, checked
 
 COLUMN, PAGE = 3.3, 6.8  # inches
+ONE_COLUMN = 8  # strips
 STYLE: dict[str, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 8,
@@ -76,9 +77,9 @@ def write_figures(document: Mapping[str, Any], folder: str | Path) -> list[Path]
         for index in _chosen(report["samples"]):
             for name, figure in sample_figures(report["samples"][index]):
                 written += _save(figure, folder / f"sample-{index + 1}-{name}")
-        for index, table in enumerate(report["tables"]):
+        for table in report["tables"]:
             if couplings := read_couplings(table):
-                written += _save(couplings_figure(couplings), folder / f"table-{index + 1}")
+                written += _save(couplings_figure(couplings), folder / table["id"])
     return written
 
 
@@ -341,10 +342,17 @@ def _number(cell: str | float | None) -> float | None:
 
 
 def couplings_figure(couplings: Sequence[Coupling]) -> Figure:
-    """A strip a row, each on a scale of its own since units differ: measured, its interval, control, paper."""
-    couplings = couplings[:12]
-    figure = Figure(figsize=(COLUMN, 0.45 + 0.62 * len(couplings)), layout="constrained")
-    for axes, row in zip(figure.subplots(len(couplings), 1, squeeze=False)[:, 0], couplings, strict=True):
+    """A strip a row, each on a scale of its own since units differ: measured, its interval, control, paper.
+
+    Many rows stand in two columns, over the width of a page.
+    """
+    columns = 1 if len(couplings) <= ONE_COLUMN else 2
+    down = -(-len(couplings) // columns)
+    figure = Figure(figsize=((COLUMN, PAGE)[columns - 1], 0.45 + 0.62 * down), layout="constrained")
+    places = figure.subplots(down, columns, squeeze=False).T.flatten()
+    for axes in places[len(couplings) :]:
+        axes.set_axis_off()
+    for axes, row in zip(places, couplings, strict=False):
         axes.set_title(_shortened(drawable(row.label).replace("\n", " "), 52), weight="normal", fontsize=7.5)
         if row.low is not None and row.high is not None:
             axes.plot([row.low, row.high], [0, 0], color=BLUE, linewidth=1.6, solid_capstyle="butt")

@@ -321,13 +321,13 @@ class _Mathematics:
         config = self._boxed if boxed else self._free
         try:
             return list(self._parse(text, config, parsing_timeout=None))
-        except Exception:
+        except Exception:  # whatever sympy makes of a hostile answer: it is no answer
             return []
 
     def equal(self, gold: list[Any], found: list[Any]) -> bool:
         try:
             return bool(self._verify(gold, found, timeout_seconds=None))
-        except Exception:
+        except Exception:  # as above: not equal
             return False
 
     def canonical(self, found: list[Any]) -> str | None:
@@ -343,7 +343,7 @@ class _Mathematics:
                 value = take_last_relation(value).rhs
             value = value.replace(lambda part: part.is_Float, lambda part: sympy.Rational(str(part)))
             return str(value.doit())
-        except Exception:
+        except Exception:  # as above: no value to vote by
             return None
 
 
