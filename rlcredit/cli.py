@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-from rlcredit.errors import InputError, RunStopped
+from rlcredit.errors import InputError, ProcessLost, RunStopped
 
 USAGE = """\
 rlcredit: token-level credit for RL fine-tuning of language models
@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(words)
     except InputError as error:
         return _fail(error, 2)
+    except ProcessLost as error:
+        return _fail(error, 1, every_process=True)
     except RunStopped as error:
         return _fail(error, 1)
     except BrokenPipeError:  # `rlcredit compare A B | head`: nobody reads on
@@ -121,8 +123,8 @@ def _settle() -> None:
     warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true but no accelerator is found")
 
 
-def _fail(error: Exception | str, code: int) -> int:
-    if os.environ.get("RANK", "0") == "0":
+def _fail(error: Exception | str, code: int, *, every_process: bool = False) -> int:
+    if every_process or os.environ.get("RANK", "0") == "0":
         print(f"rlcredit: {error}", file=sys.stderr)
     return code
 

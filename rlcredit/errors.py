@@ -13,3 +13,7 @@ class RunStopped(RuntimeError):
 
     The command line turns it into exit code 1 and prints the line without a traceback.
     """
+
+
+class ProcessLost(RunStopped):
+    """Another process of the run has gone; said by every one that is left, since the main process may be the one."""

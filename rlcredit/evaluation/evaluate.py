@@ -29,6 +29,7 @@ from rlcredit.evaluation.estimates import Estimate, summarize
 from rlcredit.evaluation.loading import ModelArguments, load_model, load_set, load_tokenizer
 from rlcredit.evaluation.samples import SAMPLES_FILE, Batch, Store, batches, draw, table
 from rlcredit.evaluation.sampling import Sampling, prompt_lengths
+from rlcredit.files import write_whole
 from rlcredit.recipes import model_path
 from rlcredit.tasks import EVALUATION_SETS, TaskData
 
@@ -178,8 +179,7 @@ def _open(args: EvaluateArguments, path: str, rows: Dataset, state: PartialState
             f"output: {folder} holds an evaluation with {said}; write another --output, or --overwrite true"
         )
     if state.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(settings, indent=2) + "\n")
+        write_whole(file, json.dumps(settings, indent=2) + "\n")
     return Store(folder)
 
 
@@ -209,7 +209,7 @@ def _report(args: EvaluateArguments, store: Store, notes: Sequence[str]) -> None
         "torch": torch.__version__,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    (args.folder / METRICS_FILE).write_text(json.dumps(document, indent=2) + "\n")
+    write_whole(args.folder / METRICS_FILE, json.dumps(document, indent=2) + "\n")
     problems, samples = found.correct_PS.shape
     print("\n".join(notes) + "\n" if notes else "", end="")
     print(f"{args.task}: {problems} problems x {samples} samples, temperature {args.temperature:g}, {args.model}")

@@ -1,79 +1,179 @@
-"""What a checkpoint needs beside transformers' own files, so that a resumed run is the same run bit for bit.
+"""Checkpoints that are complete or do not count, and how a run finds, writes and reads them.
 
-TRL keeps the micro-step count, the buffered rollouts and the metrics not yet logged in memory only; credit keeps
-frozen head groups. Each process writes them to a file of its own, before transformers writes the rest; the trainer
-state, written last, marks a checkpoint as complete. Files hold tensors and plain values only, and are loaded with
-`weights_only`. `trainer` is a `CreditGRPOTrainer` throughout.
+Each process writes what it keeps in memory (`memory`) to a file of its own, then transformers writes the rest; a list
+of all files with their sizes, written last, marks the checkpoint as complete. So a kill at any moment, a full disk or
+a copy cut short leaves a folder that is passed over. `trainer` is a `CreditGRPOTrainer` throughout.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections import deque
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import nn
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import rotate_checkpoints
 from trl import GRPOTrainer
 
 from rlcredit.errors import InputError
-from rlcredit.signals import HeadGroups
+from rlcredit.files import write_whole
+from rlcredit.trainers import memory
 
 logger = logging.getLogger(__name__)
 
-LATEST = "latest"
-# Attributes of TRL's trainer that hold a run's state in memory only.
-TRL_MEMORY = ("_step", "_buffered_inputs", "_entropy_window_stats", "_current_train_step_time")
-# Settings that frozen head groups depend on: where one has changed, the groups are calibrated anew.
-HEAD_SETTINGS = (
-    "credit_head_grouping",
-    "credit_layers",
-    "credit_num_layers",
-    "credit_head_fraction",
-    "credit_heads",
-    "credit_fai_horizon",  # receiver heads are ranked by FAI
-)
+LATEST, AUTO = "latest", "auto"
+MANIFEST = "rlcredit-files.json"
+REFERENCE_FILE = "rlcredit-reference.safetensors"
+# What a disk that is full, gone or read-only raises: in Python, in torch's writer of archives, in safetensors.
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 
 
-def complete(folder: str | Path) -> list[Path]:
+class SaveError(Exception):
+    """A checkpoint that could not be written, for the reason given; raised on every process."""
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether every file of a checkpoint is there, whole; of one by TRL alone, which has no list, the last one."""
+    if not (folder / TRAINER_STATE_NAME).is_file():
+        return False
+    if (folder / MANIFEST).is_file():
+        try:
+            sizes = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        except ValueError:
+            return False
+        return all((folder / name).is_file() and (folder / name).stat().st_size == sizes[name] for name in sizes)
+    return not any(folder.glob("rlcredit-*"))
+
+
+def folders(output_dir: str | Path) -> list[Path]:
+    """The checkpoint folders of a run, complete or not, oldest first."""
+    found = [path for path in Path(output_dir).glob("checkpoint-*") if path.is_dir() and _step(path).isdecimal()]
+    return sorted(found, key=lambda path: int(_step(path)))
+
+
+def complete(output_dir: str | Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
-    found = [path for path in Path(folder).glob("checkpoint-*") if (path / TRAINER_STATE_NAME).is_file()]
-    return sorted(
-        (p for p in found if p.name.removeprefix("checkpoint-").isdecimal()),
-        key=lambda path: int(path.name.removeprefix("checkpoint-")),
-    )
+    return [path for path in folders(output_dir) if is_complete(path)]
 
 
 def find(wanted: str | bool | None, output_dir: str) -> str | None:
     """The folder of a checkpoint: a path, or the newest complete one of the run for "latest" (or True).
 
+    For "auto" it is the newest complete one, or None where there is none yet: one command starts and goes on.
+
     Raises: InputError if there is none.
     """
     if wanted in (None, False, ""):
         return None
-    if wanted in (LATEST, True, "true", "True"):
-        if not (found := complete(output_dir)):
+    if wanted in (AUTO, LATEST, True, "true", "True"):
+        found = complete(output_dir)
+        if not found and wanted != AUTO:
             raise InputError(
                 f"resume_from_checkpoint: {output_dir} has no complete checkpoint; start without "
-                "resume_from_checkpoint"
+                "resume_from_checkpoint, or write auto"
             )
-        return str(found[-1])
-    if not (Path(str(wanted)) / TRAINER_STATE_NAME).is_file():
+        return str(found[-1]) if found else None
+    if not is_complete(Path(str(wanted))):
         raise InputError(
-            f"resume_from_checkpoint: {wanted} is no complete checkpoint (it has no "
-            f"{TRAINER_STATE_NAME}); write a checkpoint folder, or latest"
+            f"resume_from_checkpoint: {wanted} is no complete checkpoint (files are missing or cut short); write a "
+            "checkpoint folder, or latest"
         )
     return str(wanted)
 
 
-def save(trainer: GRPOTrainer, folder: str) -> None:
-    """Write this process's state to the checkpoint folder; returns when every process has."""
-    os.makedirs(folder, exist_ok=True)
-    torch.save(_state(trainer), _file(folder, trainer.accelerator.process_index))
-    trainer.accelerator.wait_for_everyone()
+def agree(path: str | None) -> None:
+    """Raise an InputError where processes have found different checkpoints, as on machines with disks of their own."""
+    found = sorted({Path(name).name if name else "none" for name in gather_object([path])})
+    if len(found) > 1:
+        raise InputError(
+            f"resume_from_checkpoint: the processes found different checkpoints ({', '.join(found)}); write the path "
+            "of one that every machine has, or use an output_dir that they share"
+        )
+
+
+# ---- writing ------------------------------------------------------------------------------------------------------
+
+
+def write(trainer: GRPOTrainer, folder: Path, save: Callable[[], None]) -> None:
+    """Write a checkpoint, then delete older ones beyond `save_total_limit`.
+
+    Args:
+        folder: where; what an earlier run left there is removed.
+        save: writes transformers' files there.
+
+    Raises: SaveError, on every process, if one of them could not write; the folder is removed then.
+    """
+    saves, accelerator = trainer.args.should_save, trainer.accelerator
+
+    def write_files() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(memory.take(trainer), _file(folder, accelerator.process_index))
+        save()
+
+    if saves:
+        shutil.rmtree(folder, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    # transformers deletes older checkpoints as soon as its own files are written, which is before this one counts
+    limit, trainer.args.save_total_limit = trainer.args.save_total_limit, None
+    try:
+        reason = _failure_of_any(trainer, write_files)
+    finally:
+        trainer.args.save_total_limit = limit
+    reason = reason or _failure_of_any(trainer, lambda: _mark_complete(folder) if saves else None)
+    if reason:
+        if saves:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise SaveError(reason)
+    if saves:
+        rotate_checkpoints(str(folder.parent), limit, trainer.state.best_model_checkpoint, use_mtime=True)
+
+
+def _failure_of_any(trainer: GRPOTrainer, action: Callable[[], None]) -> str | None:
+    """Run it on every process; why it failed on one of them, told to all, or None."""
+    reason = None
+    try:
+        action()
+    except WRITE_ERRORS as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return next((found for found in gather_object([reason]) if found), None)
+
+
+def _mark_complete(folder: Path) -> None:
+    """Have the disk hold every file, then list them."""
+    sizes = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        sizes[path.relative_to(folder).as_posix()] = path.stat().st_size
+    write_whole(folder / MANIFEST, json.dumps(sizes, indent=1) + "\n")
+
+
+def save_reference(folder: Path, reference: nn.Module) -> None:
+    """Write the reference model of `sync_ref_model`, which moves with the policy."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(reference, str(folder / REFERENCE_FILE))
+
+
+# ---- reading ------------------------------------------------------------------------------------------------------
+
+
+def load_reference(checkpoint: str, reference: nn.Module) -> None:
+    """Put the moved reference back. Raises: InputError if the checkpoint has none."""
+    path = Path(checkpoint) / REFERENCE_FILE
+    if not path.is_file():
+        raise InputError(
+            f"resume_from_checkpoint: {checkpoint} has no {REFERENCE_FILE}: it is of a run without sync_ref_model"
+        )
+    load_model(reference, str(path))
 
 
 def load(folder: str, trainer: GRPOTrainer) -> dict[str, Any] | None:
@@ -110,73 +210,9 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [f"{name}: {before.get(name)} -> {now.get(name)}" for name in now if before.get(name) != now.get(name)]
 
 
-class RestoreMemory(TrainerCallback):
-    """Puts a resumed run's state back, after transformers has set its own and before the first step."""
-
-    def __init__(self, trainer: GRPOTrainer) -> None:
-        self._trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        if self._trainer._resume_state is not None:
-            _restore(self._trainer, self._trainer._resume_state)
-            self._trainer._resume_state = None
-
-
-def _file(folder: str, process: int) -> Path:
+def _file(folder: str | Path, process: int) -> Path:
     return Path(folder) / f"rlcredit-process{process}.pt"
 
 
-def _state(trainer: GRPOTrainer) -> dict[str, Any]:
-    frozen = trainer._reader.frozen
-    return {
-        "processes": trainer.accelerator.num_processes,
-        "credit": trainer.args.credit_settings(),
-        "frozen": None if frozen is None else [frozen.local_BLH, frozen.global_BLH],
-        "wandb_run": _wandb_run(),
-        "bad_steps": [trainer._bad_steps.total, trainer._bad_steps.in_a_row],
-        "rows_skipped": trainer._reader.rows_skipped,
-        "loss": [trainer._tr_loss, trainer._globalstep_last_logged],
-        "metrics": _plain(trainer._metrics["train"]),
-        "tables": _plain({name: table for name, table in trainer._logs.items() if name != "images"}),
-        "trl": {name: _plain(getattr(trainer, name)) for name in TRL_MEMORY},
-    }
-
-
-def _restore(trainer: GRPOTrainer, state: dict[str, Any]) -> None:
-    now = trainer.args.credit_settings()
-    if state["frozen"] is not None and all(state["credit"][name] == now[name] for name in HEAD_SETTINGS):
-        trainer._reader.frozen = HeadGroups(*state["frozen"])
-    if "trl" not in state:  # another number of processes
-        return
-    for name, value in state["trl"].items():
-        setattr(trainer, name, value)
-    trainer._bad_steps.total, trainer._bad_steps.in_a_row = state["bad_steps"]
-    trainer._reader.rows_skipped = state["rows_skipped"]
-    trainer._tr_loss, trainer._globalstep_last_logged = state["loss"]
-    trainer._metrics["train"].update(state["metrics"])
-    for name, table in state["tables"].items():
-        _refill(trainer._logs[name], table)
-
-
-def _refill(table: Any, rows: Any) -> None:
-    """Put saved rows back into a deque, or into a dict of deques."""
-    if isinstance(rows, dict):
-        for column, values in rows.items():
-            table[column].extend(values)
-    else:
-        table.extend(rows)
-
-
-def _plain(value: Any) -> Any:
-    """Deques and default dicts as lists and dicts, which `weights_only` loads."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | deque):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _wandb_run() -> str | None:
-    import wandb
-
-    return wandb.run.id if wandb.run is not None else None
+def _step(folder: Path) -> str:
+    return folder.name.removeprefix("checkpoint-")

@@ -24,6 +24,21 @@ class CreditGRPOConfig(CreditArguments, GRPOConfig):
         default=None, metadata={"help": "Seconds a reward function may take for one call; None: as long as it likes."}
     )
 
+    reward_retries: int = field(
+        default=5,
+        metadata={
+            "help": "How often a reward whose server does not answer is called again, after 1, 2, 4, ... seconds; "
+            "then the run stops with a checkpoint."
+        },
+    )
+    on_save_error: str = field(
+        default="stop",
+        metadata={
+            "help": "What a checkpoint that cannot be written (a full disk) does: stop, or continue without it.",
+            "choices": ["stop", "continue"],
+        },
+    )
+
     def __post_init__(self) -> None:
         CreditArguments.__post_init__(self)
         if self.num_generations < 1:
@@ -33,6 +48,10 @@ class CreditGRPOConfig(CreditArguments, GRPOConfig):
             raise ValueError(f"max_bad_steps: {self.max_bad_steps} is out of range; write 1 or more")
         if self.reward_timeout is not None and not self.reward_timeout > 0:
             raise ValueError(f"reward_timeout: {self.reward_timeout} is out of range; write seconds above 0, or null")
+        if self.reward_retries < 0:
+            raise ValueError(f"reward_retries: {self.reward_retries} is out of range; write 0 or more")
+        if self.on_save_error not in ("stop", "continue"):
+            raise ValueError(f"on_save_error: {self.on_save_error!r} is unknown; write stop or continue")
         if self.importance_sampling_level == "sequence" and self.credit_strategy != "uniform":
             raise ValueError(
                 "importance_sampling_level: 'sequence' has one ratio for the whole response, which cannot carry "

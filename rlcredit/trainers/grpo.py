@@ -10,7 +10,7 @@ Nothing of TRL's loss is copied. The trainer overrides these seams and calls `su
     training_step, _clip_grad_norm       time spent on credit; gradients that are not finite
     _get_train_sampler                   an order that depends on seed and epoch alone
     evaluate                             the held-out sets that `rlcredit train` gives it (`held_out`)
-    _save_checkpoint, train              what TRL keeps in memory only
+    _save_checkpoint, train              what TRL keeps in memory only; whole checkpoints; ends before the last step
 
 Departures from the paper: signals come from a pass that runs anyway instead of an eager copy of the model (equal for
 models without dropout); `credit_attention: auxiliary` makes a forward of its own.
@@ -22,10 +22,11 @@ import logging
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, gather_object
 from datasets import Dataset
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ from trl import GRPOTrainer
 from rlcredit.attention import choose_layers
 from rlcredit.attention.capture import StopForward
 from rlcredit.credit import weighted_advantage
+from rlcredit.errors import InputError, RunStopped
 from rlcredit.evaluation.held_out import HeldOut, metrics_of
 from rlcredit.evaluation.samples import Table
 from rlcredit.modes import evaluating
@@ -42,9 +44,11 @@ from rlcredit.signals import AttentionSignals
 from rlcredit.trainers import checkpoints
 from rlcredit.trainers.bad_steps import BadSteps
 from rlcredit.trainers.config import CreditGRPOConfig
+from rlcredit.trainers.memory import Memory
 from rlcredit.trainers.reader import CreditReader, CreditTotals
-from rlcredit.trainers.rewards import GuardedReward, check_signature
+from rlcredit.trainers.rewards import GuardedReward, RewardsStopped, check_signature
 from rlcredit.trainers.sampler import EpochSampler
+from rlcredit.trainers.stopping import StopOnSignal, naming_lost_processes
 
 logger = logging.getLogger(__name__)
 
@@ -82,10 +86,15 @@ class CreditGRPOTrainer(GRPOTrainer):
         if self._reader.needs_attention:
             _warn_of_dropout(self.model)
         self._bad_steps = BadSteps(self.accelerator, args.max_bad_steps, self._note_bad_steps)
-        self.add_callback(self._bad_steps)
-        self.add_callback(checkpoints.RestoreMemory(self))
-        self._resume_state: dict[str, Any] | None = None
+        self._last_checkpoint: Path | None = None
+        self._memory, self._stop_on_signal = Memory(self), StopOnSignal(self.accelerator)
+        for callback in (self._bad_steps, self._memory, self._stop_on_signal):
+            self.add_callback(callback)
         self.held_out: HeldOut | None = None
+        if args.sync_ref_model and self.is_sharded:
+            raise InputError(
+                "sync_ref_model: a reference that moves is not saved where weights are sharded; leave it out"
+            )
 
     # ---- rollouts -------------------------------------------------------------------------------------------------
 
@@ -259,9 +268,16 @@ class CreditGRPOTrainer(GRPOTrainer):
         for guard in self._guards:
             failed[list(guard.failed)] = 1
         scores[self.accelerator.gather(failed).bool()] = torch.nan
+        self._agree_on_rewards()
         unscored = scores.isnan().all(dim=1).float().sum().item()
         self._metrics["train" if self.model.training else "eval"]["reward/unscored"].append(unscored)
         return scores
+
+    def _agree_on_rewards(self) -> None:
+        """Raise, on every process, what a reward function cannot go on from on one of them."""
+        errors = [(type(guard.error), str(guard.error)) for guard in self._guards if guard.error is not None]
+        for kind, reason in gather_object(errors):
+            raise kind(reason)
 
     # ---- what a run shows -----------------------------------------------------------------------------------------
 
@@ -333,16 +349,52 @@ class CreditGRPOTrainer(GRPOTrainer):
         """TRL's `train`; `resume_from_checkpoint` also takes "latest", and the args' value if left out."""
         wanted = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
         path = checkpoints.find(wanted, self.args.output_dir)
+        checkpoints.agree(path)
         if path:
             self._load_own_state(path)
-        return super().train(resume_from_checkpoint=path, **kwargs)
+            self._last_checkpoint = Path(path)
+        with naming_lost_processes(), self._stop_on_signal.listening():
+            try:
+                return super().train(resume_from_checkpoint=path, **kwargs)
+            except RewardsStopped as error:
+                self._memory.rewind()
+                self._save_checkpoint(self.model, trial=None)
+                raise RunStopped(
+                    f"{error}; the run so far is in {self._last_checkpoint}, "
+                    "go on from there with --resume_from_checkpoint latest"
+                ) from error
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether SIGTERM ended the run before its last step."""
+        return self._stop_on_signal.stopped
 
     def _load_own_state(self, checkpoint: str) -> None:
         """Read what is not in transformers' files; it is put back when training begins."""
-        self._resume_state = checkpoints.load(checkpoint, self)
+        self._memory.resumed = checkpoints.load(checkpoint, self)
+        if self.args.sync_ref_model:
+            checkpoints.load_reference(checkpoint, self.accelerator.unwrap_model(self.ref_model))
 
     def _save_checkpoint(self, model, trial):  # type: ignore[no-untyped-def]
-        checkpoints.save(self, f"{self._get_output_dir(trial=trial)}/checkpoint-{self.state.global_step}")
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        if folder == self._last_checkpoint:  # stopped before the step that follows it
+            return
+        try:
+            checkpoints.write(self, folder, lambda: self._write_files(folder, model, trial))
+        except checkpoints.SaveError as error:
+            older = checkpoints.complete(folder.parent)
+            kept = f"{older[-1].name} is kept" if older else "there is no older one"
+            line = f"{folder.name} could not be saved ({error}); {kept}"
+            if self.args.on_save_error == "stop" or self.was_stopped:
+                raise RunStopped(f"{line}; make room, then go on with --resume_from_checkpoint latest") from error
+            logger.warning("%s, and the run goes on", line)
+        else:
+            self._last_checkpoint = folder
+
+    def _write_files(self, folder: Path, model: nn.Module, trial: Any) -> None:
+        """All files of a checkpoint but those of `memory`; called on every process."""
+        if self.args.sync_ref_model and self.args.should_save:
+            checkpoints.save_reference(folder, self.accelerator.unwrap_model(self.ref_model))
         super()._save_checkpoint(model, trial)
 
 
@@ -364,7 +416,7 @@ def _guard(reward_funcs: Any, args: CreditGRPOConfig, dataset: Any) -> tuple[lis
     for function in functions:
         if callable(function) and not isinstance(function, nn.Module):
             check_signature(function, getattr(dataset, "column_names", None) or [])
-            function = GuardedReward(function, args.reward_timeout)
+            function = GuardedReward(function, args.reward_timeout, args.reward_retries)
         guarded.append(function)
     return [f for f in guarded if isinstance(f, GuardedReward)], guarded if reward_funcs is not None else None
 

@@ -184,10 +184,10 @@ class CreditPPOTrainer(CreditGRPOTrainer):
         super()._load_own_state(checkpoint)
         self.critic.load_state(checkpoint)
 
-    def _save_checkpoint(self, model, trial):  # type: ignore[no-untyped-def]
+    def _write_files(self, folder, model, trial):  # type: ignore[no-untyped-def]
         if self.args.should_save:
-            self.critic.save_state(f"{self._get_output_dir(trial=trial)}/checkpoint-{self.state.global_step}")
-        super()._save_checkpoint(model, trial)
+            self.critic.save_state(str(folder))
+        super()._write_files(folder, model, trial)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The policy, and the critic in the folder `critic` beside it."""

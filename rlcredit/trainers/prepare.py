@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -111,7 +110,6 @@ class Checked(NamedTuple):
         policy: the policy's configuration.
         tokenizer: the policy's.
         checkpoint: where training goes on, or None.
-        earlier: complete checkpoints of an earlier run in the output folder.
         notes: what the user should know before training starts.
     """
 
@@ -123,7 +121,6 @@ class Checked(NamedTuple):
     policy: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
     checkpoint: str | None
-    earlier: list[Path]
     notes: list[str]
 
     @property
@@ -186,7 +183,7 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig) ->
             f"processes: the recipe is meant for {run.processes}, this run has {config.world_size}: batches are "
             f"{config.world_size / run.processes:g} times as large as there"
         )
-    return Checked(run, model, config, task, path, policy, tokenizer, checkpoint, earlier, notes)
+    return Checked(run, model, config, task, path, policy, tokenizer, checkpoint, notes)
 
 
 def _check_policy(
@@ -222,7 +219,7 @@ def build(checked: Checked) -> CreditGRPOTrainer:
     except ValueError as error:
         raise InputError(" ".join(str(error).split())) from error
     if checked.checkpoint is None and trainer.is_world_process_zero():
-        for folder in checked.earlier:
+        for folder in checkpoints.folders(checked.config.output_dir):  # of a run to be overwritten, or torn
             shutil.rmtree(folder)
     trainer.held_out = checked.held_out
     if checked.run.credit_report_steps:

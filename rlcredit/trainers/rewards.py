@@ -3,6 +3,9 @@
 A signature or a number of scores that is wrong is the user's to mend: `InputError`. An exception, a time-out or a
 score that is not finite makes that completion unscored: it gets no advantage and the run goes on. None keeps TRL's
 meaning, "this reward does not apply here"; a completion for which every reward says None is unscored too.
+
+A server that does not answer concerns every completion: the call is repeated, and the run stops with a checkpoint if
+that does not help.
 """
 
 from __future__ import annotations
@@ -12,10 +15,11 @@ import inspect
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from rlcredit.errors import InputError
+from rlcredit.errors import InputError, RunStopped
 from rlcredit.tasks.base import result_of
 
 logger = logging.getLogger(__name__)
@@ -24,6 +28,14 @@ logger = logging.getLogger(__name__)
 TRL_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 # Row by row, give up on the rest of a batch after this many time-outs: each leaves a thread that cannot be stopped.
 TIMEOUTS_PER_BATCH = 3
+# What means that a server is away, by the class of the exception (Python's, requests', httpx's, aiohttp's, urllib's)
+# or by the status that it answers with.
+OUTAGES = frozenset({"ConnectionError", "TransportError", "ClientConnectionError", "URLError"})
+OUTAGE_STATUS = frozenset({429, 502, 503, 504})
+
+
+class RewardsStopped(RunStopped):
+    """A reward that the run cannot go on without."""
 
 
 def check_signature(reward: Callable, columns: Iterable[str]) -> None:
@@ -43,29 +55,37 @@ class GuardedReward:
     Args:
         reward: a TRL reward function, plain or async: (prompts, completions, **columns) -> a score for each.
         timeout: seconds for one call, or None.
+        retries: how often a call is repeated whose server does not answer, after 1, 2, 4, ... seconds.
 
     Attributes:
         failed: the rows of the last call that raised, timed out or got a score that is not finite.
+        error: what ends the run, or None. It is kept, not raised: other processes are waiting for the scores, so all
+            have to raise it together.
     """
 
-    def __init__(self, reward: Callable, timeout: float | None = None) -> None:
+    def __init__(self, reward: Callable, timeout: float | None = None, retries: int = 0) -> None:
         functools.update_wrapper(self, reward, updated=())
         self.__name__ = _name(reward)
-        self._reward, self._timeout = reward, timeout
+        self._reward, self._timeout, self._retries = reward, timeout, retries
         self._reported: set[str] = set()
         self.failed: set[int] = set()
+        self.error: InputError | RewardsStopped | None = None
 
     def __call__(self, prompts: Sequence, completions: Sequence, **columns: Any) -> list[float | None]:
         """Scores of all completions; nan for those that could not be scored."""
         self.failed = set()
         log_extra = columns.pop("log_extra", None)
         try:
-            scores, extras = self._score(prompts, completions, columns)
-        except InputError:
-            raise
-        except Exception as error:  # whatever a user's function raises: find the completions that cause it
-            self._report(error)
-            scores, extras = self._score_rows(prompts, completions, columns)
+            try:
+                scores, extras = self._score(prompts, completions, columns)
+            except (InputError, RewardsStopped):
+                raise
+            except Exception as error:  # whatever a user's function raises: find the completions that cause it
+                self._report(error)
+                scores, extras = self._score_rows(prompts, completions, columns)
+        except (InputError, RewardsStopped) as error:
+            self.error = error
+            return [math.nan] * len(completions)
         if log_extra is not None:
             for column, values in extras.items():
                 log_extra(column, values)
@@ -81,10 +101,11 @@ class GuardedReward:
         def log_extra(column: str, values: list) -> None:
             extras.setdefault(column, []).extend(values)
 
-        scores = _within(
-            self._timeout,
-            functools.partial(self._reward, prompts=prompts, completions=completions, log_extra=log_extra, **columns),
-        )
+        def call() -> Any:
+            extras.clear()  # what an attempt before logged
+            return self._reward(prompts=prompts, completions=completions, log_extra=log_extra, **columns)
+
+        scores = self._answer(call)
         if isinstance(scores, str) or not isinstance(scores, Iterable):
             raise InputError(f"reward {self.__name__!r} returned {type(scores).__name__}; return a list of numbers")
         scores = list(scores)
@@ -94,6 +115,29 @@ class GuardedReward:
                 "completions; return exactly one for each"
             )
         return [self._number(score) for score in scores], extras
+
+    def _answer(self, call: Callable[[], Any]) -> Any:
+        """The call's result, asked for again while a server is away. Raises: RewardsStopped if it stays away."""
+        for attempt in range(self._retries + 1):
+            try:
+                return _within(self._timeout, call)
+            except Exception as error:
+                if not _is_outage(error):
+                    raise
+                last, wait = error, 2.0**attempt
+            if attempt < self._retries:
+                logger.warning(
+                    "reward %r: no server (%s: %s); asking again in %g s",
+                    self.__name__,
+                    type(last).__name__,
+                    last,
+                    wait,
+                )
+                time.sleep(wait)
+        raise RewardsStopped(
+            f"reward {self.__name__!r}: its server did not answer {self._retries + 1} times "
+            f"({type(last).__name__}: {' '.join(str(last).split())[:160]})"
+        ) from last
 
     def _score_rows(self, prompts: Sequence, completions: Sequence, columns: dict[str, Any]) -> tuple[list, dict]:
         """Call the function once for each completion."""
@@ -107,7 +151,7 @@ class GuardedReward:
                 if timeouts >= TIMEOUTS_PER_BATCH:
                     raise TimeoutError("too many time-outs in this batch")
                 (score,), logged = self._score(prompts[row : row + 1], completions[row : row + 1], one)
-            except InputError:
+            except (InputError, RewardsStopped):
                 raise
             except Exception as error:
                 timeouts += isinstance(error, TimeoutError)
@@ -134,6 +178,14 @@ class GuardedReward:
         if kind not in self._reported:
             self._reported.add(kind)
             logger.warning("reward %r failed (%s); such completions stay unscored", self.__name__, kind)
+
+
+def _is_outage(error: Exception) -> bool:
+    answer = getattr(error, "response", error)
+    for name in ("status_code", "status", "code"):
+        if isinstance(status := getattr(answer, name, None), int):
+            return status in OUTAGE_STATUS
+    return any(kind.__name__ in OUTAGES for kind in type(error).__mro__)
 
 
 def _within(timeout: float | None, call: Callable[[], Any]) -> Any:

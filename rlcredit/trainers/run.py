@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from rlcredit.credit import CreditArguments
+from rlcredit.errors import RunStopped
 from rlcredit.evaluation.paired import compare
 from rlcredit.evaluation.samples import Table
+from rlcredit.files import write_whole
 from rlcredit.recipes import list_keys
 from rlcredit.trainers import checkpoints
 from rlcredit.trainers.config import CreditGRPOConfig
@@ -45,8 +47,22 @@ def train(argv: Sequence[str]) -> None:
         _describe_run(checked, argv)
     before = _first_accuracies(trainer, resumed=checked.checkpoint is not None)
     trainer.train(resume_from_checkpoint=checked.checkpoint)
-    trainer.save_model()
+    if trainer.was_stopped:
+        step = trainer.state.global_step
+        return _say([f"\nstopped by SIGTERM after step {step}, which is saved", f"resume:     {resume_command(argv)}"])
+    _save(trainer)
     _summarize(trainer, checked, before, _accuracies(trainer), argv)
+
+
+def _save(trainer: CreditGRPOTrainer) -> None:
+    """Write the trained policy. Raises: RunStopped where it cannot be written."""
+    try:
+        trainer.save_model()
+    except checkpoints.WRITE_ERRORS as error:
+        raise RunStopped(
+            f"the policy could not be saved in {trainer.args.output_dir} ({' '.join(str(error).split())[:160]}); make "
+            "room, then go on from the last checkpoint with --resume_from_checkpoint latest"
+        ) from error
 
 
 def _say(lines: Sequence[str]) -> None:
@@ -58,7 +74,6 @@ def _say(lines: Sequence[str]) -> None:
 def _describe_run(checked: Checked, argv: Sequence[str]) -> None:
     """run.json: what the run is, for `rlcredit report`."""
     folder = Path(checked.config.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     facts = {
         "command": shlex.join(["rlcredit", "train", *argv]),
         "algorithm": checked.run.algorithm,
@@ -68,7 +83,7 @@ def _describe_run(checked: Checked, argv: Sequence[str]) -> None:
         "seed": checked.config.seed,
         "eval_samples": checked.run.eval_samples,
     }
-    (folder / RUN_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+    write_whole(folder / RUN_FILE, json.dumps(facts, indent=2) + "\n")
 
 
 def _accuracies(trainer: CreditGRPOTrainer) -> Accuracies:
@@ -83,8 +98,7 @@ def _first_accuracies(trainer: CreditGRPOTrainer, *, resumed: bool) -> Accuracie
     if resumed:
         return json.loads(path.read_text())["before"] if path.is_file() else {}
     before = _accuracies(trainer)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"before": before}) + "\n")
+    write_whole(path, json.dumps({"before": before}) + "\n")
     return before
 
 
@@ -108,7 +122,7 @@ def _summarize(
     if found:
         lines += [f"checkpoint: {found[-1]}", f"resume:     {resume_command(argv)}"]
     print("\n" + "\n".join(lines))
-    (folder / ACCURACY_FILE).write_text(json.dumps({"before": before, "after": after}) + "\n")
+    write_whole(folder / ACCURACY_FILE, json.dumps({"before": before, "after": after}) + "\n")
 
 
 def _change(before: list[float] | None, after: list[float], run: RunArguments) -> str:

@@ -17,7 +17,7 @@ from trl import GRPOTrainer
 from trl.trainer import grpo_trainer
 from trl.trainer.utils import RepeatSampler
 
-from rlcredit.trainers import checkpoints
+from rlcredit.trainers import memory
 
 
 def moved(seam: str) -> str:
@@ -82,7 +82,7 @@ def test_the_tool_mask_is_the_third_of_what_generate_returns():
 
 def test_what_trl_keeps_in_memory():
     source = inspect.getsource(grpo_trainer)
-    for name in checkpoints.TRL_MEMORY:
+    for name in memory.TRL_MEMORY:
         assert f"self.{name} = " in source, moved(name)
     loop = inspect.getsource(Trainer)
     for name in ("_tr_loss", "_globalstep_last_logged"):

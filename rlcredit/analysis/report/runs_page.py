@@ -8,7 +8,6 @@ Every number on the page is worked out here, in Python: the script only chooses 
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -37,6 +36,7 @@ from rlcredit.analysis.run_groups import (
     summaries,
 )
 from rlcredit.evaluation.estimates import Estimate
+from rlcredit.files import write_whole
 
 # In this order, as one module: each uses what those before it define.
 SCRIPTS = ("colour.js", "tokens.js", "charts.js", "runs.js")
@@ -88,13 +88,8 @@ CHARTS = (
 
 
 def write_runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, created: str, path: Path) -> None:
-    """Write the page beside its place, then rename it: a reader never meets half a page."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(runs_page(runs, left_out, command, created), encoding="utf-8", newline="\n")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    """Write the page."""
+    write_whole(path, runs_page(runs, left_out, command, created))
 
 
 def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, created: str) -> str:

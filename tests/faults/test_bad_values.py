@@ -65,8 +65,13 @@ def test_what_a_failed_call_logged_is_not_logged_twice():
 
 @pytest.mark.parametrize("answer", [[1.0], 3.0, "ab", ["x", "y"]])
 def test_wrong_scores_are_bad_input(answer):
-    with pytest.raises(InputError, match="reward"):
-        rows_of(lambda completions, **_: answer, ["a", "b"])
+    guard, scores = rows_of(lambda completions, **_: answer, ["a", "b"])
+    assert isinstance(guard.error, InputError) and "reward" in str(guard.error) and all(map(math.isnan, scores))
+
+
+def test_wrong_scores_end_the_run(tmp_path):
+    with pytest.raises(InputError, match="returned 1 scores for 16 completions"):
+        runs.trained(tmp_path, reward=lambda completions, **_: [1.0])
 
 
 def test_wrong_signatures_are_bad_input():

@@ -1,0 +1,78 @@
+"""How a run ends before its last step: on SIGTERM, and when another of its processes has gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+from accelerate import Accelerator
+from torch import distributed
+from transformers import TrainerCallback
+
+from rlcredit.errors import ProcessLost
+
+
+class StopOnSignal(TrainerCallback):
+    """On SIGTERM to any process, all finish their step, write a checkpoint and end; a second one ends at once.
+
+    Slurm, Kubernetes and `docker stop` send SIGTERM before they kill.
+
+    Attributes:
+        stopped: whether the run has ended so.
+    """
+
+    # A launcher passes on what its processes were sent too: what comes this soon is the same signal. [s]
+    SAME_SIGNAL = 1.0
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self._asked_at: float | None = None
+        self.stopped = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take SIGTERM while the block runs (in the main thread, where Python delivers signals)."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._asked_at is None:
+            self._asked_at = now
+            # os.write: print() may not be called from within itself
+            os.write(2, b"rlcredit: SIGTERM: finishing this step, then a checkpoint; a second one ends at once\n")
+        elif now - self._asked_at > self.SAME_SIGNAL:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        asked = torch.tensor(float(self._asked_at is not None), device=self._accelerator.device)
+        if self._accelerator.reduce(asked, reduction="sum").item() > 0:
+            self.stopped = control.should_save = control.should_training_stop = True
+
+
+@contextmanager
+def naming_lost_processes() -> Iterator[None]:
+    """Turn what torch raises where a peer has gone into a ProcessLost."""
+    try:
+        yield
+    except RuntimeError as error:
+        # gloo raises plain RuntimeErrors, which name its source file; nccl's are DistBackendErrors
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
+            raise
+        raise ProcessLost(
+            "another process of this run has ended, or cannot be reached "
+            f"({' '.join(str(error).split())[-160:]}); this one ends too"
+        ) from error

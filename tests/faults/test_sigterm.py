@@ -1,0 +1,106 @@
+"""SIGTERM: the step is finished, a checkpoint written, exit code 0; a second one ends at once."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from rlcredit.trainers import checkpoints
+from rlcredit.trainers.stopping import StopOnSignal
+from tests import command, runs
+
+
+class SendsItself(TrainerCallback):
+    """SIGTERM in the middle of a step."""
+
+    def __init__(self, step):
+        self._step = step
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if state.global_step == self._step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("save_strategy", ["no", "steps"])
+def test_the_step_is_finished_saved_and_the_run_goes_on_from_there(tmp_path, save_strategy, capfd):
+    straight = runs.trained(tmp_path / "a", max_steps=8)
+    settings = dict(max_steps=8, save_strategy=save_strategy, save_steps=2)
+    first = runs.trainer(tmp_path / "b", **settings)
+    first.add_callback(SendsItself(step=4))  # the second of the four steps that share a rollout
+    handler = signal.getsignal(signal.SIGTERM)
+    first.train()
+    assert first.was_stopped and first.state.global_step == 5
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert "rlcredit: SIGTERM" in capfd.readouterr().err
+    saved = [path.name for path in checkpoints.complete(tmp_path / "b")]
+    assert saved == (["checkpoint-5"] if save_strategy == "no" else ["checkpoint-2", "checkpoint-4", "checkpoint-5"])
+    second = runs.trainer(tmp_path / "b", **settings)
+    second.train(resume_from_checkpoint="latest")
+    assert not second.was_stopped
+    assert all(torch.equal(value, runs.parameters(second)[name]) for name, value in runs.parameters(straight).items())
+    assert runs.logged(straight) == runs.logged(second)
+
+
+WORDS = (*command.SHORT, "--max_steps=12", "--save_steps=100")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_every_process_ends_with_0_and_says_how_to_go_on(tmp_path, task, processes):
+    words = [*WORDS, *task("slow"), "--per_device_train_batch_size=4"]
+    code, _, said = command.run(*words, "--output_dir", tmp_path / "straight", processes=processes)
+    assert code == 0, said[-3000:]
+    process = command.start(*words, "--output_dir", tmp_path / "run", processes=processes)
+    command.wait_for(lambda: command.last_step(tmp_path / "run") >= 2, process)
+    # to one of the processes only: the others hear of it from this one
+    trained = [process.pid] if processes == 1 else children(process.pid)
+    assert len(trained) == processes
+    os.kill(trained[-1], signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err[-3000:]
+    step = int(re.search(r"stopped by SIGTERM after step (\d+)", out)[1])
+    assert 2 <= step < 12 and checkpoints.complete(tmp_path / "run")[-1].name == f"checkpoint-{step}"
+    resume = shlex.split(re.search(r"resume: +(.*)", out)[1])
+    assert out.count("resume:") == 1 and resume[-2:] == ["--resume_from_checkpoint", "latest"]
+    code, _, said = command.run(*words, "--output_dir", tmp_path / "run", *resume[-2:], processes=processes)
+    assert code == 0, said[-3000:]
+    one, two = (load_file(tmp_path / folder / "model.safetensors") for folder in ("straight", "run"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def children(parent: int) -> list[int]:
+    """The processes that this one has started, by the order of their start."""
+    with open(f"/proc/{parent}/task/{parent}/children") as file:
+        return [int(word) for word in file.read().split()]
+
+
+@pytest.mark.slow
+def test_a_launcher_that_passes_it_on_as_well_is_one_signal(tmp_path, task):
+    process = command.start(*WORDS, *task("slow"), "--output_dir", tmp_path)
+    command.wait_for(lambda: command.last_step(tmp_path) >= 1, process)
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and "stopped by SIGTERM" in out
+
+
+@pytest.mark.slow
+def test_a_second_one_ends_at_once(tmp_path, task):
+    process = command.start(*WORDS, *task("slow"), "--output_dir", tmp_path, RLCREDIT_SLEEP="60")
+    command.wait_for(lambda: (tmp_path / "log.jsonl").is_file(), process)  # the first step scores its rollout
+    time.sleep(5)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(StopOnSignal.SAME_SIGNAL + 0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=5)
+    assert process.returncode == -signal.SIGTERM
