@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -25,6 +26,7 @@ rlcredit: token-level credit for RL fine-tuning of language models
 A RECIPE is a YAML file, or the name of one that comes with rlcredit, such as countdown_tiny/coupled_rhythm.
 rlcredit train, evaluate and analyze list their keys with --help.
 """
+TURN = 20.0  # seconds, for the first process to end and the launcher to see it
 RESUMABLE = {
     "train": "--resume_from_checkpoint latest goes on from the newest checkpoint",
     "evaluate": "the same command goes on where it was",
@@ -124,8 +126,10 @@ def _settle() -> None:
 
 
 def _fail(error: Exception | str, code: int, *, every_process: bool = False) -> int:
-    if every_process or os.environ.get("RANK", "0") == "0":
-        print(f"rlcredit: {error}", file=sys.stderr)
+    if os.environ.get("RANK", "0") != "0" and not every_process:
+        # What the first process says too is said once: a launcher ends this one before its turn comes.
+        time.sleep(TURN)
+    print(f"rlcredit: {error}", file=sys.stderr)
     return code
 
 

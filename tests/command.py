@@ -13,8 +13,8 @@ from pathlib import Path
 from rlcredit.recipes import recipes_root
 
 ROOT = Path(__file__).parents[1]
+TINY = "--config=countdown_tiny/coupled_rhythm"
 SHORT = (
-    "--config=countdown_tiny/coupled_rhythm",
     "--num_generations=4",
     "--per_device_train_batch_size=8",
     "--steps_per_generation=4",
@@ -27,27 +27,20 @@ SHORT = (
 
 def start(*words: object, processes: int = 1, **variables: str) -> subprocess.Popen[str]:
     """`rlcredit train`, or with several processes `accelerate launch scripts/train.py`."""
-    command = [sys.executable, "-m", "rlcredit", "train"]
-    if processes > 1:
-        command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--main_process_port=0"]
-        command += ["--config_file", str(recipes_root() / "accelerate/ddp.yaml"), f"--num_processes={processes}"]
-        command += [str(ROOT / "scripts/train.py")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **variables}
-    return subprocess.Popen(
-        [*command, *map(str, words)],
-        cwd=ROOT,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    program = [str(ROOT / "scripts/train.py")] if processes > 1 else ["-m", "rlcredit", "train"]
+    return _started([*_launcher(processes), *program, *map(str, words)], variables)
 
 
-def run(*words: object, processes: int = 1, timeout: float = 600, **variables: str) -> tuple[int, str, str]:
-    """The same, to its end: exit code, stdout, stderr."""
-    process = start(*words, processes=processes, **variables)
-    said = process.communicate(timeout=timeout)
-    return process.returncode, *said
+def run(*words: object, processes: int = 1, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The same, to its end."""
+    return _ended(start(*words, processes=processes, **variables))
+
+
+def run_module(module: str, *words: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    """`python -m module`, or launched in the same way, to its end."""
+    # which rlcredit's command line sets for itself
+    variables = {"ACCELERATE_USE_CPU": "true"}
+    return _ended(_started([*_launcher(processes), "-m", module, *map(str, words)], variables))
 
 
 def lines_of(folder: Path) -> list[dict]:
@@ -69,3 +62,22 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], se
             raise AssertionError(f"ended with {process.returncode}: {process.communicate()[1][-3000:]}")
         assert time.monotonic() < until, "never happened"
         time.sleep(0.002)
+
+
+def _launcher(processes: int) -> list[str]:
+    """What runs a script, or with -m a module."""
+    if processes == 1:
+        return [sys.executable]
+    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--main_process_port=0"]
+    return [*launch, f"--config_file={recipes_root() / 'accelerate/ddp.yaml'}", f"--num_processes={processes}"]
+
+
+def _started(command: list[str], variables: dict[str, str]) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **variables}
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+
+
+def _ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    out, err = process.communicate(timeout=600)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)

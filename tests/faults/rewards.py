@@ -54,6 +54,13 @@ def dies(completions, trainer_state, **_):
     return digits(completions)
 
 
+def unreachable(completions, trainer_state, **_):
+    """The process cannot reach its server."""
+    if _is_now(trainer_state):
+        raise ConnectionError("no route")
+    return digits(completions)
+
+
 def server(completions, **_):
     """The scores of a server."""
     request = urllib.request.Request(os.environ["RLCREDIT_SCORES"], json.dumps(completions).encode())

@@ -104,6 +104,7 @@ def test_a_real_disk_that_fills_up(tmp_path, choice):
         pytest.skip("no file system can be mounted here")
     try:
         words = [
+            command.TINY,
             *command.SHORT,
             "--max_steps=6",
             "--save_steps=2",
@@ -122,7 +123,7 @@ def test_a_real_disk_that_fills_up(tmp_path, choice):
         assert len(last) == 1 and ("policy could not be saved" if choice == "continue" else "is kept") in last[0]
         assert "Traceback" not in said
         os.unlink(disk / "ballast")
-        code, _, said = command.run(*words, "--resume_from_checkpoint=latest")
-        assert code == 0, said[-3000:]
+        done = command.run(*words, "--resume_from_checkpoint=latest")
+        assert done.returncode == 0, done.stderr[-3000:]
     finally:
         subprocess.run(["umount", "-l", disk], check=True)

@@ -43,10 +43,16 @@ def wait_and_kill(process, folder, moment: str, draw: random.Random) -> None:
 
 @pytest.mark.slow
 def test_twenty_kills(tmp_path, record_property):
-    words = [*command.SHORT, f"--max_steps={STEPS}", f"--save_steps={SAVE_STEPS}", "--resume_from_checkpoint=auto"]
+    words = [
+        command.TINY,
+        *command.SHORT,
+        f"--max_steps={STEPS}",
+        f"--save_steps={SAVE_STEPS}",
+        "--resume_from_checkpoint=auto",
+    ]
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    code, _, said = command.run(*words, "--output_dir", straight, "--save_total_limit=2")
-    assert code == 0, said[-3000:]
+    done = command.run(*words, "--output_dir", straight, "--save_total_limit=2")
+    assert done.returncode == 0, done.stderr[-3000:]
     draw = random.Random(7)
     moments = ["saving"] * 10 + ["training"] * 8 + ["starting"] * 2
     draw.shuffle(moments)
@@ -61,8 +67,8 @@ def test_twenty_kills(tmp_path, record_property):
         at = int(newest[0].name.split("-")[1]) if newest else 0
         lost.append(command.last_step(killed) - at)
         assert 0 <= lost[-1] <= SAVE_STEPS
-    code, _, said = command.run(*words, "--output_dir", killed, "--save_total_limit=2")
-    assert code == 0, said[-3000:]
+    done = command.run(*words, "--output_dir", killed, "--save_total_limit=2")
+    assert done.returncode == 0, done.stderr[-3000:]
     one, two = (load_file(folder / "model.safetensors") for folder in (straight, killed))
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     steps = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 from rlcredit.cli import main
 from rlcredit.recipes import find_recipe, list_recipes, recipes_root
 from rlcredit.trainers.run import resume_command
+from tests import command
 from tests.policies import local_data, save_policy
 
 TINY = [recipe for recipe in list_recipes() if recipe.name.startswith("countdown_tiny/")]
@@ -276,16 +276,6 @@ def test_wandb_goes_on_as_the_same_run(tmp_path, monkeypatch):
     assert len(runs) == 2 and len(set(runs)) == 1
 
 
-def launched(*words: str) -> subprocess.CompletedProcess:
-    """`accelerate launch` with two processes on the CPU, as the README says."""
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-    command += ["--config_file", str(recipes_root() / "accelerate/ddp.yaml"), "--main_process_port", "0"]
-    command += [str(root / "scripts/train.py"), *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, cwd=root)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "credit",
@@ -295,12 +285,14 @@ def test_two_processes_resume_bit_for_bit(tmp_path, credit):
     words = ["--config", "countdown_tiny/coupled_rhythm", *QUICK[1:4], "--per_device_train_batch_size=4", *credit]
     words += ["--steps_per_generation=4", "--gradient_accumulation_steps=1", "--save_steps=6"]
     words.remove("--per_device_train_batch_size=8")
-    straight = launched(*words, "--output_dir", str(tmp_path / "a"), "--max_steps=12")
+    straight = command.run(*words, "--output_dir", str(tmp_path / "a"), "--max_steps=12", processes=2)
     assert straight.returncode == 0, straight.stderr[-3000:]
     # a constant learning rate: the first half does not know how long the run will be
-    half = launched(*words, "--output_dir", str(tmp_path / "b"), "--max_steps=6")
+    half = command.run(*words, "--output_dir", str(tmp_path / "b"), "--max_steps=6", processes=2)
     assert half.returncode == 0, half.stderr[-3000:]
-    rest = launched(*words, "--output_dir", str(tmp_path / "b"), "--max_steps=12", "--resume_from_checkpoint=latest")
+    rest = command.run(
+        *words, "--output_dir", str(tmp_path / "b"), "--max_steps=12", "--resume_from_checkpoint=latest", processes=2
+    )
     assert rest.returncode == 0, rest.stderr[-3000:]
     weights = "adapter_model.safetensors" if "--use_peft=true" in credit else "model.safetensors"
     one, two = (load_file(tmp_path / run / "checkpoint-12" / weights) for run in "ab")
@@ -326,7 +318,7 @@ def test_two_processes_auto_equals_auxiliary(tmp_path):
     words = ["--config", "countdown_tiny/coupled_rhythm", "--num_generations=4", "--held_out=0", "--max_steps=3"]
     words += ["--per_device_train_batch_size=4", "--steps_per_generation=2", "--gradient_accumulation_steps=2"]
     for mode in ("auto", "auxiliary"):
-        done = launched(*words, f"--credit_attention={mode}", "--output_dir", str(tmp_path / mode))
+        done = command.run(*words, f"--credit_attention={mode}", "--output_dir", str(tmp_path / mode), processes=2)
         assert done.returncode == 0, done.stderr[-3000:]
     one, two = (load_file(tmp_path / mode / "model.safetensors") for mode in ("auto", "auxiliary"))
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -335,6 +327,6 @@ def test_two_processes_auto_equals_auxiliary(tmp_path):
 @pytest.mark.slow
 def test_bad_input_in_two_processes_is_said_once(tmp_path):
     words = ["--config", "countdown_tiny/coupled_rhythm", "--credit_quantile=2"]
-    failed = launched(*words, "--output_dir", str(tmp_path))
+    failed = command.run(*words, "--output_dir", str(tmp_path), processes=2)
     assert failed.returncode != 0
     assert failed.stderr.count("rlcredit: ") == 1

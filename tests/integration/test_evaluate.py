@@ -23,6 +23,7 @@ from rlcredit.evaluation.samples import batches
 from rlcredit.evaluation.sampling import Sampling, complete
 from rlcredit.recipes import recipes_root
 from rlcredit.tasks import TASKS
+from tests import command
 from tests.policies import save_rows
 
 POLICY = str(recipes_root() / "countdown_tiny/policy")
@@ -100,17 +101,7 @@ def test_killed_and_started_again_it_ends_as_if_never_stopped(tmp_path):
 @pytest.mark.slow
 def test_two_processes_give_the_same_samples_and_figures(tmp_path):
     whole = evaluated(tmp_path / "one", *SAMPLED)
-    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--main_process_port", "0"]
-    launch += ["--config_file", str(recipes_root() / "accelerate/ddp.yaml"), "-m", "rlcredit", "evaluate"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [*launch, *SAMPLED, "--output", str(tmp_path / "two")],
-        capture_output=True,
-        text=True,
-        timeout=400,
-        env=environment,
-        cwd=Path(__file__).parents[2],
-    )
+    done = command.run_module("rlcredit", "evaluate", *SAMPLED, "--output", tmp_path / "two", processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("24 problems x 4 samples") == 1
     assert samples(tmp_path / "two") == samples(tmp_path / "one")
