@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig
 
 from rlcredit import CreditGRPOTrainer, CreditPPOTrainer
+from rlcredit.errors import InputError
 from rlcredit.trainers import checkpoints, critic, log
 from rlcredit.trainers.log import JsonlLog
 from tests import runs, tiny
@@ -128,13 +129,63 @@ def test_a_rollout_of_uniform_is_used_up_without_credit(tmp_path):
     assert credited == [5, 6]  # steps 3 and 4 belong to the window that uniform began
 
 
+def by_trl_alone(folder, step):
+    """A checkpoint without rlcredit's list of files."""
+    made = folder / f"checkpoint-{step}"
+    made.mkdir()
+    (made / "trainer_state.json").write_text("{}")
+    return made
+
+
 def test_latest_is_the_newest_complete_one(tmp_path):
     for step in (2, 10, 9):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+        by_trl_alone(tmp_path, step)
     (tmp_path / "checkpoint-11").mkdir()  # torn: its trainer state was never written
     assert checkpoints.find("latest", str(tmp_path)) == str(tmp_path / "checkpoint-10")
     with pytest.raises(ValueError, match="no complete checkpoint"):
         checkpoints.find("latest", str(tmp_path / "checkpoint-2"))
     with pytest.raises(ValueError, match="checkpoint-11"):
         checkpoints.find(str(tmp_path / "checkpoint-11"), str(tmp_path))
+
+
+def test_auto_starts_and_goes_on(tmp_path):
+    assert checkpoints.find("auto", str(tmp_path)) is None
+    by_trl_alone(tmp_path, 4)
+    assert checkpoints.find("auto", str(tmp_path)) == str(tmp_path / "checkpoint-4")
+
+
+def test_a_checkpoint_is_complete_when_every_file_is_there_whole(tmp_path):
+    runs.trained(tmp_path, save_strategy="steps", save_steps=2, max_steps=2)
+    made = tmp_path / "checkpoint-2"
+    names = [path.relative_to(made) for path in made.rglob("*") if path.is_file()]
+    assert checkpoints.is_complete(made) and len(names) > 8
+    for name in names:
+        whole = (made / name).read_bytes()
+        (made / name).unlink()
+        assert not checkpoints.is_complete(made), f"{name} is missing"
+        (made / name).write_bytes(whole[: len(whole) // 2])
+        assert not checkpoints.is_complete(made), f"{name} is cut short"
+        (made / name).write_bytes(whole)
+    assert checkpoints.is_complete(made)
+
+
+def test_older_checkpoints_go_once_the_newer_one_counts(tmp_path, monkeypatch):
+    seen = []
+    rotate = checkpoints.rotate_checkpoints
+
+    def watched(folder, *args, **options):
+        seen.append([path.name for path in checkpoints.complete(folder)])
+        rotate(folder, *args, **options)
+
+    monkeypatch.setattr(checkpoints, "rotate_checkpoints", watched)
+    runs.trained(tmp_path, save_strategy="steps", save_steps=1, save_total_limit=1, max_steps=3)
+    assert seen == [["checkpoint-1"], ["checkpoint-1", "checkpoint-2"], ["checkpoint-2", "checkpoint-3"]]
+    assert [path.name for path in checkpoints.folders(tmp_path)] == ["checkpoint-3"]
+
+
+def test_processes_that_found_different_checkpoints_do_not_start(monkeypatch):
+    monkeypatch.setattr(checkpoints, "gather_object", lambda found: [*found, "run/checkpoint-4", None])
+    with pytest.raises(InputError, match=r"different checkpoints \(checkpoint-2, checkpoint-4, none\)"):
+        checkpoints.agree("run/checkpoint-2")
+    monkeypatch.setattr(checkpoints, "gather_object", lambda found: [*found, "run/checkpoint-2"])
+    checkpoints.agree("run/checkpoint-2")
