@@ -20,14 +20,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rlcredit import CreditGRPOTrainer
+from rlcredit import CreditGRPOTrainer, CreditPPOTrainer
 from tests import runs
 
 Row = tuple[int, tuple[int, ...], tuple[int, ...]]
 """A response: its optimiser step, the prompt's tokens, its own tokens."""
 
 
-class Recorded(CreditGRPOTrainer):
+class Recording:
     """Keeps the credit weights of every response, without padding."""
 
     def _compute_loss(self, model, inputs):
@@ -40,6 +40,14 @@ class Recorded(CreditGRPOTrainer):
             key = self.state.global_step, tuple(prompt.tolist()), tuple(response.tolist())
             self.weights[key] = weights[inputs["completion_mask"][row].bool()].clone()
         return loss
+
+
+class RecordedGRPO(Recording, CreditGRPOTrainer):
+    pass
+
+
+class RecordedPPO(Recording, CreditPPOTrainer):
+    pass
 
 
 def rollout(prompts: list[str], trainer: CreditGRPOTrainer) -> dict[str, Any]:
@@ -57,18 +65,22 @@ def rollout(prompts: list[str], trainer: CreditGRPOTrainer) -> dict[str, Any]:
     }
 
 
-def run(folder: Path, **changes: Any) -> None:
+def run(folder: Path, algorithm: str = "grpo", **changes: Any) -> None:
     """Train five steps and write what this process saw to `folder`; `changes` are settings of `tests.runs`."""
     settings = {"max_steps": 5, "gradient_accumulation_steps": 1, **changes}
     settings["steps_per_generation"] = settings["gradient_accumulation_steps"]
-    made = runs.trainer(folder, Recorded, **settings)
+    made = runs.trainer(folder, {"grpo": RecordedGRPO, "ppo": RecordedPPO}[algorithm], **settings)
     made.rollout_func = rollout
     made.train()
     folder.mkdir(parents=True, exist_ok=True)
+    parameters = runs.parameters(made)
+    if algorithm == "ppo":
+        critic = made.accelerator.unwrap_model(made.critic.model)
+        parameters |= {f"critic.{name}": value.detach() for name, value in critic.named_parameters()}
     found = {
         "losses": [line["loss"] for line in runs.logged(made)],
         "weights": made.weights,
-        "parameters": runs.parameters(made),
+        "parameters": parameters,
     }
     torch.save(found, folder / f"rank{made.accelerator.process_index}.pt")
 

@@ -135,10 +135,12 @@ class CreditGRPOTrainer(GRPOTrainer):
         return self.args.gradient_accumulation_steps % every != 0 or corrected
 
     def _key_rows(self, output: dict[str, Any]) -> None:
-        """Give each row its identity before TRL shuffles them: the micro-step that generated it, and its number."""
-        rows = len(output["completion_ids"])
-        numbers = torch.arange(rows) + self.accelerator.process_index * rows
-        keys = torch.stack([torch.full_like(numbers, self._step), numbers], dim=1)
+        """Give each row its identity before TRL shuffles them: how many completions came before its rollout, and its
+        number in that: the same however a rollout is cut into micro-batches and over processes."""
+        rows, accelerator = len(output["completion_ids"]), self.accelerator
+        numbers = torch.arange(rows) + accelerator.process_index * rows
+        rollouts = self._step // (self.args.steps_per_generation * self.num_iterations)
+        keys = torch.stack([torch.full_like(numbers, rollouts * rows * accelerator.num_processes), numbers], dim=1)
         output["credit_keys"] = keys.to(self.accelerator.device)
 
     def _assign(self, batch: dict[str, Any], signals: AttentionSignals | None) -> None:
