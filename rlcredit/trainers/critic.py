@@ -183,11 +183,13 @@ class Critic(TrainerCallback):
             logits = self.model(input_ids=ids_BN, attention_mask=real_BN, use_cache=False).logits
         return logits[:, -completion - 1 : -1, 0].float()  # the position before a token is where it is chosen
 
-    def learn(self, ids_BN: Tensor, real_BN: Tensor, batch: dict[str, Tensor], micro_batches: int) -> Tensor:
-        """Add the gradient of one micro-batch's value loss, of `micro_batches` a step; gives the loss.
+    def learn(self, ids_BN: Tensor, real_BN: Tensor, batch: dict[str, Tensor], tokens: Tensor) -> Tensor:
+        """Add the gradient of one micro-batch's part of a step's value loss; gives that part.
 
-        Half the squared error over the tokens that are valued; with `value_clip`, the larger of that and the error of
-        the value clipped to within `value_clip` of what it was at the rollout (as PPO implementations do).
+        Half the squared error, summed over the tokens that are valued and divided by `tokens`: the step's number of
+        them a process (gradients are averaged over processes). However a step is cut, its parts add up to the same.
+        With `value_clip`, the larger of that and the error of the value clipped to within `value_clip` of what it was
+        at the rollout (as PPO implementations do).
         """
         args, accelerator = self._args, self._accelerator
         returns, valued = batch["returns"], batch["valued"]
@@ -199,8 +201,8 @@ class Critic(TrainerCallback):
                 before = batch["values"]
                 near = before + (values - before).clamp(-args.value_clip, args.value_clip)
                 error = torch.maximum(error, (near - returns) ** 2)
-            loss = 0.5 * (error * valued).sum() / valued.sum().clamp(min=1)
-            (loss / micro_batches).backward()
+            loss = 0.5 * (error * valued).sum() / tokens
+            loss.backward()
         return loss.detach()
 
     # ---- called by the trainer's loop -----------------------------------------------------------------------------

@@ -78,7 +78,8 @@ class CreditPPOTrainer(CreditGRPOTrainer):
 
     @torch.no_grad()
     def _estimate_advantages(self, batch: dict[str, Any]) -> None:
-        """Put whitened advantages, returns, values and the mask of valued tokens, (B, T) each, into the rollout."""
+        """Put whitened advantages, returns, values and the mask of valued tokens, (B, T) each, into the rollout, and
+        the number of those tokens on all processes."""
         assert self._scores is not None
         scored = ~self._scores.isnan()
         written = loss_mask(batch).bool()
@@ -93,6 +94,7 @@ class CreditPPOTrainer(CreditGRPOTrainer):
         advantages, returns = gae(rewards, values, valued, self.args.gamma, self.args.gae_lambda)
         batch["advantages"] = self._whitened(advantages, valued)
         batch["returns"], batch["values"], batch["valued"] = returns, values * valued, valued
+        batch["num_valued"] = self.accelerator.reduce(valued.sum(), reduction="sum")
         self._note_values(returns, values, valued)
         self._retable(batch["advantages"], written)
 
@@ -140,14 +142,22 @@ class CreditPPOTrainer(CreditGRPOTrainer):
             self.beta = beta
         if not self.model.training:
             return loss
-        value_loss = self.critic.learn(
-            joined(inputs, "ids"), joined(inputs, "mask"), inputs, self.current_gradient_accumulation_steps
-        )
-        self._bad_steps.watch(value_loss, inputs)
+        tokens = self._valued_in_a_step(inputs)
+        part = self.critic.learn(joined(inputs, "ids"), joined(inputs, "mask"), inputs, tokens)
+        self._bad_steps.watch(part, inputs)
         self._bad_steps.watch(inputs["returns"])
-        self._metrics["train"]["value/loss"].append(self.accelerator.reduce(value_loss, reduction="mean").item())
+        # the parts of a step add up to its loss, and TRL logs the mean of what is noted
+        whole = self.accelerator.reduce(part, reduction="mean").item() * self.current_gradient_accumulation_steps
+        self._metrics["train"]["value/loss"].append(whole)
         self._note_sizes(inputs)
         return loss
+
+    def _valued_in_a_step(self, batch: dict[str, Any]) -> Tensor:
+        """Valued tokens of an optimiser step, a process: of the generation batch, rescaled as TRL does for `dapo`."""
+        # a rollout from a checkpoint of version 0.1 was not counted; TRL's count includes completions without a score
+        counted = batch.get("num_valued", batch["num_items_in_batch"]).clamp(min=1)
+        steps = self.args.steps_per_generation / self.current_gradient_accumulation_steps
+        return counted / (self.accelerator.num_processes * steps)
 
     # ---- what a run shows -----------------------------------------------------------------------------------------
 
