@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from rlcredit.cli import main
 from rlcredit.recipes import find_recipe, list_recipes, recipes_root
+from rlcredit.trainers import prepare
 from rlcredit.trainers.run import resume_command
 from tests.policies import local_data, save_policy
 
@@ -276,11 +277,11 @@ def test_wandb_goes_on_as_the_same_run(tmp_path, monkeypatch):
     assert len(runs) == 2 and len(set(runs)) == 1
 
 
-def launched(*words: str) -> subprocess.CompletedProcess:
+def launched(*words: str, config: str = "ddp") -> subprocess.CompletedProcess:
     """`accelerate launch` with two processes on the CPU, as the README says."""
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-    command += ["--config_file", str(recipes_root() / "accelerate/ddp.yaml"), "--main_process_port", "0"]
+    command += ["--config_file", str(recipes_root() / f"accelerate/{config}.yaml"), "--main_process_port", "0"]
     command += [str(root / "scripts/train.py"), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, cwd=root)
@@ -338,3 +339,31 @@ def test_bad_input_in_two_processes_is_said_once(tmp_path):
     failed = launched(*words, "--output_dir", str(tmp_path))
     assert failed.returncode != 0
     assert failed.stderr.count("rlcredit: ") == 1
+
+
+def test_a_launch_for_shards_is_plain_ddp_on_a_cpu(tmp_path, capsys, monkeypatch):
+    words = ["train", "--config", "countdown_tiny/coupled_rhythm", "--dry_run", "--output_dir", str(tmp_path)]
+    assert main(words) == 0 and "plain DDP" not in capsys.readouterr().out
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert main(words) == 0
+    assert "note: fsdp: accelerate shards on accelerators only; on this CPU every process" in capsys.readouterr().out
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert prepare._not_sharded() == []
+
+
+def test_deepspeed_that_is_not_installed_is_one_line(capsys, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setattr(prepare, "is_deepspeed_available", lambda: False)
+    assert "deepspeed: the launch config asks for it" in refused(capsys, "--config", "countdown_tiny/coupled_rhythm")
+
+
+@pytest.mark.slow
+def test_the_fsdp_launch_config_trains_on_a_cpu_and_says_how(tmp_path):
+    words = ["--config", "countdown_tiny/coupled_rhythm", *QUICK[:3], "--held_out=0"]
+    # a report of every step is refused where weights are sharded
+    done = launched(*words, "--credit_report_steps=1", "--output_dir", str(tmp_path), config="fsdp2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("fsdp: accelerate shards on accelerators only") == 1
+    assert [line["step"] for line in lines_of(tmp_path)] == [1, 2]
+    ppo = launched(*words, "--algorithm=ppo", "--output_dir", str(tmp_path / "ppo"), config="fsdp2")
+    assert ppo.returncode != 0 and ppo.stderr.count("rlcredit: algorithm: ppo cannot be launched so") == 1
