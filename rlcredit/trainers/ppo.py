@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 # Launchers that cannot carry a second model with an optimiser of its own, by the variable that accelerate sets.
 REFUSED_LAUNCHERS = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed's engine holds one model and one optimiser",
-    "ACCELERATE_USE_FSDP": "a second model sharded by FSDP has not been tested",
+    "ACCELERATE_USE_FSDP": "accelerate shards one model, with its optimiser, on accelerators; a second was never run",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM's engine holds one model and one optimiser",
 }
 
@@ -195,14 +195,14 @@ class CreditPPOTrainer(CreditGRPOTrainer):
         self.critic.load_state(checkpoint)
 
     def _save_checkpoint(self, model, trial):  # type: ignore[no-untyped-def]
-        if self.args.should_save:
-            self.critic.save_state(f"{self._get_output_dir(trial=trial)}/checkpoint-{self.state.global_step}")
+        self.critic.save_state(f"{self._get_output_dir(trial=trial)}/checkpoint-{self.state.global_step}")
         super()._save_checkpoint(model, trial)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The policy, and the critic in the folder `critic` beside it."""
         super().save_model(output_dir, _internal_call)
-        if self.args.should_save and not _internal_call:
+        if not _internal_call:
             folder = f"{output_dir or self.args.output_dir}/{critic.FOLDER}"
             self.critic.save_pretrained(folder)
-            self.processing_class.save_pretrained(folder)
+            if self.args.should_save:
+                self.processing_class.save_pretrained(folder)
