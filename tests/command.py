@@ -25,15 +25,15 @@ SHORT = (
 )
 
 
-def start(*words: object, processes: int = 1, **variables: str) -> subprocess.Popen[str]:
-    """`rlcredit train`, or with several processes `accelerate launch scripts/train.py`."""
+def start(*words: object, processes: int = 1, config: str = "ddp", **variables: str) -> subprocess.Popen[str]:
+    """`rlcredit train`, or with several processes `accelerate launch scripts/train.py` with that launch config."""
     program = [str(ROOT / "scripts/train.py")] if processes > 1 else ["-m", "rlcredit", "train"]
-    return _started([*_launcher(processes), *program, *map(str, words)], variables)
+    return _started([*_launcher(processes, config), *program, *map(str, words)], variables)
 
 
-def run(*words: object, processes: int = 1, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(*words: object, processes: int = 1, **options: str) -> subprocess.CompletedProcess[str]:
     """The same, to its end."""
-    return _ended(start(*words, processes=processes, **variables))
+    return _ended(start(*words, processes=processes, **options))
 
 
 def run_module(module: str, *words: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
@@ -64,12 +64,12 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], se
         time.sleep(0.002)
 
 
-def _launcher(processes: int) -> list[str]:
+def _launcher(processes: int, config: str = "ddp") -> list[str]:
     """What runs a script, or with -m a module."""
     if processes == 1:
         return [sys.executable]
     launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--main_process_port=0"]
-    return [*launch, f"--config_file={recipes_root() / 'accelerate/ddp.yaml'}", f"--num_processes={processes}"]
+    return [*launch, f"--config_file={recipes_root() / 'accelerate' / config}.yaml", f"--num_processes={processes}"]
 
 
 def _started(command: list[str], variables: dict[str, str]) -> subprocess.Popen[str]:

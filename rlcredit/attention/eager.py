@@ -51,8 +51,9 @@ def _eager_rows(layer: Layer, call: AttentionCall, rows: slice) -> Tensor:
     mask = layer.additive_mask(rows, slice(0, N)).to(call.query.dtype)
     own = {"scaling": layer.scale, "dropout": 0.0, "position_bias": None}  # the mask holds the bias
     options = {**call.options, **own}
-    for name, value in options.items():
-        if isinstance(value, Tensor) and value.dim() == 4 and value.shape[2] == N:  # one entry a query
-            options[name] = value[:, :, rows]
+    for name, option in options.items():
+        if isinstance(option, Tensor) and option.dim() == 4 and option.shape[2] == N:  # one entry a query
+            options[name] = option[:, :, rows]
+    value = call.value.to(call.query.dtype)  # autocast: rotary embeddings leave q and k in fp32, v is in bf16
     with evaluating(call.module):  # no dropout, and nothing drawn from the random streams
-        return call.eager(call.module, call.query[:, :, rows], call.key, call.value, mask, **options)[1].float()
+        return call.eager(call.module, call.query[:, :, rows], call.key, value, mask, **options)[1].float()

@@ -16,6 +16,8 @@ from accelerate import Accelerator
 from peft import LoraConfig, TaskType, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import (
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
     AutoConfig,
@@ -52,9 +54,14 @@ class ValueModel(nn.Module):
         hidden = self.base_model(input_ids, attention_mask=attention_mask, **options).last_hidden_state
         return TokenClassifierOutput(logits=self.score(hidden))
 
-    def save_pretrained(self, folder: str) -> None:
-        self.base_model.save_pretrained(folder)
-        save_file(self.score.state_dict(), Path(folder) / HEAD_FILE)
+    def save_pretrained(self, folder: str, state_dict: dict[str, Tensor] | None = None) -> None:
+        state = self.state_dict() if state_dict is None else state_dict
+        parts: dict[str, dict[str, Tensor]] = {"base_model": {}, "score": {}}
+        for name, value in state.items():
+            part, _, own_name = name.partition(".")
+            parts[part][own_name] = value
+        self.base_model.save_pretrained(folder, state_dict=parts["base_model"])
+        save_file(parts["score"], Path(folder) / HEAD_FILE)
 
     def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
         self.base_model.gradient_checkpointing_enable(*args, **kwargs)
@@ -156,7 +163,7 @@ class Critic(TrainerCallback):
         if args.gradient_checkpointing:
             enable: Any = model.gradient_checkpointing_enable
             enable(args.gradient_checkpointing_kwargs)
-        self.model = accelerator.prepare_model(model.train())
+        self.model = self._prepared(model.train())
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self._parameters,
@@ -167,6 +174,10 @@ class Critic(TrainerCallback):
         )
         self.scheduler: Any = None
         self._resumed: dict[str, Any] | None = None
+
+    def _prepared(self, model: nn.Module) -> nn.Module:
+        """The model as it is trained; one that `fully_shard` has cut is already (accelerate refuses it)."""
+        return model if isinstance(model, FSDPModule) else self._accelerator.prepare_model(model)
 
     @torch.no_grad()
     def values(self, ids_BN: Tensor, real_BN: Tensor, completion: int, rows_at_once: int) -> Tensor:
@@ -183,11 +194,13 @@ class Critic(TrainerCallback):
             logits = self.model(input_ids=ids_BN, attention_mask=real_BN, use_cache=False).logits
         return logits[:, -completion - 1 : -1, 0].float()  # the position before a token is where it is chosen
 
-    def learn(self, ids_BN: Tensor, real_BN: Tensor, batch: dict[str, Tensor], micro_batches: int) -> Tensor:
-        """Add the gradient of one micro-batch's value loss, of `micro_batches` a step; gives the loss.
+    def learn(self, ids_BN: Tensor, real_BN: Tensor, batch: dict[str, Tensor], tokens: Tensor) -> Tensor:
+        """Add the gradient of one micro-batch's part of a step's value loss; gives that part.
 
-        Half the squared error over the tokens that are valued; with `value_clip`, the larger of that and the error of
-        the value clipped to within `value_clip` of what it was at the rollout (as PPO implementations do).
+        Half the squared error, summed over the tokens that are valued and divided by `tokens`: the step's number of
+        them a process (gradients are averaged over processes). However a step is cut, its parts add up to the same.
+        With `value_clip`, the larger of that and the error of the value clipped to within `value_clip` of what it was
+        at the rollout (as PPO implementations do).
         """
         args, accelerator = self._args, self._accelerator
         returns, valued = batch["returns"], batch["valued"]
@@ -199,8 +212,8 @@ class Critic(TrainerCallback):
                 before = batch["values"]
                 near = before + (values - before).clamp(-args.value_clip, args.value_clip)
                 error = torch.maximum(error, (near - returns) ** 2)
-            loss = 0.5 * (error * valued).sum() / valued.sum().clamp(min=1)
-            (loss / micro_batches).backward()
+            loss = 0.5 * (error * valued).sum() / tokens
+            loss.backward()
         return loss.detach()
 
     # ---- called by the trainer's loop -----------------------------------------------------------------------------
@@ -232,22 +245,30 @@ class Critic(TrainerCallback):
 
     # ---- files ----------------------------------------------------------------------------------------------------
 
+    # Every process calls each of these: shards are gathered, and one process writes.
+
     def save_pretrained(self, folder: str) -> None:
         """Write the critic as a model folder, as it may be given to another run."""
-        model = self._accelerator.unwrap_model(self.model)
+        model: Any = self._accelerator.unwrap_model(self.model)
+        state = _whole(model.state_dict(), self._args.should_save)
+        if not self._args.should_save:
+            return
         if hasattr(model, "merge_and_unload"):
             model = copy.deepcopy(model).merge_and_unload()
-        model.save_pretrained(folder)
+            state = model.state_dict()
+        model.save_pretrained(folder, state_dict=state)
 
     def save_state(self, checkpoint: str) -> None:
         """Write everything that a resumed run needs, before transformers marks the checkpoint as complete."""
-        Path(checkpoint).mkdir(parents=True, exist_ok=True)
         state = {
             "model": self._accelerator.unwrap_model(self.model).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
         }
-        torch.save(state, Path(checkpoint) / STATE_FILE)
+        state = _whole(state, self._args.should_save)
+        if self._args.should_save:
+            Path(checkpoint).mkdir(parents=True, exist_ok=True)
+            torch.save(state, Path(checkpoint) / STATE_FILE)
 
     def load_state(self, checkpoint: str) -> None:
         """Put the weights back now, optimiser and schedule when training begins. Raises: InputError if not there."""
@@ -258,5 +279,33 @@ class Critic(TrainerCallback):
             )
         device = self._accelerator.device
         location = "cpu" if device.type == "cpu" else device  # torch knows no "cpu:0"
-        self._resumed = torch.load(path, map_location=location, weights_only=True)
-        self._accelerator.unwrap_model(self.model).load_state_dict(self._resumed["model"])
+        state = torch.load(path, map_location=location, weights_only=True)
+        model = self._accelerator.unwrap_model(self.model)
+        model.load_state_dict({name: _as_in(like, state["model"][name]) for name, like in model.state_dict().items()})
+        for index, moments in state["optimizer"]["state"].items():
+            for name, value in moments.items():
+                moments[name] = _as_in(self._parameters[index], value)
+        self._resumed = state
+
+
+def _whole(state: Any, keep: bool) -> Any:
+    """The same nested dicts and lists, with whole tensors on the CPU in place of shards; collective.
+
+    Processes that do not `keep` them give their shards and hold no more than one tensor at a time.
+    """
+    if isinstance(state, DTensor):
+        full = state.full_tensor()
+        return full.cpu() if keep else None
+    if isinstance(state, dict):
+        return {key: _whole(value, keep) for key, value in state.items()}
+    if isinstance(state, list):
+        return [_whole(value, keep) for value in state]
+    return state
+
+
+def _as_in(parameter: Tensor, value: Tensor) -> Tensor:
+    """A whole tensor as the shards of the parameter that it belongs to; as it is where that is not sharded."""
+    if not isinstance(parameter, DTensor) or value.dim() == 0:
+        return value
+    # every process has read the file, and takes its part of it without asking the others
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)

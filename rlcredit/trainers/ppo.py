@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 # Launchers that cannot carry a second model with an optimiser of its own, by the variable that accelerate sets.
 REFUSED_LAUNCHERS = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed's engine holds one model and one optimiser",
-    "ACCELERATE_USE_FSDP": "a second model sharded by FSDP has not been tested",
+    "ACCELERATE_USE_FSDP": "accelerate shards one model, with its optimiser, on accelerators; a second was never run",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM's engine holds one model and one optimiser",
 }
 
@@ -78,7 +78,8 @@ class CreditPPOTrainer(CreditGRPOTrainer):
 
     @torch.no_grad()
     def _estimate_advantages(self, batch: dict[str, Any]) -> None:
-        """Put whitened advantages, returns, values and the mask of valued tokens, (B, T) each, into the rollout."""
+        """Put whitened advantages, returns, values and the mask of valued tokens, (B, T) each, into the rollout, and
+        the number of those tokens on all processes."""
         assert self._scores is not None
         scored = ~self._scores.isnan()
         written = loss_mask(batch).bool()
@@ -93,6 +94,7 @@ class CreditPPOTrainer(CreditGRPOTrainer):
         advantages, returns = gae(rewards, values, valued, self.args.gamma, self.args.gae_lambda)
         batch["advantages"] = self._whitened(advantages, valued)
         batch["returns"], batch["values"], batch["valued"] = returns, values * valued, valued
+        batch["num_valued"] = self.accelerator.reduce(valued.sum(), reduction="sum")
         self._note_values(returns, values, valued)
         self._retable(batch["advantages"], written)
 
@@ -140,14 +142,20 @@ class CreditPPOTrainer(CreditGRPOTrainer):
             self.beta = beta
         if not self.model.training:
             return loss
-        value_loss = self.critic.learn(
-            joined(inputs, "ids"), joined(inputs, "mask"), inputs, self.current_gradient_accumulation_steps
-        )
-        self._bad_steps.watch(value_loss, inputs)
+        tokens = self._valued_in_a_step(inputs)
+        part = self.critic.learn(joined(inputs, "ids"), joined(inputs, "mask"), inputs, tokens)
+        self._bad_steps.watch(part, inputs)
         self._bad_steps.watch(inputs["returns"])
-        self._metrics["train"]["value/loss"].append(self.accelerator.reduce(value_loss, reduction="mean").item())
+        # the parts of a step add up to its loss, and TRL logs the mean of what is noted
+        whole = self.accelerator.reduce(part, reduction="mean").item() * self.current_gradient_accumulation_steps
+        self._metrics["train"]["value/loss"].append(whole)
         self._note_sizes(inputs)
         return loss
+
+    def _valued_in_a_step(self, batch: dict[str, Any]) -> Tensor:
+        """Valued tokens of an optimiser step, a process: of the generation batch, rescaled as TRL does for `dapo`."""
+        steps = self.args.steps_per_generation / self.current_gradient_accumulation_steps
+        return batch["num_valued"].clamp(min=1) / (self.accelerator.num_processes * steps)
 
     # ---- what a run shows -----------------------------------------------------------------------------------------
 
@@ -185,14 +193,14 @@ class CreditPPOTrainer(CreditGRPOTrainer):
         self.critic.load_state(checkpoint)
 
     def _write_files(self, folder, model, trial):  # type: ignore[no-untyped-def]
-        if self.args.should_save:
-            self.critic.save_state(str(folder))
+        self.critic.save_state(str(folder))
         super()._write_files(folder, model, trial)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The policy, and the critic in the folder `critic` beside it."""
         super().save_model(output_dir, _internal_call)
-        if self.args.should_save and not _internal_call:
+        if not _internal_call:
             folder = f"{output_dir or self.args.output_dir}/{critic.FOLDER}"
             self.critic.save_pretrained(folder)
-            self.processing_class.save_pretrained(folder)
+            if self.args.should_save:
+                self.processing_class.save_pretrained(folder)

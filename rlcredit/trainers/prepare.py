@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from accelerate.utils import is_deepspeed_available
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
@@ -139,6 +140,8 @@ def check(argv: Sequence[str]) -> Checked:
     if not torch.accelerator.is_available():
         # Without it, accelerate's multi-process launch on a CPU starts runs that do not know of each other.
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+    if _launched_for("DEEPSPEED") and not is_deepspeed_available():
+        raise InputError("deepspeed: the launch config asks for it, and it is not installed; pip install deepspeed")
     disable_progress_bar()  # of loading and saving; training has its own
     config_type, _ = ALGORITHMS.get(str(recipes.peek(argv, "algorithm")), ALGORITHMS["grpo"])
     ppo_only = dict.fromkeys(CreditPPOConfig.__annotations__, "it is a key of algorithm: ppo")
@@ -177,13 +180,30 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig) ->
         config.critic_model_name_or_path = recipes.model_path(config.critic_model_name_or_path)
         trusted = {"trust_remote_code": config.trust_remote_code}
         critic.check(config.critic_model_name_or_path, policy, tokenizer, **trusted)
-    notes = list(task.notes)
+    notes = [*task.notes, *_not_sharded()]
     if run.processes is not None and run.processes != config.world_size and not run.dry_run:
         notes.append(
             f"processes: the recipe is meant for {run.processes}, this run has {config.world_size}: batches are "
             f"{config.world_size / run.processes:g} times as large as there"
         )
     return Checked(run, model, config, task, path, policy, tokenizer, checkpoint, notes)
+
+
+def _launched_for(engine: str) -> bool:
+    """Whether accelerate's launcher was told to use FSDP or DEEPSPEED."""
+    return os.environ.get(f"ACCELERATE_USE_{engine}", "false").lower() == "true"
+
+
+def _not_sharded() -> list[str]:
+    """A line for a launch config that asks for shards where accelerate, without a word, makes none."""
+    if torch.accelerator.is_available():
+        return []
+    return [
+        f"{engine.lower()}: accelerate shards on accelerators only; on this CPU every process holds the whole model "
+        "(plain DDP)"
+        for engine in ("FSDP", "DEEPSPEED")
+        if _launched_for(engine)
+    ]
 
 
 def _check_policy(

@@ -151,6 +151,61 @@ def test_tool_output_is_stepped_over(tmp_path):
     assert torch.allclose(found["returns"][:, [0, 1, 2, 3, 4, 8, 9, 10, 11]], wanted)
 
 
+def fixed_rollout(prompts, trainer):
+    """Completions of 1 to 12 tokens, the same for the same prompts."""
+    ids = [tiny.tokenizer()(prompt)["input_ids"] for prompt in prompts]
+    made = [torch.Generator().manual_seed(99 * sum(row) + i) for i, row in enumerate(ids)]
+    lengths = [1 + (5 * i + sum(row)) % 12 for i, row in enumerate(ids)]
+    completions = [torch.randint(2, 40, (n,), generator=g).tolist() for n, g in zip(lengths, made, strict=True)]
+    return {"prompt_ids": ids, "completion_ids": completions, "logprobs": None}
+
+
+def sometimes_scored(completions, **kwargs):
+    return [None if len(text) % 5 == 2 else len(text) / 10 for text in completions]
+
+
+def after_three_steps(folder, per_device, steps):
+    """The critic's parameters, and the value losses that were logged."""
+    made = runs.trainer(
+        folder,
+        CreditPPOTrainer,
+        reward=sometimes_scored,
+        max_steps=3,
+        critic_learning_rate=1e-3,
+        credit_strategy="uniform",
+        per_device_train_batch_size=per_device,
+        gradient_accumulation_steps=steps,
+        steps_per_generation=steps,
+    )
+    made.rollout_func = fixed_rollout
+    made.train()
+    losses = [line["value/loss"] for line in made.state.log_history if "value/loss" in line]
+    return {k: v.detach() for k, v in made.critic.model.named_parameters()}, losses
+
+
+def test_the_value_loss_is_the_same_however_a_step_is_cut(tmp_path):
+    (whole, losses), (parts, again) = (after_three_steps(tmp_path, rows, 16 // rows) for rows in (8, 2))
+    assert again == pytest.approx(losses, abs=1e-6) and losses[0] > losses[-1] > 0
+    for name, value in whole.items():
+        assert torch.allclose(value, parts[name], atol=1e-6, rtol=0), name
+
+
+def test_a_value_loss_is_a_mean_over_the_steps_valued_tokens(tmp_path):
+    class Seen(CreditPPOTrainer):
+        def _compute_loss(self, model, inputs):
+            self.seen = [*getattr(self, "seen", []), dict(inputs)]
+            return super()._compute_loss(model, inputs)
+
+    made = runs.trainer(tmp_path, Seen, reward=sometimes_scored, max_steps=1, **runs.ALIGNED)
+    made.rollout_func = fixed_rollout
+    made.train()
+    returns, values, valued = (torch.cat([batch[k] for batch in made.seen]) for k in ("returns", "values", "valued"))
+    written = torch.cat([loss_mask(batch) for batch in made.seen])
+    assert 0 < valued.sum() < written.sum()
+    wanted = 0.5 * ((returns - values) ** 2)[valued].mean()
+    assert made.state.log_history[0]["value/loss"] == pytest.approx(wanted.item(), abs=1e-6)
+
+
 def test_a_warm_up_longer_than_the_epochs_is_refused(tmp_path):
     made = runs.trainer(tmp_path, CreditPPOTrainer, max_steps=-1, num_train_epochs=1, critic_warmup_steps=999)
     with pytest.raises(InputError, match="critic_warmup_steps: 999 leaves the policy no step"):
