@@ -31,6 +31,7 @@ from rlcredit.trainers.reader import CreditReader
 from tests import runs, tiny
 from tests.integration.test_wrappers import ARGS, assert_same, batch, read_in_training
 
+pytestmark = pytest.mark.slow
 GROUPINGS = ("response", "batch", "frozen")
 STATE = SimpleNamespace(max_steps=3, global_step=0)
 
@@ -343,7 +344,6 @@ def _cut_short(rank: int, folder: Path) -> None:
     (folder / f"waited{rank}").touch()
 
 
-@pytest.mark.slow
 def test_a_forward_of_shards_runs_whole(tmp_path):
     mp.spawn(_cut_short, (tmp_path,), nprocs=2)
     assert {path.name for path in tmp_path.glob("waited*")} == {"waited0", "waited1"}
