@@ -132,7 +132,8 @@ def write(trainer: GRPOTrainer, folder: Path, save: Callable[[], None]) -> None:
     if reason:
         if saves:
             shutil.rmtree(folder, ignore_errors=True)
-        raise SaveError(reason)
+        free = shutil.disk_usage(folder.parent).free / 1e6
+        raise SaveError(f"{reason}; {free:,.0f} MB are free there")  # torch's own words name no disk
     if saves:
         rotate_checkpoints(str(folder.parent), limit, trainer.state.best_model_checkpoint, use_mtime=True)
 

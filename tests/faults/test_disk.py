@@ -61,7 +61,7 @@ def test_the_older_checkpoint_is_kept_and_the_run_stops(tmp_path, size, kind):
     full = FullFrom(range(4, 5), size)
     made.add_callback(full)
     try:
-        with pytest.raises(RunStopped, match=r"checkpoint-4 could not be saved \(.+\); checkpoint-2 is kept"):
+        with pytest.raises(RunStopped, match=r"checkpoint-4 could not be saved \(.+ MB are free there\); checkpoint-2 is kept"):
             made.train()
     finally:
         full._end()
@@ -100,7 +100,7 @@ def test_a_line_of_the_log_that_does_not_fit_is_left_out_whole(tmp_path, caplog)
 def test_a_real_disk_that_fills_up(tmp_path, choice):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", disk], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk], capture_output=True).returncode:
         pytest.skip("no file system can be mounted here")
     try:
         words = [
