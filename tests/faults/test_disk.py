@@ -60,8 +60,9 @@ def test_the_older_checkpoint_is_kept_and_the_run_stops(tmp_path, size, kind):
     made = runs.trainer(tmp_path, kind, **SETTINGS)
     full = FullFrom(range(4, 5), size)
     made.add_callback(full)
+    said = r"checkpoint-4 could not be saved \(.+ MB are free there\); checkpoint-2 is kept"
     try:
-        with pytest.raises(RunStopped, match=r"checkpoint-4 could not be saved \(.+ MB are free there\); checkpoint-2 is kept"):
+        with pytest.raises(RunStopped, match=said):
             made.train()
     finally:
         full._end()
