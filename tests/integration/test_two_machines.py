@@ -65,7 +65,7 @@ def launched(machines: list[str], *words: str) -> list[str]:
         for rank, name in enumerate(machines)
     ]
     try:
-        said = [process.communicate(timeout=300)[0] for process in started]
+        said = [process.communicate(timeout=900)[0] for process in started]
     finally:
         for process in started:
             process.kill()
