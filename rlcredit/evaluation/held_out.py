@@ -26,6 +26,7 @@ class HeldOut:
         sampling: temperature and the like.
         samples: completions a problem.
         batch_size: completions generated at once by each process.
+        second: how the first set is answered a second time, under the name SET_tTEMPERATURE; None: it is not.
     """
 
     tests: Mapping[str, Dataset]
@@ -33,23 +34,38 @@ class HeldOut:
     sampling: Sampling
     samples: int = 1
     batch_size: int = 32
+    second: Sampling | None = None
 
     def measure(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator
     ) -> dict[str, Table]:
         """The samples of every set, over all processes; draws nothing from the global random streams."""
-        found = {}
-        for name, rows in self.tests.items():
-            wanted = batches(rows, tokenizer, self.samples, self.batch_size)
-            mine = wanted[accelerator.process_index :: accelerator.num_processes]
-            with accelerator.autocast():
-                records = [
-                    record
-                    for batch in mine
-                    for record in draw(model, tokenizer, rows, batch, self.sampling, self.check)
-                ]
-            found[name] = table(gather_object(records))
-        return found
+        wanted = [(name, rows, self.sampling) for name, rows in self.tests.items()]
+        if self.second is not None:
+            name, rows, _ = wanted[0]
+            wanted.append((second_name(name, self.second.temperature), rows, self.second))
+        return {name: self._answered(rows, sampling, model, tokenizer, accelerator) for name, rows, sampling in wanted}
+
+    def _answered(
+        self,
+        rows: Dataset,
+        sampling: Sampling,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        accelerator: Accelerator,
+    ) -> Table:
+        cut = batches(rows, tokenizer, self.samples, self.batch_size)
+        mine = cut[accelerator.process_index :: accelerator.num_processes]
+        with accelerator.autocast():
+            records = [
+                record for batch in mine for record in draw(model, tokenizer, rows, batch, sampling, self.check)
+            ]
+        return table(gather_object(records))
+
+
+def second_name(name: str, temperature: float) -> str:
+    """What a set is called at the second temperature: `countdown_t1`."""
+    return f"{name}_t{temperature:g}"
 
 
 def metrics_of(found: Table) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlcredit.tasks import countdown, custom, zebra
+from rlcredit.tasks import countdown, custom, paths, zebra
 from rlcredit.tasks.base import Load, TaskData
 from rlcredit.tasks.gsm8k import GSM8K
 from rlcredit.tasks.knights_knaves import KNIGHTS_KNAVES
@@ -11,6 +11,7 @@ from rlcredit.tasks.qa import QA
 
 TASKS: dict[str, Load] = {
     "countdown": countdown.load,
+    "paths": paths.load,
     "gsm8k": GSM8K,
     "math": MATH,
     "qa": QA,
@@ -21,6 +22,7 @@ TASKS: dict[str, Load] = {
 
 EVALUATION_SETS: dict[str, str] = {
     "countdown": "countdown",
+    "paths": "paths",
     **{name: task.name for task in (MATH, GSM8K, QA, KNIGHTS_KNAVES) for name in task.test},
     "crossthink_qa": "qa",  # with task_options.hold_out, or a file
     "zebra": "zebra",

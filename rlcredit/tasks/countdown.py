@@ -61,6 +61,8 @@ class CountdownOptions:
     Attributes:
         num_train: training instances, at least 1.
         num_test: held-out instances, at least 0 (0: no held-out set).
+        num_validation: instances of a second held-out set, `countdown_validation`, for choices; 0: none. They are
+            drawn after the held-out ones and before those to train on.
         numbers: how many numbers an instance has, each 2 to 6; with several entries every instance draws one of them.
         max_number: numbers are drawn uniformly from 1 to this.
         max_target: targets lie between 1 and this.
@@ -78,6 +80,7 @@ class CountdownOptions:
     max_number: int = 99
     max_target: int = 100
     seed: int = 0
+    num_validation: int = 0
     prompt_style: str = "text"
     format_reward: float = 0.1
     train: str | None = None
@@ -97,6 +100,7 @@ class CountdownOptions:
 _INTEGER_RANGES = (
     ("num_train", 1, 10_000_000),
     ("num_test", 0, 1_000_000),
+    ("num_validation", 0, 1_000_000),
     ("max_number", 1, 9_999),
     ("max_target", 1, 1_000_000),
     ("seed", 0, 2**63 - 1),
@@ -136,9 +140,15 @@ def load(options: Mapping[str, object], *, train: bool = True, tests: Sequence[s
             options describe fewer different instances than were asked for.
     """
     settings = options_from(CountdownOptions, options, "countdown")
+    if settings.num_validation and (settings.train or settings.test):
+        raise InputError(
+            f"task_options.num_validation: {settings.num_validation} instances are drawn with the others, not beside "
+            "files; write 0, or leave out train and test"
+        )
     drawn = ([], []) if settings.train and settings.test else generate(settings, num_train=None if train else 0)
-    trained = _read(settings.train) if settings.train and train else drawn[0]
+    trained = _read(settings.train) if settings.train and train else drawn[0][settings.num_validation :]
     held_out = _read(settings.test)[: settings.num_test] if settings.test else drawn[1]
+    sets = {"countdown": held_out, "countdown_validation": drawn[0][: settings.num_validation]}
     if settings.test and len(held_out) < settings.num_test:
         raise InputError(
             f"{settings.test}: has {len(held_out)} instances; write task_options.num_test: {len(held_out)} or less"
@@ -147,7 +157,11 @@ def load(options: Mapping[str, object], *, train: bool = True, tests: Sequence[s
     shared = {instance.identity for instance in trained} & {instance.identity for instance in held_out}
     return TaskData(
         train=_dataset(trained, settings.prompt_style) if train else None,
-        tests={"countdown": _dataset(held_out, settings.prompt_style)} if held_out else {},
+        tests={
+            name: _dataset(instances, settings.prompt_style)
+            for name, instances in sets.items()
+            if instances and (not tests or name in tests)
+        },
         rewards=[functools.update_wrapper(reward, countdown_reward)],  # a partial has no __name__ of its own
         check=check,
         notes=[f"overlap: {len(shared)} instances are in the training and in the held-out set"] if shared else [],
@@ -172,14 +186,17 @@ def _instance(place: str, row: Row) -> Instance:
 def generate(options: CountdownOptions, num_train: int | None = None) -> tuple[list[Instance], list[Instance]]:
     """Draw the training (`num_train` of them, if given) and the held-out instances: all different, none in both.
 
+    The first `num_validation` of the training instances come on top: they are the validation set.
+
     Raises:
         InputError: if so many different instances do not turn up.
     """
     num_train = options.num_train if num_train is None else num_train
+    wanted = num_train + options.num_test + options.num_validation
     rng = random.Random(options.seed)
     instances: dict[tuple[int, ...], Instance] = {}
     repeats = misses = 0
-    while len(instances) < num_train + options.num_test:
+    while len(instances) < wanted:
         instance = _draw(rng, options)
         if instance is None:
             misses += 1

@@ -91,6 +91,7 @@ class CreditGRPOTrainer(GRPOTrainer):
         for callback in (self._bad_steps, self._memory, self._stop_on_signal):
             self.add_callback(callback)
         self.held_out: HeldOut | None = None
+        self.last_measured: tuple[int, dict[str, Table]] | None = None  # step, samples by set
         if args.sync_ref_model and self.is_sharded:
             raise InputError(
                 "sync_ref_model: a reference that moves is not saved where weights are sharded; leave it out"
@@ -324,9 +325,11 @@ class CreditGRPOTrainer(GRPOTrainer):
         """Samples of the held-out sets, by name; None without such sets, or where the policy's weights are sharded."""
         if self.held_out is None or self.is_sharded:
             return None
-        return self.held_out.measure(
+        found = self.held_out.measure(
             self.accelerator.unwrap_model(self.model), self.processing_class, self.accelerator
         )
+        self.last_measured = self.state.global_step, found
+        return found
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):  # type: ignore[no-untyped-def]
         """With `held_out`, accuracies of its sets, as `<prefix>_<set>/<estimate>`; else TRL's mean rewards."""

@@ -1,4 +1,8 @@
-"""log.jsonl in the output folder: one line a log, the whole run in one file, also over interruptions."""
+"""Files of lines in the output folder: the whole run in one, also over interruptions.
+
+log.jsonl        one line a log: its step and every metric
+held_out.jsonl   one line an evaluation during training: its step and, by set, each problem's share of right samples
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,19 @@ import json
 import logging
 import os
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
+from rlcredit.evaluation.samples import Table
 from rlcredit.files import write_whole
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "log.jsonl"
+HELD_OUT_FILE = "held_out.jsonl"
 
 
 class JsonlLog(TrainerCallback):
@@ -26,25 +33,54 @@ class JsonlLog(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         if state.is_world_process_zero:
-            path = Path(args.output_dir) / FILE_NAME
-            kept = [line for line in read(path) if line["step"] <= state.global_step] if state.global_step else []
-            write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
+            _go_back(Path(args.output_dir) / FILE_NAME, state.global_step)
 
     def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
         # the closing summary speaks of one call of train(), not of a step
         if state.is_world_process_zero and "train_runtime" not in (logs or {}):
             # as transformers names them for wandb and the like: eval_math500/pass@1 is eval/math500/pass@1
             named = {re.sub("^eval_", "eval/", key): value for key, value in (logs or {}).items()}
-            line = json.dumps({"step": state.global_step, **named}) + "\n"
-            path = Path(args.output_dir) / FILE_NAME
-            before = path.stat().st_size if path.is_file() else 0
-            try:
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(line)
-            except OSError as error:
-                logger.warning("step %d is missing from %s (%s)", state.global_step, path, error.strerror)
-                if path.is_file():
-                    os.truncate(path, before)  # no half a line
+            _append(Path(args.output_dir) / FILE_NAME, {"step": state.global_step, **named})
+
+
+class HeldOutLog(TrainerCallback):
+    """Appends what an evaluation during training found, problem by problem; resumes like `JsonlLog`.
+
+    Args:
+        measured: the step and the samples of the last evaluation.
+    """
+
+    def __init__(self, measured: Callable[[], tuple[int, Mapping[str, Table]] | None]) -> None:
+        self._measured = measured
+
+    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        path = Path(args.output_dir) / HELD_OUT_FILE
+        if state.is_world_process_zero and path.is_file():
+            _go_back(path, state.global_step)
+
+    def on_evaluate(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        measured = self._measured()
+        if state.is_world_process_zero and measured is not None and measured[0] == state.global_step:
+            right = {name: table.correct_PS.mean(axis=1).tolist() for name, table in measured[1].items()}
+            _append(Path(args.output_dir) / HELD_OUT_FILE, {"step": state.global_step, "right": right})
+
+
+def _go_back(path: Path, step: int) -> None:
+    """Drop the lines that a run which goes on from this step will repeat."""
+    kept = [line for line in read(path) if line["step"] <= step] if step else []
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
+    """One more line: all of it, or with a warning nothing."""
+    before = path.stat().st_size if path.is_file() else 0
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        logger.warning("step %d is missing from %s (%s)", line["step"], path, error.strerror)
+        if path.is_file():
+            os.truncate(path, before)  # no half a line
 
 
 def read(path: Path) -> list[dict[str, Any]]:

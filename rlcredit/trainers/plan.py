@@ -198,4 +198,6 @@ def _evaluation(checked: Checked) -> str:
     during = f", every {config.eval_steps:g} steps" if config.eval_strategy == "steps" else ""
     during = f", every {config.eval_strategy}" if config.eval_strategy == "epoch" else during
     how = "greedy" if held_out.sampling.temperature == 0 else f"temperature {held_out.sampling.temperature:g}"
+    if held_out.second is not None:
+        how += f"; the first set at temperature {held_out.second.temperature:g} too"
     return f"before and after{during}: {sets} x {held_out.samples}, {how}"

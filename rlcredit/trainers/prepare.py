@@ -27,7 +27,7 @@ from rlcredit.tasks import TASKS, TaskData
 from rlcredit.trainers import checkpoints, critic
 from rlcredit.trainers.config import CreditGRPOConfig
 from rlcredit.trainers.grpo import CreditGRPOTrainer
-from rlcredit.trainers.log import JsonlLog
+from rlcredit.trainers.log import HeldOutLog, JsonlLog
 from rlcredit.trainers.ppo import CreditPPOTrainer
 from rlcredit.trainers.ppo_config import CreditPPOConfig
 from rlcredit.trainers.progress import Progress
@@ -59,6 +59,10 @@ class RunArguments:
     )
     eval_samples: int = field(default=1, metadata={"help": "Completions a problem in those evaluations."})
     eval_temperature: float = field(default=0.0, metadata={"help": "Their temperature; 0 is greedy."})
+    eval_second_temperature: float | None = field(
+        default=None,
+        metadata={"help": "Answer the first set at this temperature as well, logged as SET_tTEMPERATURE."},
+    )
     eval_batch_size: int = field(
         default=128, metadata={"help": "Completions generated at once by each process in those evaluations."}
     )
@@ -91,6 +95,15 @@ class RunArguments:
             raise ValueError(
                 "eval_temperature: 0 is greedy and all samples would be the same; write 1.0, for instance"
             )
+        if self.eval_second_temperature is not None:
+            if self.eval_second_temperature < 0:
+                raise ValueError(
+                    f"eval_second_temperature: {self.eval_second_temperature} is out of range; write 0 or more"
+                )
+            if self.eval_second_temperature == self.eval_temperature:
+                raise ValueError(
+                    f"eval_second_temperature: {self.eval_second_temperature:g} is eval_temperature too; write another"
+                )
         if self.credit_report_steps is not None and self.credit_report_steps < 1:
             raise ValueError(f"credit_report_steps: {self.credit_report_steps} is out of range; write 1 or more")
         if self.processes is not None and self.processes < 1:
@@ -131,8 +144,13 @@ class Checked(NamedTuple):
             return None
         tests = {name: rows.select(range(min(self.run.held_out, len(rows)))) for name, rows in self.task.tests.items()}
         length = self.config.max_completion_length
-        sampling = Sampling(length, self.run.eval_temperature, seed=self.config.seed)
-        return HeldOut(tests, self.task.check, sampling, self.run.eval_samples, self.run.eval_batch_size)
+        first, *others = [
+            Sampling(length, temperature, seed=self.config.seed)
+            for temperature in (self.run.eval_temperature, self.run.eval_second_temperature)
+            if temperature is not None
+        ]
+        second = others[0] if others else None
+        return HeldOut(tests, self.task.check, first, self.run.eval_samples, self.run.eval_batch_size, second)
 
 
 def check(argv: Sequence[str]) -> Checked:
@@ -242,6 +260,7 @@ def build(checked: Checked) -> CreditGRPOTrainer:
         for folder in checkpoints.folders(checked.config.output_dir):  # of a run to be overwritten, or torn
             shutil.rmtree(folder)
     trainer.held_out = checked.held_out
+    trainer.add_callback(HeldOutLog(lambda: trainer.last_measured))
     if checked.run.credit_report_steps:
         if trainer.is_sharded:
             raise InputError(

@@ -14,6 +14,7 @@ import numpy as np
 
 from rlcredit.credit import CreditArguments
 from rlcredit.errors import RunStopped
+from rlcredit.evaluation.held_out import second_name
 from rlcredit.evaluation.paired import compare
 from rlcredit.evaluation.samples import Table
 from rlcredit.files import write_whole
@@ -51,7 +52,7 @@ def train(argv: Sequence[str]) -> None:
         step = trainer.state.global_step
         return _say([f"\nstopped by SIGTERM after step {step}, which is saved", f"resume:     {resume_command(argv)}"])
     _save(trainer)
-    _summarize(trainer, checked, before, _accuracies(trainer), argv)
+    _summarize(trainer, checked, before, _last_accuracies(trainer), argv)
 
 
 def _save(trainer: CreditGRPOTrainer) -> None:
@@ -88,7 +89,18 @@ def _describe_run(checked: Checked, argv: Sequence[str]) -> None:
 
 def _accuracies(trainer: CreditGRPOTrainer) -> Accuracies:
     """The policy's held-out accuracies now, problem by problem; none where they cannot be measured."""
-    found: Mapping[str, Table] = trainer.measure_held_out() or {}
+    return _shares(trainer.measure_held_out() or {})
+
+
+def _last_accuracies(trainer: CreditGRPOTrainer) -> Accuracies:
+    """The accuracies after the run: those of its last evaluation, if that was of this very policy."""
+    last = trainer.last_measured
+    if last is None or last[0] != trainer.state.global_step or trainer.args.load_best_model_at_end:
+        return _accuracies(trainer)
+    return _shares(last[1])
+
+
+def _shares(found: Mapping[str, Table]) -> Accuracies:
     return {name: table.correct_PS.mean(axis=1).tolist() for name, table in found.items()}
 
 
@@ -115,14 +127,22 @@ def _summarize(
     if rewards:
         lines.append(f"reward:     {rewards[0]:.3f} -> {rewards[-1]:.3f}")
     run = checked.run
-    how = "greedy" if run.eval_temperature == 0 else f"{run.eval_samples} at temperature {run.eval_temperature:g}"
-    lines += [f"accuracy:   {_change(before.get(task), values, run)}  {task}, {how}" for task, values in after.items()]
+    lines += [
+        f"accuracy:   {_change(before.get(name), values, run)}  {name}, {_how(name, run)}"
+        for name, values in after.items()
+    ]
     found = checkpoints.complete(folder)
     lines += [f"policy:     {folder}", f"log:        {folder / FILE_NAME}"]
     if found:
         lines += [f"checkpoint: {found[-1]}", f"resume:     {resume_command(argv)}"]
     print("\n" + "\n".join(lines))
     write_whole(folder / ACCURACY_FILE, json.dumps({"before": before, "after": after}) + "\n")
+
+
+def _how(name: str, run: RunArguments) -> str:
+    second = run.eval_second_temperature
+    at = second if second is not None and name.endswith(second_name("", second)) else run.eval_temperature
+    return "greedy" if at == 0 else f"{run.eval_samples} at temperature {at:g}"
 
 
 def _change(before: list[float] | None, after: list[float], run: RunArguments) -> str:

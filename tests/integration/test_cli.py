@@ -61,6 +61,8 @@ BAD = [
     (["--task_option.num_train", "5"], "did you mean"),
     (["--eval_samples", "4"], "eval_temperature: 0 is greedy"),
     (["--eval_temperature=-1"], "eval_temperature: -1.0"),
+    (["--eval_second_temperature=-1"], "eval_second_temperature: -1.0"),
+    (["--eval_second_temperature=0"], "eval_second_temperature: 0 is eval_temperature too"),
     (["--processes", "0"], "processes: 0"),
     (["--resume_from_checkpoint", "latest"], "no complete checkpoint"),
     (["--resume_from_checkpoint", "nowhere"], "nowhere"),

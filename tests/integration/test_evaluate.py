@@ -152,6 +152,37 @@ def test_an_evaluation_during_training_is_that_of_the_command(tmp_path):
     assert np.mean(accuracy["after"]["countdown"]) == logged[4]["eval/countdown/pass@1"]
 
 
+def test_evaluations_are_kept_problem_by_problem_at_two_temperatures_and_over_a_stop(tmp_path):
+    words = ["--config", "countdown_tiny/uniform", "--num_generations=4", "--save_steps=2", "--learning_rate=3e-3"]
+    words += ["--per_device_train_batch_size=8", "--held_out=24", "--disable_tqdm=true"]
+    words += ["--eval_strategy=steps", "--eval_steps=2", "--per_device_eval_batch_size=8"]
+    words += ["--eval_second_temperature=1", "--task_options.num_validation=16"]
+
+    def run(name: str, steps: int, *more: str) -> tuple[list[dict], dict]:
+        assert main(["train", *words, f"--max_steps={steps}", f"--output_dir={tmp_path / name}", *more]) == 0
+        lines = [json.loads(line) for line in (tmp_path / name / "held_out.jsonl").read_text().splitlines()]
+        return lines, json.loads((tmp_path / name / "accuracy.json").read_text())
+
+    lines, accuracy = run("whole", 4)
+    assert [line["step"] for line in lines] == [2, 4]
+    sizes = {"countdown": 24, "countdown_validation": 16, "countdown_t1": 24}
+    for right in (*(line["right"] for line in lines), accuracy["before"], accuracy["after"]):
+        assert {name: len(values) for name, values in right.items()} == sizes
+    assert lines[1]["right"] == accuracy["after"]
+    logged = [json.loads(line) for line in (tmp_path / "whole/log.jsonl").read_text().splitlines()]
+    for line in lines:
+        (found,) = [entry for entry in logged if entry["step"] == line["step"] and "eval/countdown/pass@1" in entry]
+        assert all(found[f"eval/{name}/pass@1"] == np.mean(values) for name, values in line["right"].items())
+    # the second temperature is that of `rlcredit evaluate`
+    model = str(tmp_path / "whole/checkpoint-4")
+    again = ["--model", model, *WORDS[2:], "--limit", "24", "--temperature", "1"]
+    evaluated(tmp_path / "again", *again, "--seed", "42", "--batch_size", "128", "--dtype", "float32")
+    assert [row["correct"] for row in samples(tmp_path / "again")] == accuracy["after"]["countdown_t1"]
+    # a run that stops after the second step and goes on
+    run("stopped", 2)
+    assert run("stopped", 4, "--resume_from_checkpoint", "latest") == (lines, accuracy)
+
+
 def test_evaluation_leaves_training_alone(tmp_path):
     words = ["--config", "countdown_tiny/coupled_rhythm", "--max_steps=3", "--num_generations=4", "--save_steps=9"]
     words += ["--per_device_train_batch_size=8", "--per_device_eval_batch_size=8", "--disable_tqdm=true"]

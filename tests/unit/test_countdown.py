@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlcredit.errors import InputError
 from rlcredit.tasks import TASKS, TaskData
 from rlcredit.tasks.arithmetic import evaluate
 from rlcredit.tasks.countdown import CountdownOptions, answer_text, check, countdown_reward, generate, load
@@ -333,3 +334,26 @@ def test_gold_solutions_of_a_public_test_set_score_one():
     assert read["numbers"] == columns["numbers"] and read["target"] == columns["target"]
     off_by_one = {**columns, "target": [target + 1 for target in columns["target"]]}
     assert countdown_reward(gold, **off_by_one) == [0.1] * len(rows)
+
+
+# A validation set
+
+
+def test_the_validation_set_is_apart_and_the_held_out_one_stays():
+    plain, more = load(SMALL), load({**SMALL, "num_train": 200, "num_validation": 100})
+    assert {name: len(rows) for name, rows in more.tests.items()} == {"countdown": 60, "countdown_validation": 100}
+    assert more.tests["countdown"].to_list() == plain.tests["countdown"].to_list()
+    # together they are the instances that were all for training before
+    drawn = [*more.tests["countdown_validation"].to_list(), *more.train.to_list()]
+    assert drawn == plain.train.to_list()
+
+
+def test_one_of_the_sets_alone():
+    options = {**SMALL, "num_validation": 20}
+    assert list(load(options, train=False, tests=["countdown"]).tests) == ["countdown"]
+    assert list(load(options, train=False, tests=["countdown_validation"]).tests) == ["countdown_validation"]
+
+
+def test_a_validation_set_beside_files_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"num_validation: 5"):
+        load({"num_validation": 5, "test": str(tmp_path / "rows.jsonl")})
