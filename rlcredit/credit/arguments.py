@@ -25,7 +25,7 @@ class CreditArguments:
         default="coupled_rhythm",
         metadata={
             "help": "Who gets more of the advantage: uniform, random, entropy, local_chunk, global_anchor, "
-            "coupled_rhythm, or package.module:strategy for one of your own."
+            "coupled_rhythm, gtpo, or package.module:strategy for one of your own."
         },
     )
     credit_quantile: float = field(
@@ -51,6 +51,20 @@ class CreditArguments:
     credit_alpha: float = field(
         default=0.5,
         metadata={"help": "alpha: share of a dominated anchor's bonus that goes to its introductory token [ours]."},
+    )
+    credit_tau_waad: float = field(
+        default=0.5,
+        metadata={
+            "help": "tau_waad: an anchor is dominated up to this quantile of the response's WAAD; 0.5: the lower "
+            "median [ours]."
+        },
+    )
+    credit_tau_delta: float | None = field(
+        default=None,
+        metadata={
+            "help": "tau_Delta: the least of this share of the response's largest changes of WAAD, in (0, 1]; null: "
+            "of credit_quantile [ours]."
+        },
     )
     credit_waad_window: int = field(
         default=10, metadata={"help": "W: distances count up to W tokens in WAAD (eq. 9)."}
@@ -90,7 +104,8 @@ class CreditArguments:
     )
     credit_seed: int = field(default=0, metadata={"help": "Seed of the 'random' strategy, >= 0."})
     credit_options: dict | str | None = field(
-        default=None, metadata={"help": "Mapping for a strategy of your own, which checks it itself."}
+        default=None,
+        metadata={"help": "Mapping for gtpo (entropy_share) or a strategy of your own, which checks it itself."},
     )
 
     def __post_init__(self) -> None:
@@ -108,6 +123,11 @@ class CreditArguments:
         _require_in("credit_quantile", self.credit_quantile, "above 0 and at most 1", lambda q: 0 < q <= 1)
         _require_in("credit_amplification", self.credit_amplification, "0 or more, 1.5 for instance", lambda a: a >= 0)
         _require_in("credit_alpha", self.credit_alpha, "between 0 and 1", lambda a: 0 <= a <= 1)
+        _require_in("credit_tau_waad", self.credit_tau_waad, "between 0 and 1", lambda share: 0 <= share <= 1)
+        if self.credit_tau_delta is not None:
+            _require_in(
+                "credit_tau_delta", self.credit_tau_delta, "above 0 and at most 1", lambda share: 0 < share <= 1
+            )
         _require_in(
             "credit_head_fraction",
             self.credit_head_fraction,

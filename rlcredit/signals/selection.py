@@ -26,7 +26,16 @@ def select(x_BN: Tensor, response_BN: Tensor, q: float, *, bottom: bool = False)
 
 def lower_median(x_BN: Tensor, response_BN: Tensor) -> Tensor:
     """Median over the response, the lower one of an even count; nan values left out: [B], nan for an empty row."""
-    return torch.where(response_BN, x_BN, torch.nan).nanmedian(dim=1).values
+    return lower_quantile(x_BN, response_BN, 0.5)
+
+
+def lower_quantile(x_BN: Tensor, response_BN: Tensor, share: float) -> Tensor:
+    """Quantile over the response, the lower of two values; nan values left out: [B], nan for an empty row."""
+    known_BN = response_BN & ~x_BN.isnan()
+    count_B = known_BN.sum(1)
+    place_B = (share * (count_B.double() - 1) + 1e-9).floor().long().clamp(min=0)
+    ordered_BN = torch.where(known_BN, x_BN, torch.inf).sort(dim=1).values
+    return torch.where(count_B > 0, ordered_BN.gather(1, place_B[:, None])[:, 0], torch.nan)
 
 
 def change_to_next(waad_BN: Tensor, response_BN: Tensor) -> Tensor:

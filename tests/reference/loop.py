@@ -84,11 +84,19 @@ def global_anchor(fais, response, q=0.4, a=1.5, bottom=False):
     return {t: a if t in chosen else 1.0 for t in response}
 
 
-def coupled_rhythm(waads, fais, response, q=0.4, a=1.5, k=3, alpha=0.5, bottom=False):
+def gtpo(entropies, response, share=0.5):
+    mean = sum(entropies[t] for t in response) / len(response)
+    return {t: 1 - share + share * (entropies[t] / mean if mean > 0 else 1) for t in response}
+
+
+def coupled_rhythm(waads, fais, response, q=0.4, a=1.5, k=3, alpha=0.5, bottom=False, tau_waad=0.5, tau_delta=None):
     """({t: gamma_t}, {dominated t: intro(t)})"""
     delta = change(waads, response)
     chunk, anchors = top(delta, response, q), top(fais, response, q, bottom)
-    low = statistics.median_low(list(waads.values()))
+    if tau_delta is not None:
+        chunk = top(delta, response, tau_delta)
+    low = sorted(waads.values())[math.floor(tau_waad * (len(waads) - 1) + 1e-9)]
+    assert tau_waad != 0.5 or low == statistics.median_low(list(waads.values()))
     intro = {}
     for t in anchors:
         window = [u for u in range(t - k, t) if u in delta]

@@ -143,6 +143,8 @@ def test_selection_is_the_loops(x, q, bottom, data):
 @settings(max_examples=150, deadline=None)
 @given(st.integers(1, 24), st.integers(1, 4), st.floats(0.05, 1), st.floats(0, 1), st.booleans(), st.data())
 def test_coupled_rhythm_is_the_loops(length, lookback, q, alpha, bottom, data):
+    tau_waad = data.draw(st.sampled_from([0.5, 0.0, 0.3, 1.0]))
+    tau_delta = data.draw(st.sampled_from([None, 0.2, 1.0]))
     grid = st.integers(0, 6).map(lambda n: n / 4)
     waad = data.draw(st.lists(grid, min_size=length, max_size=length))
     fai = data.draw(st.lists(st.one_of(grid, st.just(NAN)), min_size=length, max_size=length))
@@ -158,6 +160,8 @@ def test_coupled_rhythm_is_the_loops(length, lookback, q, alpha, bottom, data):
         k=lookback,
         alpha=alpha,
         bottom=bottom,
+        tau_waad=tau_waad,
+        tau_delta=tau_delta,
     )
     credit = assign(
         signals(
@@ -168,6 +172,8 @@ def test_coupled_rhythm_is_the_loops(length, lookback, q, alpha, bottom, data):
         credit_quantile=q,
         credit_lookback=lookback,
         credit_alpha=alpha,
+        credit_tau_waad=tau_waad,
+        credit_tau_delta=tau_delta,
         credit_select="bottom" if bottom else "top",
     )
     assert [credit.weights[0, t].item() for t in where] == pytest.approx([gamma[t] for t in where])
@@ -178,6 +184,52 @@ def test_quota_does_not_suffer_from_rounding():
     # 0.1 * 30 is 3.0000000000000004 in binary: the quota is 3, not 4
     x = torch.arange(30.0)[None]
     assert select(x, torch.ones(1, 30, dtype=torch.bool), 0.1).sum() == 3
+
+
+def test_coupled_rhythm_with_other_thresholds_by_hand():
+    # as above: Delta = 3 0 2 7 -, T_glob = {2, 4}, WAAD 1 4 4 2 9; t = 2 has its best Delta (3) at u = 0
+    given = signals(waad=[1.0, 4, 4, 2, 9], fai=[0.1, 0.2, 0.9, 0.3, 0.8])
+    # the largest WAAD as tau_waad: t = 4 passes too, with Delta 7 at u = 3
+    every = assign(given, credit_tau_waad=1.0)
+    assert every.intro.tolist() == [[-1, -1, 0, -1, 3]]
+    assert every.weights.tolist() == [[1.25, 1, 1.25, 1.25, 1.25]]
+    # sorted WAAD 1 2 4 4 9: the quantile 0.25 is 2, and t = 2 has 4
+    assert not assign(given, credit_tau_waad=0.25).dominated.any()
+    # tau_Delta of the largest fifth is 7: t = 2 sees only 3; which tokens are anchors does not change
+    strict = assign(given, credit_tau_delta=0.2)
+    assert not strict.dominated.any() and strict.weights.tolist() == [[1, 1, 1.5, 1, 1.5]]
+
+
+def test_gtpo_by_hand():
+    # H 1 0 3 with mean 4/3: ratios 0.75 0 2.25
+    given = signals(entropy=[1.0, 0, 3, NAN, NAN])
+    response = [1, 1, 1, 0, 0]
+    assert assign(given, response, credit_strategy="gtpo").weights.tolist() == [[0.875, 0.5, 1.625, 1, 1]]
+    whole = assign(given, response, credit_strategy="gtpo", credit_options={"entropy_share": 1})
+    assert whole.weights.tolist() == [[0.75, 0, 2.25, 1, 1]]
+    none = assign(given, response, credit_strategy="gtpo", credit_options={"entropy_share": 0})
+    assert none.weights.tolist() == [[1] * 5]
+    certain = assign(signals(entropy=[0.0] * 3), credit_strategy="gtpo")
+    assert certain.weights.tolist() == [[1, 1, 1]]  # nothing to share out
+    for options in ({"share": 1}, {"entropy_share": 1.5}, {"entropy_share": "half"}):
+        with pytest.raises(ValueError, match=r"write \{entropy_share: 0.5\}"):
+            CreditArguments(credit_strategy="gtpo", credit_options=options)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 8), st.booleans()), min_size=1, max_size=20), st.floats(0, 1))
+def test_gtpo_is_the_loops(tokens, share):
+    where = [t for t, (_, inside) in enumerate(tokens) if inside]
+    if not where:
+        return
+    credit = assign(
+        signals(entropy=[h if inside else NAN for h, inside in tokens]),
+        [inside for _, inside in tokens],
+        credit_strategy="gtpo",
+        credit_options={"entropy_share": share},
+    )
+    wanted = loop.gtpo({t: tokens[t][0] for t in where}, where, share)
+    assert credit.weights[0, where].tolist() == pytest.approx([wanted[t] for t in where], rel=1e-4, abs=1e-4)
 
 
 def test_lower_median():

@@ -12,6 +12,7 @@ import importlib
 from rlcredit.credit.strategies.coupled_rhythm import coupled_rhythm
 from rlcredit.credit.strategies.entropy import entropy
 from rlcredit.credit.strategies.global_anchor import global_anchor
+from rlcredit.credit.strategies.gtpo import gtpo
 from rlcredit.credit.strategies.local_chunk import local_chunk
 from rlcredit.credit.strategies.random import random
 from rlcredit.credit.strategies.uniform import uniform
@@ -24,6 +25,7 @@ CREDIT_STRATEGIES: dict[str, Strategy] = {
     "local_chunk": local_chunk,
     "global_anchor": global_anchor,
     "coupled_rhythm": coupled_rhythm,
+    "gtpo": gtpo,
 }
 
 

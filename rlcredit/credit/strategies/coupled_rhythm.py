@@ -9,16 +9,17 @@ u in {t-k..t-1} in R is >= tau_Delta; that u is its introductory token intro(t).
 The terms add; an introductory token shared by several anchors counts once.
 
 Reads:    WAAD, in tokens, and FAI.
-Open in the paper, chosen here [not in the paper]: k = 3, alpha = 0.5; tau_waad the response's lower median WAAD;
-          tau_Delta the smallest Delta in T_loc, of the top q also when the bottom is amplified; intro(t) the nearest
-          to t on ties; a window without a defined Delta, or an empty T_loc: not dominated.
+Open in the paper, chosen here [not in the paper]: k = 3, alpha = 0.5; tau_waad the response's lower median WAAD
+          (credit_tau_waad: another quantile); tau_Delta the smallest Delta in T_loc, of the top q also when the
+          bottom is amplified (credit_tau_delta: of another share); intro(t) the nearest to t on ties; a window
+          without a defined Delta, or an empty T_loc: not dominated.
 """
 
 import torch
 from torch import Tensor
 
 from rlcredit.credit.types import NO_INTRO, Batch, Credit, Strategy
-from rlcredit.signals import change_to_next, lower_median, select
+from rlcredit.signals import change_to_next, lower_quantile, select
 
 
 def _strongest_before(delta: Tensor, lookback: int) -> tuple[Tensor, Tensor]:
@@ -40,8 +41,10 @@ def _assign(batch: Batch) -> Credit:
     preplan = select(delta, response, args.credit_quantile)
     anchor = select(batch.signals.fai, response, args.credit_quantile, bottom=args.credit_select == "bottom")
 
-    tau_waad = lower_median(waad, response)[:, None]
-    tau_delta = torch.where(preplan, delta, torch.inf).amin(dim=1, keepdim=True)  # +inf where T_loc is empty
+    tau_waad = lower_quantile(waad, response, args.credit_tau_waad)[:, None]
+    share = args.credit_tau_delta
+    large = preplan if share is None else select(delta, response, share)
+    tau_delta = torch.where(large, delta, torch.inf).amin(dim=1, keepdim=True)  # +inf where there is none
     best, where = _strongest_before(delta, args.credit_lookback)
     dominated = anchor & (waad <= tau_waad) & (best >= tau_delta)
     intro = torch.where(dominated, where, NO_INTRO)
