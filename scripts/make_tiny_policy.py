@@ -1,6 +1,7 @@
-"""Make the one-million-parameter policy of recipes/countdown_tiny: a character-level Llama that half knows Countdown.
+"""Make a one-million-parameter policy: a character-level Llama that half knows a task, Countdown or paths.
 
     python scripts/make_tiny_policy.py --output recipes/countdown_tiny/policy
+    python scripts/make_tiny_policy.py --task paths --output recipes/paths_tiny/policy
 
 The policy is warm-started on demonstrations of two players. The careful one writes down the goal, considers every
 calculation, and mostly tries another one after a miss; the hasty one only adds and subtracts, in the order given, and
@@ -14,17 +15,24 @@ First it learns from the careful player alone, then for a short while from both,
 play carefully, but its most likely response is a hasty one. Reinforcement learning has to find out that the careful
 opening pays, and to play better than the demonstrations taught. No demonstration uses a held-out instance of the
 recipe's task options.
+
+On paths the careful player plans from the goal, where there is never a choice, and now and then takes another end for
+it; the hasty one walks off from the start, takes any fork, and hands in where it arrives:
+
+    bc ag ab ce gh hi a>e                                    bc ag ab ce gh hi a>e
+    <think>e: ce bc ab</think><answer>abce</answer>          <think>ag gh hi</think><answer>aghi</answer>
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import math
 import random
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,16 +40,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rlcredit.tasks import TaskData, countdown
+from rlcredit.tasks import TASKS, TaskData, countdown, paths
 
-TASK_OPTIONS = {
-    "numbers": [3],
-    "max_number": 12,
-    "max_target": 60,
-    "num_train": 3_400,
-    "num_test": 512,
-    "prompt_style": "compact",
-}
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 CHARACTERS = ("\n", *(chr(code) for code in range(ord(" "), ord("~") + 1)))
 MAX_NEW_TOKENS = 56
@@ -165,7 +165,78 @@ def demonstrate(player: Player, numbers: Sequence[int], target: int, rng: random
     return f"<think>{goal}{steps}</think><answer>{made[-1].expression}</answer>"
 
 
+def countdown_pair(row: dict, hasty: bool, rng: random.Random) -> tuple[str, str]:
+    """An instance, its numbers in any order (each is the same instance), and a response."""
+    numbers = rng.sample(row["numbers"], len(row["numbers"]))
+    prompt = countdown.compact_prompt(numbers, row["target"])
+    return prompt, demonstrate(HASTY if hasty else CAREFUL, numbers, row["target"], rng)
+
+
+def paths_pair(row: dict, hasty: bool, rng: random.Random) -> tuple[str, str]:
+    """An instance, its edges in any order (each is the same instance), and a response."""
+    edges = rng.sample(row["edges"], len(row["edges"]))
+    walk = walk_on(edges, row["start"], rng) if hasty else plan_back(edges, row["start"], row["goal"], rng)
+    steps = [one + other for one, other in itertools.pairwise(walk)]
+    plan = " ".join(steps) if hasty else f"{walk[-1]}: {' '.join(reversed(steps))}"
+    return paths.prompt_of(edges, row["start"], row["goal"]), f"<think>{plan}</think><answer>{walk}</answer>"
+
+
+def walk_on(edges: Sequence[str], start: str, rng: random.Random) -> str:
+    """From the start along any edges, until there is none."""
+    walk = start
+    while onward := [edge[1] for edge in edges if edge[0] == walk[-1]]:
+        walk += rng.choice(onward)
+    return walk
+
+
+def plan_back(edges: Sequence[str], start: str, goal: str, rng: random.Random) -> str:
+    """Back from the goal, or now and then from another end, to the start: the nodes in walking order."""
+    ends = sorted({edge[1] for edge in edges} - {edge[0] for edge in edges} - {goal})
+    walk = rng.choice(ends) if ends and rng.random() > CAREFUL.skill else goal
+    before = {edge[1]: edge[0] for edge in edges}
+    while walk[0] != start:
+        walk = before[walk[0]] + walk
+    return walk
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a task is taught by.
+
+    Attributes:
+        options: the task's; held-out and validation instances are those of its recipes.
+        pair: prompt and response of a row, of the hasty or the careful player.
+        careful_steps: steps with the careful player alone.
+    """
+
+    options: dict
+    pair: Callable[[dict, bool, random.Random], tuple[str, str]]
+    careful_steps: int
+
+
+LESSONS = {
+    "countdown": Lesson(
+        {
+            "numbers": [3],
+            "max_number": 12,
+            "max_target": 60,
+            "num_train": 3_400,
+            "num_test": 512,
+            "prompt_style": "compact",
+        },
+        countdown_pair,
+        careful_steps=1_600,
+    ),
+    "paths": Lesson(
+        {"length": [4, 5], "dead_ends": 2, "num_train": 20_000, "num_validation": 256, "num_test": 512},
+        paths_pair,
+        careful_steps=2_400,
+    ),
+}
+
+
 def demonstration_batches(
+    lesson: Lesson,
     rows: list[dict],
     hasty_share: float,
     tokenizer: PreTrainedTokenizerFast,
@@ -174,14 +245,9 @@ def demonstration_batches(
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Endless batches of fresh demonstrations, each of similar lengths so that little of the work is padding."""
 
-    def pair(row: dict) -> tuple[str, str]:
-        player = HASTY if rng.random() < hasty_share else CAREFUL
-        numbers = rng.sample(row["numbers"], len(row["numbers"]))  # every order of them is the same instance
-        prompt = countdown.compact_prompt(numbers, row["target"])
-        return prompt, demonstrate(player, numbers, row["target"], rng)
-
     while True:
-        pairs = [pair(row) for row in rng.sample(rows, min(len(rows), BATCHES_SORTED * batch_size))]
+        chosen = rng.sample(rows, min(len(rows), BATCHES_SORTED * batch_size))
+        pairs = [lesson.pair(row, rng.random() < hasty_share, rng) for row in chosen]
         pairs.sort(key=lambda texts: len(texts[0]) + len(texts[1]))
         batches = [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
         rng.shuffle(batches)
@@ -292,19 +358,22 @@ def respond(
 def report(policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, task: TaskData) -> None:
     """Print held-out accuracy and the share of careful responses, greedy and sampled."""
     for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
-        rows = task.tests["countdown"]
+        rows = next(iter(task.tests.values()))
         responses = respond(policy, tokenizer, rows["prompt"], temperature)
-        accuracy = statistics.mean(verdict.correct for verdict in countdown.check(responses, rows.to_list()))
+        accuracy = statistics.mean(verdict.correct for verdict in task.check(responses, rows.to_list()))
         careful = statistics.mean(":" in response for response in responses)
         print(f"held-out {name}: accuracy {accuracy:.3f}, careful {careful:.3f}", flush=True)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--task", choices=list(LESSONS), default="countdown")
     parser.add_argument("--output", type=Path, required=True, help="folder to write the policy to")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch_size", type=int, default=64, help="demonstrations a step")
-    parser.add_argument("--careful_steps", type=int, default=1600, help="steps with the careful player alone")
+    parser.add_argument(
+        "--careful_steps", type=int, help="steps with the careful player alone; countdown 1600, paths 2400"
+    )
     parser.add_argument("--careful_learning_rate", type=float, default=4e-3)
     parser.add_argument("--mixed_steps", type=int, default=250, help="steps with both players")
     parser.add_argument("--mixed_learning_rate", type=float, default=1e-3)
@@ -316,16 +385,18 @@ def main() -> None:
     arguments = parse_arguments()
     torch.manual_seed(arguments.seed)
     rng = random.Random(arguments.seed)
-    task = countdown.load(TASK_OPTIONS)
+    lesson = LESSONS[arguments.task]
+    task = TASKS[arguments.task](lesson.options)
+    careful_steps = lesson.careful_steps if arguments.careful_steps is None else arguments.careful_steps
     rows = task.train.to_list()
     tokenizer = make_tokenizer()
     policy = make_policy(tokenizer)
     print(f"{policy.num_parameters():,} parameters")
     for hasty_share, steps, learning_rate in (
-        (0.0, arguments.careful_steps, arguments.careful_learning_rate),
+        (0.0, careful_steps, arguments.careful_learning_rate),
         (arguments.hasty_share, arguments.mixed_steps, arguments.mixed_learning_rate),
     ):
-        batches = demonstration_batches(rows, hasty_share, tokenizer, rng, arguments.batch_size)
+        batches = demonstration_batches(lesson, rows, hasty_share, tokenizer, rng, arguments.batch_size)
         warm_start(policy, batches, steps, learning_rate)
         report(policy, tokenizer, task)
     policy.to(torch.bfloat16).save_pretrained(arguments.output)
