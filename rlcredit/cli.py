@@ -1,4 +1,4 @@
-"""The command line: `rlcredit train`, `evaluate`, `analyze`, `report`, `compare`, `prepare-model`, `recipes`."""
+"""The command line: `rlcredit train`, `benchmark`, `evaluate`, `analyze`, `report`, `compare`, `prepare-model`, ..."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ rlcredit: token-level credit for RL fine-tuning of language models
 
   rlcredit train --config RECIPE [--key value ...]   train a policy; any key of the recipe can be overridden
   rlcredit train --config RECIPE --dry_run           check everything but the weights, and print the plan
+  rlcredit benchmark --config RECIPE --strategies S [S ...] --seeds 0..4     a grid of runs: does credit help?
   rlcredit evaluate --model M --task SET [...]       accuracies of a checkpoint, with intervals
   rlcredit analyze --model M --task SET [...]        a page: where the model plans and anchors, and the paper's numbers
   rlcredit report RUN [RUN ...]                      a page of a run's log, or of several side by side
@@ -24,12 +25,13 @@ rlcredit: token-level credit for RL fine-tuning of language models
   rlcredit recipes                                   list the recipes that come with rlcredit
 
 A RECIPE is a YAML file, or the name of one that comes with rlcredit, such as countdown_tiny/coupled_rhythm.
-rlcredit train, evaluate and analyze list their keys with --help.
+rlcredit train, benchmark, evaluate and analyze list their keys with --help.
 """
 TURN = 20.0  # seconds, for the first process to end and the launcher to see it
 RESUMABLE = {
     "train": "--resume_from_checkpoint latest goes on from the newest checkpoint",
     "evaluate": "the same command goes on where it was",
+    "benchmark": "the same command goes on where the grid was",
 }
 
 
@@ -103,6 +105,7 @@ def _list_recipes(rest: list[str]) -> None:
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _lazily("rlcredit.trainers.run", "train"),
+    "benchmark": _lazily("rlcredit.benchmark.run", "benchmark"),
     "evaluate": _lazily("rlcredit.evaluation.evaluate", "evaluate"),
     "analyze": _lazily("rlcredit.analysis.analyze", "analyze"),
     "report": _lazily("rlcredit.analysis.runs", "report"),

@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 
 
-def write_whole(path: str | Path, text: str) -> None:
-    """Write a text file beside its place, then rename it: a reader, or a kill, never meets half of it."""
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Write a file (a text in UTF-8) beside its place, then rename it: a reader, or a kill, never meets half of it."""
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with unfinished.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with unfinished.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)

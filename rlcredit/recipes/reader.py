@@ -74,7 +74,7 @@ def parse(
 def peek(argv: Sequence[str], key: str) -> Any:
     """What a run says of one key, unchecked, before it is known which dataclasses the rest belongs to; or None."""
     flags: dict[str, str] = {}
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for word, following in zip(argv, [*argv, ""][1:], strict=True):
         name, equals, value = word.partition("=")
         flags.setdefault(name, value if equals else following)
     if f"--{key}" in flags:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from rlcredit.errors import InputError
 from rlcredit.recipes.messages import plain, shown
 
-NOT_RECIPES = {"accelerate", "policy"}
+NOT_RECIPES = {"accelerate", "policy", "sets"}
 
 
 class Recipe(NamedTuple):

@@ -1,0 +1,206 @@
+"""Runs of a grid in processes of their own: as many at once as there is room for, stopped cleanly, started again.
+
+Each child has a session of its own, so Ctrl-C in the terminal reaches this process alone, which sends SIGTERM: the
+children finish their step and write a checkpoint, and the same command goes on from there. They hold the grid's lock
+with it: what a killed grid has left running keeps a second one from starting.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+from rlcredit.errors import InputError, RunStopped
+
+GRACE = 180.0  # seconds between SIGTERM and SIGKILL: one step, one checkpoint
+ATTEMPTS = 2
+LOCK = "lock"
+
+
+@dataclass
+class Job:
+    """One cell on its way.
+
+    Attributes:
+        name: of the cell.
+        command: what runs it, to its end or on to its end.
+        folder: where it trains.
+        prepare: makes the folder ready; whether there is something to go on from.
+        collect: called when the process has ended well; raises `unfinished` if the cell is not there to the end.
+        unfinished: what `collect` raises.
+        state: waiting, running, done or failed.
+    """
+
+    name: str
+    command: Sequence[str]
+    folder: Path
+    prepare: Callable[[], bool]
+    collect: Callable[[], None]
+    unfinished: type[Exception]
+    state: str = "waiting"
+    attempts: int = 0
+    reason: str = ""
+    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    _resumed: bool = False
+    _slot: int = 0
+
+    @property
+    def log(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+    def last_words(self) -> str:
+        """The last line that the run said."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.is_file() else []
+        return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+def work(jobs: Sequence[Job], at_once: int, devices: Sequence[str], lock: IO[Any], show: Callable[[], None]) -> None:
+    """Run the jobs to their end; those that fail say why in `reason`.
+
+    Args:
+        at_once: how many processes.
+        devices: of CUDA, to share among them; empty: the CPU, one thread each.
+        lock: handed on to the children.
+        show: called now and then.
+
+    Raises: KeyboardInterrupt and RunStopped on Ctrl-C and SIGTERM, with every child stopped.
+    """
+    free = list(range(at_once))
+    with _listening():
+        try:
+            while any(job.state in ("waiting", "running") for job in jobs):
+                for job in jobs:
+                    if job.state == "running" and job._process is not None and job._process.poll() is not None:
+                        free.append(job._slot)
+                        _end(job, job._process.returncode)
+                for job in jobs:
+                    if job.state == "waiting" and free:
+                        job._slot = free.pop(0)
+                        if not _start(job, devices, lock):
+                            free.append(job._slot)
+                show()
+                time.sleep(0.2)
+        finally:
+            stop([job for job in jobs if job.state == "running"])
+            show()
+
+
+def stop(running: Sequence[Job]) -> None:
+    """SIGTERM to every run, then wait for checkpoints; at a second Ctrl-C, or after the grace, SIGKILL."""
+    processes = [job._process for job in running if job._process is not None]
+    for process in processes:
+        _signal(process, signal.SIGTERM)
+    until = time.monotonic() + GRACE
+    try:
+        while any(process.poll() is None for process in processes) and time.monotonic() < until:
+            time.sleep(0.1)
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                _signal(process, signal.SIGKILL)
+            process.wait()
+        for job in running:
+            job.state = "waiting"
+
+
+def _start(job: Job, devices: Sequence[str], lock: IO[Any]) -> bool:
+    """Start a run, or go on with it; False where there is nothing left to do."""
+    job._resumed = job.prepare()
+    if job._resumed and _is_done(job):  # it had ended when its grid was killed
+        return False
+    job.attempts += 1
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if devices:
+        environment["CUDA_VISIBLE_DEVICES"] = devices[job._slot % len(devices)]
+    else:
+        environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with job.log.open("ab") as log:
+        job._process = subprocess.Popen(
+            job.command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+            pass_fds=(lock.fileno(),),
+        )
+    job.state = "running"
+    return True
+
+
+def _is_done(job: Job) -> bool:
+    try:
+        job.collect()
+    except job.unfinished:
+        return False
+    job.state = "done"
+    return True
+
+
+def _end(job: Job, code: int) -> None:
+    """Take in a run that has ended: done, once more, or failed."""
+    reason = f"ended with {code}: {job.last_words()}"
+    if code == 0:
+        try:
+            job.collect()
+        except job.unfinished as error:
+            reason = f"{error}: {job.last_words()}"
+        else:
+            job.state = "done"
+            return
+    job.reason = reason
+    if code == 2 or job.attempts >= ATTEMPTS:  # bad input stays bad
+        job.state = "failed"
+        return
+    if code > 0 or (code == 0 and job._resumed):
+        shutil.rmtree(job.folder, ignore_errors=True)  # it may be what was left there that cannot be gone on from
+    job.state = "waiting"
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    """To the child alone for SIGTERM (it tells its own); to its whole session for SIGKILL."""
+    try:
+        if number == signal.SIGKILL:
+            os.killpg(process.pid, number)
+        else:
+            os.kill(process.pid, number)
+    except ProcessLookupError:
+        pass
+
+
+@contextmanager
+def _listening() -> Iterator[None]:
+    """Turn SIGTERM into RunStopped."""
+
+    def raise_it(number: int, frame: FrameType | None) -> None:
+        raise RunStopped("stopped by SIGTERM; the same command goes on where the grid was")
+
+    before = signal.signal(signal.SIGTERM, raise_it)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[IO[Any]]:
+    """The only grid in this folder. Raises: InputError while another one, or a run that it left, is at work there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"runs: another benchmark, or a run that it left, is at work in {folder}; wait for it, or end it"
+            ) from None
+        yield file

@@ -1,0 +1,217 @@
+"""What a grid is made of: variants (a strategy, or named settings) at seeds, each cell a run of `rlcredit train`.
+
+A set is a YAML file in `sets/` beside the recipe: one variant a line, its settings over the recipe's, and what it is
+compared with (`against`; `uniform` where nothing is said).
+
+    coupled_rhythm: {credit_strategy: coupled_rhythm}
+    coupled_bottom: {credit_strategy: coupled_rhythm, credit_select: bottom, against: [uniform, coupled_rhythm]}
+
+A variant's name means the same in every set, so that sets share cells.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlcredit.credit import find_strategy
+from rlcredit.errors import InputError
+from rlcredit.recipes import find_recipe
+from rlcredit.recipes.yaml_file import load_yaml
+
+BASELINE = "uniform"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+OF_A_CELL = ("seed", "credit_seed", "output_dir", "resume_from_checkpoint", "overwrite", "dry_run")
+"""Keys that the grid sets itself."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of training.
+
+    Attributes:
+        name: as in tables, and in the names of files.
+        settings: over the recipe's.
+        against: the variants that it is compared with.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    against: tuple[str, ...] = (BASELINE,)
+
+    @property
+    def words(self) -> list[str]:
+        """The settings as words of a command line."""
+        return [word for key, value in self.settings.items() for word in (f"--{key}", *_words(value))]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid."""
+
+    variant: Variant
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant.name}-seed{self.seed}"
+
+    def words(self, recipe: Sequence[str], folder: Path) -> list[str]:
+        """The words of `rlcredit train` that train it in a folder; `recipe`: --config and what is set over it."""
+        own = ["--seed", str(self.seed), "--credit_seed", str(self.seed), "--output_dir", str(folder)]
+        return [*recipe, *self.variant.words, *own]
+
+    def command(self, recipe: Sequence[str]) -> str:
+        """The command that reproduces it."""
+        return shlex.join(["rlcredit", "train", *self.words(recipe, Path("outputs") / self.name)])
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells to run, variant by variant; the baseline and what variants are compared with are among them.
+
+    Attributes:
+        title: what names its results: `results`, or `results-SET`.
+        variants: in the order of the tables.
+        seeds: as given.
+    """
+
+    title: str
+    variants: Sequence[Variant]
+    seeds: Sequence[int]
+    cells: Sequence[Cell] = field(init=False)
+
+    def __post_init__(self) -> None:
+        cells = [Cell(variant, seed) for seed in self.seeds for variant in self.variants]
+        object.__setattr__(self, "cells", cells)
+
+
+def make_grid(recipe: str, strategies: Sequence[str], sets: Sequence[str], seeds: Sequence[int]) -> Grid:
+    """The grid of these strategies and sets. Raises: InputError."""
+    if not strategies and not sets:
+        raise InputError(
+            "benchmark: nothing to compare; write --strategies uniform coupled_rhythm, or --set "
+            + (next(iter(set_names(recipe)), "NAME"))
+        )
+    known = known_variants(recipe)
+    wanted = [_of_strategy(name, known) for name in strategies]
+    for name in sets:
+        wanted += read_set(set_path(recipe, name))
+    chosen: dict[str, Variant] = {}
+    for variant in wanted:
+        if chosen.setdefault(variant.name, variant).settings != variant.settings:
+            raise InputError(f"{variant.name}: two sets give it different settings; rename one")
+    for name in [BASELINE, *(name for variant in wanted for name in variant.against)]:
+        if name not in chosen:
+            if name != BASELINE and name not in known:
+                raise InputError(f"against: {name!r} is no variant; write one of {', '.join([*chosen, *known])}")
+            chosen[name] = known.get(name) or Variant(BASELINE, {"credit_strategy": BASELINE})
+    first = [variant for variant in chosen.values() if variant.name == BASELINE]
+    others = [variant for variant in chosen.values() if variant.name != BASELINE]
+    return Grid("-".join(["results", *sets]), [*first, *others], seeds)
+
+
+def _of_strategy(name: str, known: Mapping[str, Variant]) -> Variant:
+    """The variant that a strategy's name, or the name of a variant in some set, stands for."""
+    if name in known:
+        return known[name]
+    try:
+        find_strategy(name)
+    except ValueError as error:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f" (or the variant {near[0]} of a set)" if near else ""
+        raise InputError(f"strategies: {' '.join(str(error).split())}{hint}") from error
+    return Variant(name.replace(":", "."), {"credit_strategy": name})
+
+
+# ---- sets ---------------------------------------------------------------------------------------------------------
+
+
+def known_variants(recipe: str) -> dict[str, Variant]:
+    """Every variant of the recipe's sets, by name."""
+    found: dict[str, Variant] = {}
+    for name in set_names(recipe):
+        for variant in read_set(set_path(recipe, name)):
+            found.setdefault(variant.name, variant)
+    return found
+
+
+def set_names(recipe: str) -> list[str]:
+    """The sets beside a recipe."""
+    return sorted(path.stem for path in (find_recipe(recipe).parent / "sets").glob("*.yaml"))
+
+
+def set_path(recipe: str, name: str) -> Path:
+    """The file of a set: beside the recipe, or a path. Raises: InputError."""
+    for path in (find_recipe(recipe).parent / "sets" / f"{name}.yaml", Path(name)):
+        if path.is_file():
+            return path
+    names = set_names(recipe)
+    near = difflib.get_close_matches(name, names, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise InputError(f"set: {name!r} is no set; {hint}There are {', '.join(names) or 'none beside this recipe'}")
+
+
+def read_set(path: Path) -> list[Variant]:
+    """The variants of a set. Raises: InputError that names the line."""
+    return [_variant(name, given.value, given.where) for name, given in load_yaml(path).items()]
+
+
+def _variant(name: str, settings: Any, where: str) -> Variant:
+    if not NAME.fullmatch(name):
+        raise InputError(f"{where}: {name!r} cannot name files; write letters, digits, _, . and -")
+    if not isinstance(settings, dict):
+        raise InputError(f"{where}: {name}: is {settings!r}; write settings such as {{credit_quantile: 0.2}}")
+    given = dict(settings)
+    against = given.pop("against", BASELINE)
+    names = against if isinstance(against, list) else [against]
+    if not names or not all(isinstance(one, str) for one in names):
+        raise InputError(f"{where}: {name}: against is {against!r}; write the name of a variant, or a list of them")
+    if own := [key for key in given if key in OF_A_CELL]:
+        raise InputError(f"{where}: {name}: {own[0]} is set by the grid; leave it out")
+    return Variant(name, given, tuple(names))
+
+
+# ---- the command line ---------------------------------------------------------------------------------------------
+
+
+def read_seeds(words: Iterable[str]) -> list[int]:
+    """`0..4`, `0 1 5`, `0..2 7`: whole numbers from 0, none twice. Raises: InputError."""
+    seeds: list[int] = []
+    for word in words:
+        found = re.fullmatch(r"(\d{1,9})(?:\.\.(\d{1,9}))?", str(word))
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, -1)
+        if last < first or last - first > 999:
+            raise InputError(f"seeds: {word!r} is no seed; write 0..4, or 0 1 2")
+        seeds += range(first, last + 1)
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"seeds: {' '.join(map(str, seeds))}: one stands there twice; write each once")
+    if not seeds:
+        raise InputError("seeds: is empty; write 0..4, or 0 1 2")
+    return seeds
+
+
+def split_words(argv: Sequence[str], own: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The words of the benchmark's own flags, and those of training."""
+    names, mine, others = set(own), list[str](), list[str]()
+    place = others
+    for word in argv:
+        if word.startswith("--"):
+            place = mine if word[2:].partition("=")[0].replace("-", "_") in names else others
+        place.append(word)
+    return mine, others
+
+
+def _words(value: Any) -> list[str]:
+    """A value of YAML as the words of a flag."""
+    if isinstance(value, bool) or value is None:
+        return [json.dumps(value)]
+    if isinstance(value, list):
+        return [str(item) for item in value]
+    return [json.dumps(value) if isinstance(value, dict) else str(value)]

@@ -1,0 +1,261 @@
+"""`rlcredit benchmark`: a grid of runs, kept cell by cell, and what it comes to.
+
+OUTPUT/cells/NAME-seedN.json      finished cells; they are kept, in a repository say, and never run again
+OUTPUT/results.json, .md, -curves.png, -differences.png (.svg)      with --set: results-SET...
+RUNS/NAME-seedN/                  ordinary output folders of `rlcredit train`, deleted when the cell is kept
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlcredit import recipes
+from rlcredit.benchmark import cells as cell_files
+from rlcredit.benchmark.cells import Expected, Unfinished
+from rlcredit.benchmark.crew import Job, locked, work
+from rlcredit.benchmark.figures import draw
+from rlcredit.benchmark.grid import Cell, Grid, make_grid, read_seeds, split_words
+from rlcredit.benchmark.results import document, markdown, measures
+from rlcredit.benchmark.table import Progress
+from rlcredit.errors import InputError, RunStopped
+from rlcredit.files import write_whole
+from rlcredit.trainers.prepare import check
+
+START = (sys.executable, "-m", "rlcredit", "train")
+GO_ON = ("--resume_from_checkpoint", "auto", "--disable_tqdm", "true")
+
+
+@dataclass
+class BenchmarkArguments:
+    """What is compared; every other key is one of `rlcredit train`, and the same for all cells."""
+
+    strategies: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Credit strategies (package.module:strategy too), or variants of the sets by name."},
+    )
+    set: list[str] = field(
+        default_factory=list, metadata={"help": "Named sets of variants: files in sets/ beside the recipe, or paths."}
+    )
+    seeds: list[str] = field(default_factory=lambda: ["0..4"], metadata={"help": "0..4, or 0 1 2."})
+    jobs: int | None = field(
+        default=None, metadata={"help": "Runs at once; null: as many as there are GPUs, or cores of the CPU."}
+    )
+    output: str | None = field(
+        default=None, metadata={"help": "Where cells and results are kept; default: benchmarks/RECIPE."}
+    )
+    runs: str | None = field(
+        default=None, metadata={"help": "Where the runs train; default: outputs/benchmark/RECIPE."}
+    )
+    keep_runs: bool = field(default=False, metadata={"help": "Keep the runs' folders when their cells are finished."})
+    report_only: bool = field(
+        default=False, metadata={"help": "Train nothing: write the results of the cells that are finished."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.jobs is not None and self.jobs < 1:
+            raise ValueError(f"jobs: {self.jobs} is out of range; write 1 or more")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A grid that has been checked.
+
+    Attributes:
+        grid: its cells.
+        recipe: the words of `rlcredit train` that all cells share.
+        output, runs: folders.
+        expected: by variant; empty where nothing is to be trained.
+    """
+
+    grid: Grid
+    recipe: Sequence[str]
+    output: Path
+    runs: Path
+    expected: Mapping[str, Expected]
+
+    def file(self, cell: Cell) -> Path:
+        return self.output / "cells" / f"{cell.name}.json"
+
+
+def benchmark(argv: Sequence[str]) -> None:
+    """Run `rlcredit benchmark` with these arguments.
+
+    Raises: InputError for what the user has to mend; RunStopped if cells failed, or on SIGTERM.
+    """
+    own, recipe_words = split_words(argv, [item.name for item in fields(BenchmarkArguments)])
+    (args,) = recipes.parse(own, (BenchmarkArguments,))
+    recipe = recipes.peek(recipe_words, "config")
+    if not recipe:
+        raise InputError("--config: is missing; write the recipe that all cells share, benchmark/countdown_tiny say")
+    name = recipes.find_recipe(recipe).stem
+    plan = Plan(
+        make_grid(recipe, args.strategies, args.set, read_seeds(args.seeds)),
+        recipe_words,
+        Path(args.output or f"benchmarks/{name}"),
+        Path(args.runs or f"outputs/benchmark/{name}"),
+        {},
+    )
+    failed: list[Job] = []
+    if not args.report_only:
+        plan = checked(plan)
+        failed = _train(plan, args.jobs, args.keep_runs)
+    report(plan, shlex.join(["rlcredit", "benchmark", *argv]))
+    if failed:
+        raise RunStopped(f"{len(failed)} cells failed: {failed[0].name} {failed[0].reason} ({failed[0].log})")
+
+
+def checked(plan: Plan) -> Plan:
+    """Check every variant as `rlcredit train` would, before anything starts. Raises: InputError."""
+    words = ["--output_dir", str(plan.runs / "checked"), "--resume_from_checkpoint", "auto"]
+    base = check([*plan.recipe, *words])
+    expected = {}
+    for variant in plan.grid.variants:
+        try:
+            made = check([*plan.recipe, *variant.words, *words])
+        except InputError as error:
+            raise InputError(f"{variant.name}: {error}") from error
+        expected[variant.name] = cell_files.expect(made, plan.recipe, variant.settings, base)
+    return Plan(plan.grid, plan.recipe, plan.output, plan.runs, expected)
+
+
+# ---- training -----------------------------------------------------------------------------------------------------
+
+
+def finished_cells(plan: Plan) -> dict[str, dict[str, Any]]:
+    """The cells that are there already, by name; damaged ones are deleted, others' are refused (InputError)."""
+    found = {}
+    for cell in plan.grid.cells:
+        path, expected = plan.file(cell), plan.expected[cell.variant.name]
+        try:
+            made = cell_files.read_cell(path, cell)
+        except Unfinished as error:
+            print(f"{error}; it is run again")
+            path.unlink()
+            continue
+        if made is not None:
+            wanted = {**expected.identity, "settings": expected.settings, "steps": expected.steps}
+            cell_files.refuse_different(path, made, wanted)
+            found[cell.name] = made
+    return found
+
+
+def _train(plan: Plan, at_once: int | None, keep_runs: bool) -> list[Job]:
+    """Run the cells that are missing; returns those that failed."""
+    found = finished_cells(plan)
+    missing = [cell for cell in plan.grid.cells if cell.name not in found]
+    if not missing:
+        return []
+    gpus = _devices()
+    count = at_once or len(gpus) or len(os.sched_getaffinity(0))
+    with locked(plan.runs) as lock:
+        jobs = {cell.name: _job(plan, cell, found, keep_runs) for cell in missing}
+        steps = {name: expected.steps for name, expected in plan.expected.items()}
+
+        def final(name: str) -> float | None:
+            return measures(found[name])["final"] if name in found else None
+
+        with Progress(plan.grid, jobs, final, steps) as progress:
+            work(list(jobs.values()), count, gpus, lock, progress.show)
+    return [job for job in jobs.values() if job.state == "failed"]
+
+
+def _job(plan: Plan, cell: Cell, found: dict[str, dict[str, Any]], keep_run: bool) -> Job:
+    folder, expected = plan.runs / cell.name, plan.expected[cell.variant.name]
+    told = {"command": cell.command(plan.recipe)}
+
+    def prepare() -> bool:
+        told["code"] = cell_files.code_digest()
+        return cell_files.prepare_folder(folder, cell, expected)
+
+    def collect() -> None:
+        told["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        made = cell_files.collect(folder, cell, expected, **told)
+        cell_files.write_cell(plan.file(cell), made)
+        found[cell.name] = made
+        if not keep_run:
+            shutil.rmtree(folder)
+            job.log.unlink(missing_ok=True)
+
+    job = Job(cell.name, [*START, *cell.words(plan.recipe, folder), *GO_ON], folder, prepare, collect, Unfinished)
+    return job
+
+
+def _devices() -> list[str]:
+    """The CUDA devices that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    if not torch.cuda.is_available():
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
+
+
+# ---- results ------------------------------------------------------------------------------------------------------
+
+
+def read_cells(plan: Plan) -> dict[str, dict[int, dict[str, Any]]]:
+    """By variant and seed, the finished cells, which have to agree. Raises: InputError."""
+    found: dict[str, dict[int, dict[str, Any]]] = {variant.name: {} for variant in plan.grid.variants}
+    first: dict[str, Any] | None = None
+    for variant in plan.grid.variants:
+        for seed in plan.grid.seeds:
+            cell = Cell(variant, seed)
+            try:
+                made = cell_files.read_cell(plan.file(cell), cell)
+            except Unfinished as error:
+                print(f"{error}; it is left out")
+                continue
+            if made is None:
+                continue
+            first = first or made
+            agreed = {key: first[key] for key in ("recipe", "policy", "device", "versions")}
+            cell_files.refuse_different(plan.file(cell), made, agreed)
+            found[variant.name][seed] = made
+    return {name: by_seed for name, by_seed in found.items() if by_seed}
+
+
+def report(plan: Plan, command: str) -> None:
+    """Write results.json, results.md and the figures. Raises: InputError where the baseline has no finished cell."""
+    cells = read_cells(plan)
+    try:
+        found = document(plan.grid.variants, plan.grid.seeds, cells, command)
+    except ValueError as error:
+        raise InputError(f"output: {plan.output}: {error}; there is nothing to report yet") from error
+    figures = draw(found, cells, plan.output, plan.grid.title)
+    title = f"{plan.output.name}: {plan.grid.title.removeprefix('results-').replace('results', 'strategies')}"
+    text = markdown(found, title, figures)
+    write_whole(plan.output / f"{plan.grid.title}.json", json.dumps(found, indent=1) + "\n")
+    write_whole(plan.output / f"{plan.grid.title}.md", text)
+    print("\n".join(summary(found)))
+    print(f"results: {plan.output / plan.grid.title}.md")
+
+
+def summary(found: Mapping[str, Any]) -> list[str]:
+    """A line a variant for the terminal."""
+    lines = []
+    pairs = {(p["variant"], p["against"]): p for p in reversed(found["paired"]) if p["measure"] == "final"}
+    for name, one in found["variants"].items():
+        final = one["measures"]["final"]
+        line = f"{name:24} {final['value']:.3f}"
+        for (variant, against), pair in pairs.items():
+            if variant == name and pair["low"] is not None:
+                bounds = f"[{pair['low']:+.3f}, {pair['high']:+.3f}]"
+                line += f"   {pair['value']:+.3f} {bounds} p {pair['p']:.3g} to {against}: {pair['verdict']}"
+        lines.append(line)
+    least = found["lowest_p"]
+    return [*lines, f"(final held-out accuracy, greedy; with these seeds p cannot go below {least:.3g})"]
+
+
+def describe() -> str:
+    """The keys of the command, with defaults, for --help."""
+    title = "Keys of rlcredit benchmark (every key of rlcredit train is one too, and the same for all cells):"
+    return f"\n{title}\n\n{recipes.list_keys(fields(BenchmarkArguments))}"
