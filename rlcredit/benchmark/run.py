@@ -25,7 +25,7 @@ from rlcredit.benchmark import cells as cell_files
 from rlcredit.benchmark.cells import Expected, Unfinished
 from rlcredit.benchmark.crew import Job, locked, work
 from rlcredit.benchmark.figures import draw
-from rlcredit.benchmark.grid import Cell, Grid, make_grid, read_seeds, split_words
+from rlcredit.benchmark.grid import BASELINE, Cell, Grid, make_grid, read_seeds, split_words
 from rlcredit.benchmark.results import document, markdown, measures
 from rlcredit.benchmark.table import Progress
 from rlcredit.errors import InputError, RunStopped
@@ -110,9 +110,16 @@ def benchmark(argv: Sequence[str]) -> None:
     if not args.report_only:
         plan = checked(plan)
         failed = _train(plan, args.jobs, args.keep_runs)
+    if failed and not any(plan.file(cell).is_file() for cell in plan.grid.cells if cell.variant.name == BASELINE):
+        raise _failure(failed)  # nothing to report
     report(plan, shlex.join(["rlcredit", "benchmark", *argv]))
     if failed:
-        raise RunStopped(f"{len(failed)} cells failed: {failed[0].name} {failed[0].reason} ({failed[0].log})")
+        raise _failure(failed)
+
+
+def _failure(failed: Sequence[Job]) -> RunStopped:
+    one = failed[0]
+    return RunStopped(f"{len(failed)} cells failed; {one.name}: {one.reason} (all of it: {one.log})")
 
 
 def checked(plan: Plan) -> Plan:

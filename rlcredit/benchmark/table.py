@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -27,13 +27,19 @@ class Progress:
         jobs: by cell name, the cells that were not finished at the start.
         final: the final accuracy of a finished cell, by its name; None while it is not finished.
         steps: of the cells, by variant.
+        console: where; None: stderr.
     """
 
     def __init__(
-        self, grid: Grid, jobs: dict[str, Job], final: Callable[[str], float | None], steps: dict[str, int]
+        self,
+        grid: Grid,
+        jobs: Mapping[str, Job],
+        final: Callable[[str], float | None],
+        steps: Mapping[str, int],
+        console: Console | None = None,
     ) -> None:
         self._grid, self._jobs, self._final, self._steps = grid, jobs, final, steps
-        self._console = Console(stderr=True)
+        self._console = console or Console(stderr=True)
         self._live: Live | None = None
         self._said: dict[str, str] = {}
         self._last, self._start = 0.0, time.monotonic()

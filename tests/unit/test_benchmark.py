@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -15,15 +16,26 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 
 from rlcredit.benchmark import cells as cell_files
 from rlcredit.benchmark import crew
 from rlcredit.benchmark.cells import Expected, Unfinished
 from rlcredit.benchmark.crew import Job, locked, work
 from rlcredit.benchmark.figures import draw
-from rlcredit.benchmark.grid import Cell, Variant, make_grid, read_seeds, read_set, set_names, set_path, split_words
+from rlcredit.benchmark.grid import (
+    Cell,
+    Grid,
+    Variant,
+    make_grid,
+    read_seeds,
+    read_set,
+    set_names,
+    set_path,
+    split_words,
+)
 from rlcredit.benchmark.results import document, markdown, measures
-from rlcredit.benchmark.table import last_logged
+from rlcredit.benchmark.table import Progress, last_logged
 from rlcredit.cli import main
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.recipes import list_recipes, recipes_root
@@ -452,6 +464,34 @@ def test_the_last_step_of_a_log(tmp_path):
              for step in range(1, 101)]  # fmt: skip
     (tmp_path / "log.jsonl").write_text("\n".join(lines) + '\n{"step": 1')
     assert last_logged(tmp_path) == (100, 9.9)
+
+
+def shown(folder: Path, terminal: bool, states: dict[str, str]) -> str:
+    """What Progress says of four cells, one of which was finished before."""
+    grid = Grid("results", [UNIFORM, COUPLED], [0, 1])
+    jobs = {name: job(folder, "", name) for name in states}
+    for name, state in states.items():
+        jobs[name].state, jobs[name].reason = state, "ended with 1: no room" if state == "failed" else ""
+    finals = {"uniform-seed0": 0.5} | {name: 0.625 for name, state in states.items() if state == "done"}
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100, color_system=None)
+    with Progress(grid, jobs, finals.get, {"uniform": 80, "coupled_rhythm": 80}, console) as progress:
+        progress.show()
+        progress.show()
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_grid_in_a_terminal_and_elsewhere(tmp_path):
+    run_folder(tmp_path / "coupled_rhythm-seed0")
+    states = {"uniform-seed1": "done", "coupled_rhythm-seed0": "running", "coupled_rhythm-seed1": "failed"}
+    table = shown(tmp_path, True, states)
+    rows = [line for line in table.splitlines() if "coupled_rhythm" in line or "uniform" in line]
+    assert [cell.strip() for cell in rows[0].split("│")[1:-1]] == ["uniform", "0.500", "0.625"]
+    assert [cell.strip() for cell in rows[1].split("│")[1:-1]] == ["coupled_rhythm", "4/80  0.40", "failed"]
+    assert "2 of 4 cells" in table
+    lines = shown(tmp_path, False, states).splitlines()
+    assert len(lines) == 3  # each change once
+    assert lines[0].endswith("uniform-seed1: done, accuracy 0.625  (1 of 3 done)")
+    assert lines[2].endswith("coupled_rhythm-seed1: failed, ended with 1: no room  (1 of 3 done)")
 
 
 # ---- results ------------------------------------------------------------------------------------------------------
