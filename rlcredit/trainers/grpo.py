@@ -340,6 +340,8 @@ class CreditGRPOTrainer(GRPOTrainer):
     def _load_own_state(self, checkpoint: str) -> None:
         """Read what is not in transformers' files; it is put back when training begins."""
         self._resume_state = checkpoints.load(checkpoint, self)
+        if self.use_vllm and self.vllm_mode == "server":
+            logger.warning("the vLLM server's random state is in no checkpoint: the run goes on, but not bit for bit")
 
     def _save_checkpoint(self, model, trial):  # type: ignore[no-untyped-def]
         checkpoints.save(self, f"{self._get_output_dir(trial=trial)}/checkpoint-{self.state.global_step}")
