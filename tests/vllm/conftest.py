@@ -1,6 +1,6 @@
 """vLLM on the CPU: one engine for all trainers of this process, and a policy whose heads it can compute.
 
-Its CPU kernels take head sizes from 32 on, so neither the tiny model of the other tests nor the shipped policy will do.
+Its CPU kernels take heads of 32 and more: neither the tiny model of the other tests nor the shipped policy will do.
 """
 
 from __future__ import annotations

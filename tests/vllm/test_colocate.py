@@ -58,6 +58,20 @@ def test_uniform_is_trl_bit_for_bit(trained, policy, tmp_path):
     assert runs.logged(theirs) == runs.logged(ours, "reward/unscored", "bad_steps")
 
 
+def test_without_the_correction_gamma_comes_from_the_pass_of_the_loss(policy, tmp_path):
+    settings = dict(credit_strategy="coupled_rhythm", vllm_importance_sampling_correction=False)
+    made = watch.trainer(tmp_path, policy, **settings)
+    made.train()
+    anew = {
+        (tuple(prompt), tuple(completion)): tuple(weights[0].tolist())
+        for returned, rows in zip(made.seen.returned, made.seen.read_anew, strict=True)
+        for prompt, completion, weights in zip(returned.prompts, returned.completions, rows, strict=True)
+    }
+    assert len(made.seen.trained) == 40
+    assert all(anew[prompt, completion] == weights for prompt, completion, _, weights in made.seen.trained)
+    assert not any("old_per_token_logps" in batch for batch in made.seen.rollouts)
+
+
 @pytest.mark.parametrize("extra", [{}, dict(peft_config=LORA)], ids=["full", "lora"])
 def test_vllm_follows_the_weights(policy, tmp_path, extra):
     def gaps(folder, sync):

@@ -97,6 +97,7 @@ class _Watched(CreditGRPOTrainer):
         loss = super()._compute_loss(model, inputs)
         if self.model.training:
             self.seen.trained += rows_of(inputs)
+        if self.model.training and "importance_sampling_ratio" in inputs:
             advantages = inputs["advantages"].reshape(len(inputs["completion_ids"]), -1)
             ready = {**inputs, "advantages": advantages * inputs.get("credit_weights", torch.ones(()))}
             halved = {**ready, "importance_sampling_ratio": inputs["importance_sampling_ratio"] / 2}
