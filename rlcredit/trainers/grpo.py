@@ -376,6 +376,8 @@ class CreditGRPOTrainer(GRPOTrainer):
         self._memory.resumed = checkpoints.load(checkpoint, self)
         if self.args.sync_ref_model:
             checkpoints.load_reference(checkpoint, self.accelerator.unwrap_model(self.ref_model))
+        if self.use_vllm and self.vllm_mode == "server":
+            logger.warning("the vLLM server's random state is in no checkpoint: the run goes on, but not bit for bit")
 
     def _save_checkpoint(self, model, trial):  # type: ignore[no-untyped-def]
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"

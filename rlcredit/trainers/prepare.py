@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig, get_peft_config, get_quantization_config
+from trl.import_utils import is_vllm_available
 
 from rlcredit import recipes
 from rlcredit.attention import choose_layers
@@ -175,6 +176,8 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig) ->
     if not model.model_name_or_path:
         raise InputError("model_name_or_path: is missing; write a folder or the id of a model on the hub")
     path = recipes.model_path(model.model_name_or_path)
+    if config.use_vllm and not run.dry_run:
+        _check_vllm(config)
     policy, tokenizer = _check_policy(path, model, config, task)
     if isinstance(config, CreditPPOConfig) and config.critic_model_name_or_path is not None:
         config.critic_model_name_or_path = recipes.model_path(config.critic_model_name_or_path)
@@ -204,6 +207,16 @@ def _not_sharded() -> list[str]:
         for engine in ("FSDP", "DEEPSPEED")
         if _launched_for(engine)
     ]
+
+
+def _check_vllm(config: CreditGRPOConfig) -> None:
+    """Refuse what TRL would refuse once the policy is loaded."""
+    if not is_vllm_available():
+        raise InputError('use_vllm: vLLM is not installed; write pip install "trl[vllm]", or --use_vllm false')
+    if config.vllm_mode == "server" and not torch.cuda.is_available():
+        raise InputError(
+            "vllm_mode: server sends the weights over NCCL, which needs a CUDA device; write --vllm_mode colocate"
+        )
 
 
 def _check_policy(
@@ -236,7 +249,7 @@ def build(checked: Checked) -> CreditGRPOTrainer:
     """Load the policy. Raises: InputError for what TRL and transformers refuse."""
     try:
         trainer = _trainer(checked)
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # OSError: weights that are missing, a vLLM server that does not answer
         raise InputError(" ".join(str(error).split())) from error
     if checked.checkpoint is None and trainer.is_world_process_zero():
         for folder in checkpoints.folders(checked.config.output_dir):  # of a run to be overwritten, or torn

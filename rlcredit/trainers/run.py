@@ -151,5 +151,6 @@ def resume_command(argv: Sequence[str]) -> str:
         if not skip and name not in ("--resume_from_checkpoint", "--overwrite"):
             kept.append(word)
         skip = name in ("--resume_from_checkpoint", "--overwrite") and "=" not in word
-    start = ["rlcredit", "train"] if "WORLD_SIZE" not in os.environ else ["accelerate", "launch", "...", sys.argv[0]]
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1  # vLLM in this process sets it too, to 1
+    start = ["accelerate", "launch", "...", sys.argv[0]] if launched else ["rlcredit", "train"]
     return shlex.join([*start, *kept, "--resume_from_checkpoint", "latest"])

@@ -86,6 +86,19 @@ def test_bad_input_is_one_line_and_exit_code_2(words, expected, capsys, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("installed", "mode", "expected"),
+    [(False, "colocate", "use_vllm: vLLM is not installed"), (True, "server", "vllm_mode: server sends the weights")],
+)
+def test_vllm_that_cannot_work_is_refused_before_the_policy_loads(
+    installed, mode, expected, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("rlcredit.trainers.prepare.is_vllm_available", lambda: installed)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    words = ["--config", "countdown_tiny/coupled_rhythm", "--use_vllm", "true", "--vllm_mode", mode]
+    assert expected in refused(capsys, *words, "--output_dir", str(tmp_path / "out"))
+
+
 def test_a_model_without_softmax_attention_is_refused_before_its_weights(capsys, tmp_path):
     from transformers import MambaConfig
 
@@ -236,7 +249,10 @@ def test_a_run_that_would_mix_with_an_earlier_one_is_refused(tmp_path, capsys):
     assert [line["step"] for line in lines_of(tmp_path)] == [1, 2, 3]
 
 
-def test_the_resume_command():
+@pytest.mark.parametrize("vllm_in_the_process", [False, True])
+def test_the_resume_command(vllm_in_the_process, monkeypatch):
+    if vllm_in_the_process:
+        monkeypatch.setenv("WORLD_SIZE", "1")
     words = ["--config", "a b.yaml", "--resume_from_checkpoint", "x", "--overwrite=true", "--max_steps", "3"]
     assert resume_command(words) == (
         "rlcredit train --config 'a b.yaml' --max_steps 3 --resume_from_checkpoint latest"
