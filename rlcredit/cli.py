@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -123,7 +124,9 @@ def _settle() -> None:
 
 def _fail(error: Exception | str, code: int) -> int:
     if os.environ.get("RANK", "0") == "0":
-        print(f"rlcredit: {error}", file=sys.stderr)
+        # a word that the user gave can be of any length, and hold what no terminal can show
+        line = re.sub(r"\S{300,}", lambda word: f"{word[0][:80]}...", " ".join(str(error).split()))
+        print(f"rlcredit: {line}".encode(errors="backslashreplace").decode(), file=sys.stderr)
     return code
 
 
