@@ -88,6 +88,8 @@ def load(folder: str, trainer: GRPOTrainer) -> dict[str, Any] | None:
     # torch knows no "cpu:0", which is what the device is called in a process launched on a CPU
     device = "cpu" if accelerator.device.type == "cpu" else accelerator.device
     state = torch.load(path, map_location=device, weights_only=True)
+    if not isinstance(state, dict) or not {"processes", "credit", "frozen", "wandb_run"} <= state.keys():
+        raise InputError(f"resume_from_checkpoint: {path} is no state of a run; write an earlier checkpoint")
     if state["processes"] != accelerator.num_processes:
         logger.warning(
             "%s was written by %d processes and is resumed by %d: the run goes on, but not bit for bit",

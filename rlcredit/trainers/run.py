@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from rlcredit.credit import CreditArguments
+from rlcredit.errors import InputError
 from rlcredit.evaluation.paired import compare
 from rlcredit.evaluation.samples import Table
 from rlcredit.recipes import list_keys
@@ -81,7 +82,10 @@ def _first_accuracies(trainer: CreditGRPOTrainer, *, resumed: bool) -> Accuracie
     """The accuracies before the run's first step: measured once, then kept beside the log."""
     path = Path(trainer.args.output_dir) / ACCURACY_FILE
     if resumed:
-        return json.loads(path.read_text())["before"] if path.is_file() else {}
+        try:
+            return json.loads(path.read_text())["before"] if path.is_file() else {}
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise InputError(f"{path}: holds no accuracies before the run; delete it to go on without them") from error
     before = _accuracies(trainer)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"before": before}) + "\n")
