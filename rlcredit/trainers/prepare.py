@@ -164,7 +164,7 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig) ->
     checkpoint = _checkpoint(config)
     earlier = checkpoints.complete(config.output_dir)
     if checkpoint is not None:
-        refuse_broken(checkpoint, "resume_from_checkpoint", _instead_of(Path(checkpoint)))
+        refuse_broken(checkpoint, "resume_from_checkpoint", _instead_of(Path(checkpoint)), states=True)
     if checkpoint is None and earlier and not run.overwrite and not run.dry_run:
         raise InputError(
             f"output_dir: {config.output_dir} holds {earlier[-1].name} of an earlier run; write "

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from rlcredit.cli import main
+from rlcredit.errors import InputError
 from rlcredit.recipes import recipes_root
+from rlcredit.weight_files import refuse_broken
 
 POLICY = recipes_root() / "countdown_tiny/policy"
 RECIPE = ["train", "--config", "countdown_tiny/ppo_uniform", "--num_generations=4", "--per_device_train_batch_size=8"]
@@ -178,6 +180,21 @@ def test_a_tokenizer_with_code_of_its_own_never_runs_it(tmp_path, capsys):
     words = ["--model_name_or_path", str(folder), "--output_dir", str(tmp_path / "out"), "--dry_run"]
     assert main(["train", "--config", "countdown_tiny/uniform", *words]) in (0, 2)
     assert not (tmp_path / "canary").exists()
+
+
+def test_what_is_not_loaded_does_not_matter(tmp_path):
+    folder = Path(shutil.copytree(POLICY, tmp_path / "policy"))
+    for name in ("optimizer.pt", "pytorch_model.bin", "training_args.bin", "notes.json"):
+        plain_pickle(tmp_path / "canary", folder / name)
+    refuse_broken(folder, "model", "")
+    with pytest.raises(InputError, match=r"optimizer\.pt"):
+        refuse_broken(folder, "model", "", states=True)
+
+
+def test_weights_of_an_old_format_are_taken(tmp_path):
+    torch.save({"a": torch.ones(3)}, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    refuse_broken(tmp_path, "model", "")
+    refuse_broken("a/model-of-the-hub", "model", "")
 
 
 # ---- GGUF ---------------------------------------------------------------------------------------------------------
