@@ -65,9 +65,8 @@ def find_recipe(name: str) -> Path:
 def _kind(path: Path) -> str:
     if path.is_dir():
         return "is a directory, not a recipe"
-    return (
-        "is no regular file" if path.exists() else "no such recipe"
-    )  # a pipe would be waited on, a device has no end
+    # a pipe would be waited on, a device has no end
+    return "is no regular file" if path.exists() else "no such recipe"
 
 
 def _first_comment(path: Path) -> str:
