@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -83,7 +84,9 @@ def test_a_real_model(tmp_path):
 
 def test_interrupted_and_resumed(policy, tmp_path):
     words = command(tmp_path, policy, max_steps=400, save_steps=2, held_out=0)
-    running = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    # Started in the background, a shell has its children ignore the interrupt, and so would theirs.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    running = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     while running.poll() is None and not (tmp_path / "checkpoint-4" / "trainer_state.json").is_file():
         time.sleep(0.5)
     os.kill(running.pid, signal.SIGINT)
