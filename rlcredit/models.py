@@ -13,8 +13,6 @@ import copy
 import difflib
 import importlib.util
 import json
-import os
-import struct
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -95,58 +93,7 @@ def _file(source: str) -> Path:
         ) from error
     if magic != _MAGIC:
         raise InputError(f"source: {str(file)!r} is no GGUF file: it begins with {magic!r} and not with {_MAGIC!r}")
-    _check_sizes(file)
     return file.absolute()
-
-
-_WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of GGUF's plain types
-_TEXT_TYPE, _ARRAY_TYPE = 8, 9
-
-
-def _check_sizes(file: Path) -> None:
-    """Refuse a file that says it holds more than it does: its readers would count up to whatever it says.
-
-    Layout: magic, version u32, tensors u64, entries u64; then each entry's key, type u32 and value.
-    """
-    size = file.stat().st_size
-    with file.open("rb") as opened:
-
-        def number(form: str) -> int:
-            width = struct.calcsize(form)
-            data = opened.read(width)
-            if len(data) < width:
-                raise EOFError
-            return int(struct.unpack(form, data)[0])
-
-        def skip(count: int, width: int) -> None:
-            if count * width > size - opened.tell():
-                raise EOFError
-            opened.seek(count * width, os.SEEK_CUR)
-
-        def skip_value(kind: int, depth: int = 0) -> None:
-            if kind == _TEXT_TYPE:
-                skip(number("<Q"), 1)
-            elif kind == _ARRAY_TYPE and depth < 4:
-                inner, count = number("<I"), number("<Q")
-                if inner in _WIDTHS:
-                    return skip(count, _WIDTHS[inner])
-                for _ in range(count):
-                    skip_value(inner, depth + 1)
-            else:
-                skip(1, _WIDTHS[kind])
-
-        try:
-            opened.seek(8)
-            tensors, entries = number("<Q"), number("<Q")
-            for _ in range(entries):
-                skip_value(_TEXT_TYPE)
-                skip_value(number("<I"))
-            skip(tensors, 24)  # the least that a tensor's description takes
-        except (EOFError, KeyError) as error:
-            raise InputError(
-                f"source: {str(file)!r} cannot be read (it says it holds more than it does, or is cut short); write a "
-                "whole .gguf file"
-            ) from error
 
 
 def _packaged_file(packaged: _Packaged) -> Path:
