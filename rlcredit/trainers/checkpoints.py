@@ -43,15 +43,25 @@ class SaveError(Exception):
 
 def is_complete(folder: Path) -> bool:
     """Whether every file of a checkpoint is there, whole; of one by TRL alone, which has no list, the last one."""
+    return fault_of(folder) is None
+
+
+def fault_of(folder: Path) -> str | None:
+    """Why a checkpoint does not count, in a few words."""
     if not (folder / TRAINER_STATE_NAME).is_file():
-        return False
-    if (folder / MANIFEST).is_file():
-        try:
-            sizes = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-        except ValueError:
-            return False
-        return all((folder / name).is_file() and (folder / name).stat().st_size == sizes[name] for name in sizes)
-    return not any(folder.glob("rlcredit-*"))
+        return f"it has no {TRAINER_STATE_NAME}"
+    if not (folder / MANIFEST).is_file():
+        return f"it has no {MANIFEST}: it was not written to its end" if any(folder.glob("rlcredit-*")) else None
+    try:
+        sizes = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except ValueError:
+        return f"{MANIFEST} is no list of files"
+    for name, size in sizes.items():
+        if not (folder / name).is_file():
+            return f"it has no {name}"
+        if (folder / name).stat().st_size != size:
+            return f"{name} is not whole"
+    return None
 
 
 def folders(output_dir: str | Path) -> list[Path]:
@@ -82,10 +92,9 @@ def find(wanted: str | bool | None, output_dir: str) -> str | None:
                 "resume_from_checkpoint, or write auto"
             )
         return str(found[-1]) if found else None
-    if not is_complete(Path(str(wanted))):
+    if reason := fault_of(Path(str(wanted))):
         raise InputError(
-            f"resume_from_checkpoint: {wanted} is no complete checkpoint (files are missing or cut short); write a "
-            "checkpoint folder, or latest"
+            f"resume_from_checkpoint: {wanted} is no complete checkpoint ({reason}); write another folder, or latest"
         )
     return str(wanted)
 
@@ -128,7 +137,7 @@ def write(trainer: GRPOTrainer, folder: Path, save: Callable[[], None]) -> None:
         reason = _failure_of_any(trainer, write_files)
     finally:
         trainer.args.save_total_limit = limit
-    reason = reason or _failure_of_any(trainer, lambda: _mark_complete(folder) if saves else None)
+    reason = reason or _failure_of_any(trainer, lambda: mark_complete(folder) if saves else None)
     if reason:
         if saves:
             shutil.rmtree(folder, ignore_errors=True)
@@ -148,10 +157,10 @@ def _failure_of_any(trainer: GRPOTrainer, action: Callable[[], None]) -> str | N
     return next((found for found in gather_object([reason]) if found), None)
 
 
-def _mark_complete(folder: Path) -> None:
-    """Have the disk hold every file, then list them."""
+def mark_complete(folder: Path) -> None:
+    """Have the disk hold every file of a checkpoint, then list them."""
     sizes = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST):
         with path.open("rb") as file:
             os.fsync(file.fileno())
         sizes[path.relative_to(folder).as_posix()] = path.stat().st_size

@@ -15,6 +15,7 @@ import torch
 from rlcredit.cli import main
 from rlcredit.errors import InputError
 from rlcredit.recipes import recipes_root
+from rlcredit.trainers import checkpoints
 from rlcredit.weight_files import refuse_broken
 
 POLICY = recipes_root() / "countdown_tiny/policy"
@@ -81,14 +82,26 @@ STATES = ["rlcredit-process0.pt", "rlcredit-critic.pt", "optimizer.pt", "schedul
 def test_a_checkpoint(run, tmp_path, capsys, name, harm):
     copy = Path(shutil.copytree(run, tmp_path / "out"))
     harm(tmp_path / "canary", copy / "checkpoint-2" / name)
+    checkpoints.mark_complete(copy / "checkpoint-2")  # whoever replaces a file can list it too
     error = refused(capsys, *RECIPE, "--max_steps=3", "--output_dir", str(copy), "--resume_from_checkpoint", "latest")
     assert str(copy / "checkpoint-2" / name) in error and f"an earlier checkpoint, {copy / 'checkpoint-1'}" in error
     assert not (tmp_path / "canary").exists()
 
 
+def test_a_file_that_is_not_as_listed(run, tmp_path, capsys):
+    copy = Path(shutil.copytree(run, tmp_path / "out"))
+    torn(tmp_path / "canary", copy / "checkpoint-2/optimizer.pt")
+    words = [*RECIPE, "--max_steps=3", "--output_dir", str(copy), "--resume_from_checkpoint"]
+    error = refused(capsys, *words, str(copy / "checkpoint-2"))
+    assert f"{copy / 'checkpoint-2'} is no complete checkpoint (optimizer.pt is not whole)" in error
+    assert main([*words, "latest", "--dry_run"]) == 0
+    assert f"{copy / 'checkpoint-2'}: passed over, optimizer.pt is not whole" in capsys.readouterr().out
+
+
 def test_a_state_of_something_else(run, tmp_path, capsys):
     copy = Path(shutil.copytree(run, tmp_path / "out"))
     torch.save({"a": torch.zeros(2)}, copy / "checkpoint-2/rlcredit-process0.pt")
+    checkpoints.mark_complete(copy / "checkpoint-2")
     words = [*RECIPE, "--max_steps=3", "--output_dir", str(copy), "--resume_from_checkpoint", "latest"]
     assert "rlcredit-process0.pt is no state of a run" in refused(capsys, *words)
 
@@ -96,6 +109,7 @@ def test_a_state_of_something_else(run, tmp_path, capsys):
 def test_what_nothing_reads_is_not_loaded(run, tmp_path, capsys):
     copy = Path(shutil.copytree(run, tmp_path / "out"))
     plain_pickle(tmp_path / "canary", copy / "checkpoint-2/training_args.bin")
+    checkpoints.mark_complete(copy / "checkpoint-2")
     words = ["--max_steps=3", "--output_dir", str(copy), "--resume_from_checkpoint", "latest"]
     assert main([*RECIPE, *words]) == 0
     assert not (tmp_path / "canary").exists() and (copy / "checkpoint-3").is_dir()
