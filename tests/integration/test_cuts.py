@@ -20,7 +20,8 @@ CUTS = {  # processes, and how each cuts its share of 16 completions a step
 
 def result(folder, cut, **settings) -> fixed_rollouts.Result:
     processes, how = CUTS[cut]
-    settings = {**how, "max_steps": STEPS, "learning_rate": 1e-4, **settings}
+    # Adam divides by the gradient's size: where that is near its epsilon of 1e-8, rounding would become a step
+    settings = {**how, "max_steps": STEPS, "learning_rate": 1e-4, "adam_epsilon": 1e-6, **settings}
     if processes == 1:
         fixed_rollouts.run(folder, **settings)
     else:
