@@ -55,11 +55,9 @@ def _fault(path: Path) -> str | None:
             with safe_open(path, framework="pt") as opened:
                 opened.keys()
         elif path.suffix in (".bin", ".pt", ".pth"):
-            with (
-                warnings.catch_warnings(action="ignore"),
-                safe_globals(),
-            ):  # numpy's arrays, in the states of its generators
-                # files of before PyTorch 1.6 are no zip and have to be read whole
+            # safe_globals: numpy's arrays, in the states of its generators; files of before PyTorch 1.6 are no zip and
+            # have to be read whole
+            with warnings.catch_warnings(action="ignore"), safe_globals():
                 torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         elif path.suffix == ".json":
             json.loads(path.read_bytes())

@@ -24,7 +24,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 from trl import GRPOTrainer
 
-from rlcredit.errors import InputError
+from rlcredit.errors import InputError, RunStopped
 from rlcredit.files import write_whole
 from rlcredit.trainers import memory
 
@@ -35,10 +35,6 @@ MANIFEST = "rlcredit-files.json"
 REFERENCE_FILE = "rlcredit-reference.safetensors"
 # What a disk that is full, gone or read-only raises: in Python, in torch's writer of archives, in safetensors.
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
-
-
-class SaveError(Exception):
-    """A checkpoint that could not be written, for the reason given; raised on every process."""
 
 
 def is_complete(folder: Path) -> bool:
@@ -54,7 +50,7 @@ def fault_of(folder: Path) -> str | None:
         return f"it has no {MANIFEST}: it was not written to its end" if any(folder.glob("rlcredit-*")) else None
     try:
         sizes = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         return f"{MANIFEST} is no list of files"
     for name, size in sizes.items():
         if not (folder / name).is_file():
@@ -99,6 +95,12 @@ def find(wanted: str | bool | None, output_dir: str) -> str | None:
     return str(wanted)
 
 
+def passed_over(checkpoint: str) -> list[str]:
+    """A line for each checkpoint that is newer than this one and does not count."""
+    found = [path for path in folders(Path(checkpoint).parent) if int(_step(path)) > int(_step(Path(checkpoint)))]
+    return [f"{path}: passed over, {fault}" for path in found if (fault := fault_of(path))]
+
+
 def agree(path: str | None) -> None:
     """Raise an InputError where processes have found different checkpoints, as on machines with disks of their own."""
     found = sorted({Path(name).name if name else "none" for name in gather_object([path])})
@@ -112,14 +114,17 @@ def agree(path: str | None) -> None:
 # ---- writing ------------------------------------------------------------------------------------------------------
 
 
-def write(trainer: GRPOTrainer, folder: Path, save: Callable[[], None]) -> None:
+def write(trainer: GRPOTrainer, folder: Path, save: Callable[[], None], *, needed: bool) -> bool:
     """Write a checkpoint, then delete older ones beyond `save_total_limit`.
 
     Args:
         folder: where; what an earlier run left there is removed.
         save: writes transformers' files there.
+        needed: whether the run ends with it, so that it cannot go on without.
 
-    Raises: SaveError, on every process, if one of them could not write; the folder is removed then.
+    Returns: whether it is there. Where one process could not write, it is nowhere: it is removed.
+
+    Raises: RunStopped, on every process, if it could not be written and is needed, or `on_save_error` is stop.
     """
     saves, accelerator = trainer.args.should_save, trainer.accelerator
 
@@ -134,20 +139,31 @@ def write(trainer: GRPOTrainer, folder: Path, save: Callable[[], None]) -> None:
     # transformers deletes older checkpoints as soon as its own files are written, which is before this one counts
     limit, trainer.args.save_total_limit = trainer.args.save_total_limit, None
     try:
-        reason = _failure_of_any(trainer, write_files)
+        reason = _failure_of_any(write_files)
     finally:
         trainer.args.save_total_limit = limit
-    reason = reason or _failure_of_any(trainer, lambda: mark_complete(folder) if saves else None)
+    reason = reason or _failure_of_any(lambda: mark_complete(folder) if saves else None)
     if reason:
         if saves:
             shutil.rmtree(folder, ignore_errors=True)
-        free = shutil.disk_usage(folder.parent).free / 1e6
-        raise SaveError(f"{reason}; {free:,.0f} MB are free there")  # torch's own words name no disk
-    if saves:
+        line = _not_saved(folder, reason)
+        if needed or trainer.args.on_save_error == "stop":
+            raise RunStopped(f"{line}; make room, then go on with --resume_from_checkpoint latest")
+        logger.warning("%s, and the run goes on", line)
+    elif saves:
         rotate_checkpoints(str(folder.parent), limit, trainer.state.best_model_checkpoint, use_mtime=True)
+    return not reason
 
 
-def _failure_of_any(trainer: GRPOTrainer, action: Callable[[], None]) -> str | None:
+def _not_saved(folder: Path, reason: str) -> str:
+    older = complete(folder.parent)
+    # torch's own words name no disk
+    free = f"; {shutil.disk_usage(folder.parent).free / 1e6:,.0f} MB are free there" if folder.parent.is_dir() else ""
+    kept = f"{older[-1].name} is kept" if older else "there is no older one"
+    return f"{folder.name} could not be saved ({reason}{free}); {kept}"
+
+
+def _failure_of_any(action: Callable[[], None]) -> str | None:
     """Run it on every process; why it failed on one of them, told to all, or None."""
     reason = None
     try:

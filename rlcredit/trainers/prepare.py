@@ -187,21 +187,15 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig) ->
         config.critic_model_name_or_path = recipes.model_path(config.critic_model_name_or_path)
         trusted = {"trust_remote_code": config.trust_remote_code}
         critic.check(config.critic_model_name_or_path, policy, tokenizer, **trusted)
-    notes = [*task.notes, *_not_sharded(), *_passed_over(checkpoint, config)]
+    notes = [*task.notes, *_not_sharded()]
+    if checkpoint and config.resume_from_checkpoint != checkpoint:  # the newest that counts
+        notes += checkpoints.passed_over(checkpoint)
     if run.processes is not None and run.processes != config.world_size and not run.dry_run:
         notes.append(
             f"processes: the recipe is meant for {run.processes}, this run has {config.world_size}: batches are "
             f"{config.world_size / run.processes:g} times as large as there"
         )
     return Checked(run, model, config, task, path, policy, tokenizer, checkpoint, notes)
-
-
-def _passed_over(checkpoint: str | None, config: CreditGRPOConfig) -> list[str]:
-    """A line for each newer checkpoint that does not count, where a run goes on from the newest that does."""
-    if checkpoint is None or config.resume_from_checkpoint == checkpoint:
-        return []
-    newer = [path for path in checkpoints.folders(config.output_dir) if not checkpoints.is_complete(path)]
-    return [f"{path}: passed over, {checkpoints.fault_of(path)}" for path in newer]
 
 
 def _launched_for(engine: str) -> bool:

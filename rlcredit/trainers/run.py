@@ -26,6 +26,7 @@ from rlcredit.trainers.plan import plan
 from rlcredit.trainers.ppo import CreditPPOTrainer
 from rlcredit.trainers.ppo_config import CreditPPOConfig
 from rlcredit.trainers.prepare import Checked, RunArguments, build, check
+from rlcredit.trainers.stopping import Terminated, ending_at_once, naming_lost_processes
 
 ACCURACY_FILE = "accuracy.json"
 RUN_FILE = "run.json"
@@ -42,6 +43,14 @@ def train(argv: Sequence[str]) -> None:
     if checked.run.dry_run:
         return _say([plan(checked)])
     _say(checked.notes)
+    try:
+        with naming_lost_processes(), ending_at_once():
+            _run(checked, argv)
+    except Terminated:
+        _say(["\nstopped by SIGTERM beside training: nothing is lost", f"resume:     {resume_command(argv, 'auto')}"])
+
+
+def _run(checked: Checked, argv: Sequence[str]) -> None:
     trainer = build(checked)
     if trainer.is_world_process_zero():
         _describe_run(checked, argv)
@@ -146,7 +155,7 @@ def describe() -> str:
     return f"\n{title}\n\n{list_keys(own)}"
 
 
-def resume_command(argv: Sequence[str]) -> str:
+def resume_command(argv: Sequence[str], start_from: str = checkpoints.LATEST) -> str:
     """The command that goes on with a run started with these arguments."""
     kept, skip = [], False
     for word in argv:
@@ -156,4 +165,4 @@ def resume_command(argv: Sequence[str]) -> str:
         skip = name in ("--resume_from_checkpoint", "--overwrite") and "=" not in word
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1  # vLLM in this process sets it too, to 1
     start = ["accelerate", "launch", "...", sys.argv[0]] if launched else ["rlcredit", "train"]
-    return shlex.join([*start, *kept, "--resume_from_checkpoint", "latest"])
+    return shlex.join([*start, *kept, "--resume_from_checkpoint", start_from])

@@ -37,7 +37,7 @@ def trained(tmp_path_factory, policy):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_ids_gamma_and_ratio(trained, name, record_property):
+def test_ids_gamma_and_ratio(trained, name):
     figures = watch.check(trained(name))
     print(name, figures)
     assert figures["logp_difference"] < 0.1
