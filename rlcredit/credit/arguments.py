@@ -112,7 +112,7 @@ class CreditArguments:
         self.credit_layers = _layers(self.credit_layers)
         self.credit_fai_horizon = [_whole("credit_fai_horizon", h) for h in _listed(self.credit_fai_horizon)]
         if isinstance(self.credit_options, str):
-            self.credit_options = json.loads(self.credit_options)
+            self.credit_options = _mapping("credit_options", self.credit_options)
         self._check_numbers()
         for item in fields(CreditArguments):
             if choices := item.metadata.get("choices"):
@@ -181,6 +181,15 @@ def _listed(value: Any) -> list[Any]:
     if isinstance(value, str):
         return value.strip("[] ").replace(",", " ").split()
     return list(value) if isinstance(value, Iterable) else [value]
+
+
+def _mapping(name: str, text: str) -> dict[str, Any]:
+    try:
+        if isinstance(found := json.loads(text), dict):
+            return found
+    except (ValueError, RecursionError):
+        pass
+    raise ValueError(f"{name}: {text!r:.80} is no mapping in JSON; write '{{\"key\": 1}}'")
 
 
 def _whole(name: str, value: Any) -> int:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow
 
 from rlcredit.errors import InputError
 from rlcredit.evaluation.evaluate import SETTINGS_FILE
@@ -68,13 +67,15 @@ def _read(folder: Path) -> Evaluation:
     """The evaluation in a folder. Raises: InputError if there is none, or it is not finished."""
     try:
         settings = json.loads((folder / SETTINGS_FILE).read_text())
+        if not isinstance(settings, dict):
+            raise ValueError(f"{SETTINGS_FILE} is no JSON object")
         records = read_samples(folder / SAMPLES_FILE)
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        found = table(records)
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{folder}: holds no finished evaluation; write the output folder of rlcredit evaluate "
             f"({' '.join(str(error).split())[:120]})"
         ) from error
-    found = table(records)
     problems = {record["problem"]: (record["id"], record["question"]) for record in records}
     return Evaluation(
         settings,

@@ -47,7 +47,7 @@ class EvaluateArguments(ModelArguments):
         default=None,
         metadata={"help": "A .jsonl, .json, .csv or .parquet file, or a set on the hub, in place of the task's own."},
     )
-    task_options: dict | str | None = field(default=None, metadata={"help": "Mapping that the task checks."})
+    task_options: dict | None = field(default=None, metadata={"help": "Mapping that the task checks."})
     samples: int = field(default=1, metadata={"help": "Completions a problem."})
     temperature: float = field(default=0.0, metadata={"help": "0 is greedy; with more than one sample, above 0."})
     top_p: float = field(default=1.0, metadata={"help": "Draw from the likeliest tokens of this total probability."})
@@ -60,15 +60,13 @@ class EvaluateArguments(ModelArguments):
     overwrite: bool = field(default=False, metadata={"help": "Delete an earlier evaluation in the output folder."})
 
     def __post_init__(self) -> None:
-        if isinstance(self.task_options, str):
-            self.task_options = json.loads(self.task_options)
         if self.task not in EVALUATION_SETS:
             raise ValueError(f"task: {self.task!r} is no evaluation set; write one of {', '.join(EVALUATION_SETS)}")
         for name, low in (("samples", 1), ("max_new_tokens", 1), ("batch_size", 1), ("seed", 0), ("top_k", 0)):
             if getattr(self, name) < low:
                 raise ValueError(f"{name}: {getattr(self, name)} is out of range; write {low} or more")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit: {self.limit} is out of range; write 1 or more, or leave it out")
+        if self.limit is not None and not 1 <= self.limit <= 1_000_000:
+            raise ValueError(f"limit: {self.limit} is out of range; write 1 to 1000000, or leave it out")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p: {self.top_p} is out of range; write a number above 0, up to 1")
         if self.temperature < 0:
@@ -93,7 +91,6 @@ def evaluate(argv: Sequence[str]) -> None:
     disable_progress_bar()
     (args,) = recipes.parse(list(argv), (EvaluateArguments,))
     path = model_path(args.model)
-    assert not isinstance(args.task_options, str)  # parsed in __post_init__
     rows, task = load_set(args.task, args.data, args.task_options, args.limit)
     if task.check is None:
         raise InputError("task_options.check: is missing; write the name of a checker")
@@ -170,9 +167,13 @@ def _open(args: EvaluateArguments, path: str, rows: Dataset, state: PartialState
         for name in ("parts", SETTINGS_FILE, METRICS_FILE, SAMPLES_FILE):
             shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
     state.wait_for_everyone()
-    earlier = json.loads(file.read_text()) if file.is_file() else None
+    try:
+        earlier = json.loads(file.read_text()) if file.is_file() else None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"output: {file} is no JSON; write another --output, or delete it") from error
     state.wait_for_everyone()
     if earlier is not None and earlier != settings:
+        earlier = earlier if isinstance(earlier, dict) else {}
         differing = [key for key in settings if settings[key] != earlier.get(key)]
         said = ", ".join(f"{key} {earlier.get(key)!r} instead of {settings[key]!r}" for key in differing)
         raise InputError(

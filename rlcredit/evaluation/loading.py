@@ -22,7 +22,9 @@ from transformers import (
 
 from rlcredit.errors import InputError
 from rlcredit.tasks import EVALUATION_SETS, TASKS, TaskData
+from rlcredit.weight_files import refuse_broken
 
+WHOLE = "write the folder of a whole model"
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
@@ -73,10 +75,11 @@ class ModelArguments:
 def load_tokenizer(path: str, args: ModelArguments) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
     """The configuration and the tokenizer, before weights load. Raises: InputError if there is no such model."""
     options = {"revision": args.revision, "trust_remote_code": args.trust_remote_code}
+    refuse_broken(path, "model", WHOLE)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", **options)
         config = AutoConfig.from_pretrained(_base(path), **options)
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", **options)
+    except Exception as error:  # of many kinds: the files are anybody's, and tokenizers raises a bare Exception
         reason = " ".join(str(error).split())[:160]
         raise InputError(
             f"model: {path!r} is neither a folder with a model nor a model that can be reached ({reason})"
@@ -90,6 +93,7 @@ def load_model(path: str, args: ModelArguments, device: torch.device) -> PreTrai
     if args.attn_implementation:
         options["attn_implementation"] = args.attn_implementation
     # PEFT's own class leaves adapters in float32, as they were trained; transformers' would cast them to the model's
+    refuse_broken(_base(path), "model", WHOLE)
     kind = AutoPeftModelForCausalLM if _adapter(path).is_file() else AutoModelForCausalLM
     try:
         model = kind.from_pretrained(path, trust_remote_code=args.trust_remote_code, **options)

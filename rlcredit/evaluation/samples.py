@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlcredit.errors import InputError
 from rlcredit.evaluation.sampling import Sampling, complete, prompt_lengths
 from rlcredit.tasks.checkers.verdict import Checker
 
@@ -117,6 +118,8 @@ def table(records: Iterable[Record]) -> Table:
     """Records as arrays."""
     ordered = sorted(records, key=lambda record: (record["problem"], record["sample"]))
     problems = len({record["problem"] for record in ordered})
+    if not ordered or len(ordered) % problems:
+        raise InputError(f"{len(ordered)} samples of {problems} problems: some are missing; write --overwrite true")
 
     def grid(column: str) -> np.ndarray:
         return np.array([record[column] for record in ordered]).reshape(problems, -1)
@@ -168,8 +171,12 @@ class Store:
 
 
 def read_samples(path: Path) -> list[Record]:
-    """The samples of a parquet file."""
-    return pq.read_table(path, schema=SCHEMA).to_pylist()
+    """The samples of a parquet file. Raises: InputError."""
+    try:
+        return pq.read_table(path, schema=SCHEMA).to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: is no table of samples ({reason:.120}); write --overwrite true") from error
 
 
 def _write(path: Path, records: Sequence[Record]) -> None:

@@ -122,7 +122,7 @@ def prompt_lengths(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
 
 def _ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
     if isinstance(prompts[0], str):
-        return tokenizer(list(prompts))["input_ids"]
+        return tokenizer(list(prompts), verbose=False)["input_ids"]  # what is too long is refused by who asks
     if tokenizer.chat_template is None:
         raise InputError("task_options.prompt_style: 'chat', but the model has no chat template; write 'plain'")
     return tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, tokenize=True, return_dict=False)

@@ -39,6 +39,9 @@ from rlcredit.recipes.shipped import find_recipe
 from rlcredit.recipes.words import from_words, split_flags, unknown, with_dotted
 from rlcredit.recipes.yaml_file import Given, load_yaml
 
+# What TRL and transformers raise for their settings: a file that is not there, a package, a division by 0.
+_REFUSALS = (ValueError, TypeError, KeyError, OSError, ImportError, ArithmeticError)
+
 
 def parse(
     argv: list[str], dataclass_types: Sequence[type], elsewhere: Mapping[str, str] | None = None
@@ -95,16 +98,24 @@ def _instance(dataclass_type: type, given: Mapping[str, Given], source: str) -> 
     values = {item.name: given[item.name].value for item in needed if item.name in given}
     try:
         return dataclass_type(**values)
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise InputError(_with_place(one_line(error), dataclass_type, given, source)) from error
+    except _REFUSALS as error:
+        message = one_line(error)
+        # our own messages start with the key, those of TRL and transformers may not have it at all
+        named = next((word for word in re.findall(r"\w+", message) if word in values), None)
+        name = named or _culprit(dataclass_type, values, given)
+        where = given[name].where if name else source
+        raise InputError(f"{where}: {message.removeprefix(f'{name}: ')}") from error
 
 
-def _with_place(message: str, dataclass_type: type, given: Mapping[str, Given], source: str) -> str:
-    """The dataclass's message after the place of the first given key it names; our own start with the key already."""
-    for name in re.findall(r"\w+", message):
-        if name in given and name in dataclass_type.__dataclass_fields__:  # type: ignore[attr-defined]
-            return f"{given[name].where}: {message.removeprefix(f'{name}: ')}"
-    return f"{source}: {message}"
+def _culprit(dataclass_type: type, values: Mapping[str, Any], given: Mapping[str, Given]) -> str | None:
+    """The key without which the dataclass takes the rest; a flag before a line of the recipe."""
+    for name in sorted(values, key=lambda name: not given[name].where.startswith("--")):
+        try:
+            dataclass_type(**{other: value for other, value in values.items() if other != name})
+        except _REFUSALS:
+            continue
+        return name
+    return None
 
 
 def _read_recipe(path: Path, options: Mapping[str, Option], advice: Mapping[str, str]) -> dict[str, Given]:

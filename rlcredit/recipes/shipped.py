@@ -30,7 +30,10 @@ def recipes_root() -> Path:
 def model_path(name: str) -> str:
     """A folder from here, a folder among the shipped recipes, or else the id of a model on the hub."""
     shipped = recipes_root() / name
-    return str(shipped) if not Path(name).exists() and shipped.is_dir() else name
+    try:
+        return str(shipped) if not Path(name).exists() and shipped.is_dir() else name
+    except OSError:  # a name too long for the file system: refused with the model
+        return name
 
 
 def list_recipes() -> list[Recipe]:
@@ -50,13 +53,20 @@ def find_recipe(name: str) -> Path:
         for candidate in (Path(name), recipes_root() / name, recipes_root() / f"{name}.yaml"):
             if candidate.is_file():
                 return candidate
-        kind = "is a directory, not a recipe" if Path(name).is_dir() else "no such recipe"
+        kind = _kind(Path(name))
     except (OSError, ValueError) as error:  # a name too long for the file system, a null byte
         raise InputError(f"{shown(name)}: no such recipe ({type(error).__name__})") from None
     names = [recipe.name for recipe in list_recipes()]
     near = difflib.get_close_matches(name.removesuffix(".yaml"), names, n=1, cutoff=0.4)
     advice = f"did you mean {near[0]}?" if near else "write the path of a .yaml file or the name of a shipped recipe"
     raise InputError(f"{plain(name)}: {kind}; {advice}")
+
+
+def _kind(path: Path) -> str:
+    if path.is_dir():
+        return "is a directory, not a recipe"
+    # a pipe would be waited on, a device has no end
+    return "is no regular file" if path.exists() else "no such recipe"
 
 
 def _first_comment(path: Path) -> str:

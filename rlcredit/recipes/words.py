@@ -78,7 +78,9 @@ def with_dotted(given: Mapping[str, Given], dotted: Mapping[str, list[str]]) -> 
     for flag, words in dotted.items():
         name, *path = flag.split(".")
         known = made[name].value if name in made else None
-        mapping = copy.deepcopy(json.loads(known) if isinstance(known, str) else known) or {}
+        mapping = copy.deepcopy(_decoded(known) if isinstance(known, str) else known) or {}
+        if not isinstance(mapping, dict):
+            raise InputError(f"--{plain(flag)}: {name} is {shown(known)}, and not a mapping")
         place = mapping
         for key in path[:-1]:
             place = place.setdefault(key, {})
@@ -87,6 +89,13 @@ def with_dotted(given: Mapping[str, Given], dotted: Mapping[str, list[str]]) -> 
         place[path[-1]] = _plain_value(words)
         made[name] = Given(json.dumps(mapping) if isinstance(known, str) else mapping, f"--{flag}")
     return made
+
+
+def _decoded(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _plain_value(words: list[str]) -> Any:

@@ -46,9 +46,9 @@ def read_file(path: Path) -> list[tuple[str, Row]]:
 
     Raises: InputError that names the file, the row and what was expected.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file")
     try:
+        if not path.is_file():
+            raise InputError(f"{path}: there is no such file")
         rows = list(_READERS[path.suffix](path))
     except (OSError, UnicodeDecodeError, pyarrow.ArrowException, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())[:160]})") from error

@@ -22,14 +22,14 @@ def options_from(kind: type[Options], given: Mapping[str, object], task: str) ->
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean task_options.{near[0]}?" if near else f"write one of {', '.join(known)}"
-            raise InputError(f"task_options.{key}: {value!r} is for no option of the task {task}; {hint}")
+            raise InputError(f"task_options.{key}: {value!r:.80} is for no option of the task {task}; {hint}")
     return kind(**dict[str, Any](given))
 
 
 def require(name: str, value: object, holds: Callable[[object], bool], instead: str) -> None:
     """Raise an InputError unless the value can be used."""
     if not holds(value):
-        raise InputError(f"task_options.{name}: {value!r} is not possible; write {instead}")
+        raise InputError(f"task_options.{name}: {value!r:.80} is not possible; write {instead}")
 
 
 def is_integer_in(low: int, high: int) -> Callable[[object], bool]:

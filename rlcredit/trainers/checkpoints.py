@@ -24,7 +24,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 from trl import GRPOTrainer
 
-from rlcredit.errors import InputError
+from rlcredit.errors import InputError, RunStopped
 from rlcredit.files import write_whole
 from rlcredit.trainers import memory
 
@@ -37,21 +37,27 @@ REFERENCE_FILE = "rlcredit-reference.safetensors"
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 
 
-class SaveError(Exception):
-    """A checkpoint that could not be written, for the reason given; raised on every process."""
-
-
 def is_complete(folder: Path) -> bool:
     """Whether every file of a checkpoint is there, whole; of one by TRL alone, which has no list, the last one."""
+    return fault_of(folder) is None
+
+
+def fault_of(folder: Path) -> str | None:
+    """Why a checkpoint does not count, in a few words."""
     if not (folder / TRAINER_STATE_NAME).is_file():
-        return False
-    if (folder / MANIFEST).is_file():
-        try:
-            sizes = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-        except ValueError:
-            return False
-        return all((folder / name).is_file() and (folder / name).stat().st_size == sizes[name] for name in sizes)
-    return not any(folder.glob("rlcredit-*"))
+        return f"it has no {TRAINER_STATE_NAME}"
+    if not (folder / MANIFEST).is_file():
+        return f"it has no {MANIFEST}: it was not written to its end" if any(folder.glob("rlcredit-*")) else None
+    try:
+        sizes = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError):
+        return f"{MANIFEST} is no list of files"
+    for name, size in sizes.items():
+        if not (folder / name).is_file():
+            return f"it has no {name}"
+        if (folder / name).stat().st_size != size:
+            return f"{name} is not whole"
+    return None
 
 
 def folders(output_dir: str | Path) -> list[Path]:
@@ -82,12 +88,17 @@ def find(wanted: str | bool | None, output_dir: str) -> str | None:
                 "resume_from_checkpoint, or write auto"
             )
         return str(found[-1]) if found else None
-    if not is_complete(Path(str(wanted))):
+    if reason := fault_of(Path(str(wanted))):
         raise InputError(
-            f"resume_from_checkpoint: {wanted} is no complete checkpoint (files are missing or cut short); write a "
-            "checkpoint folder, or latest"
+            f"resume_from_checkpoint: {wanted} is no complete checkpoint ({reason}); write another folder, or latest"
         )
     return str(wanted)
+
+
+def passed_over(checkpoint: str) -> list[str]:
+    """A line for each checkpoint that is newer than this one and does not count."""
+    found = [path for path in folders(Path(checkpoint).parent) if int(_step(path)) > int(_step(Path(checkpoint)))]
+    return [f"{path}: passed over, {fault}" for path in found if (fault := fault_of(path))]
 
 
 def agree(path: str | None) -> None:
@@ -103,14 +114,17 @@ def agree(path: str | None) -> None:
 # ---- writing ------------------------------------------------------------------------------------------------------
 
 
-def write(trainer: GRPOTrainer, folder: Path, save: Callable[[], None]) -> None:
+def write(trainer: GRPOTrainer, folder: Path, save: Callable[[], None], *, needed: bool) -> bool:
     """Write a checkpoint, then delete older ones beyond `save_total_limit`.
 
     Args:
         folder: where; what an earlier run left there is removed.
         save: writes transformers' files there.
+        needed: whether the run ends with it, so that it cannot go on without.
 
-    Raises: SaveError, on every process, if one of them could not write; the folder is removed then.
+    Returns: whether it is there. Where one process could not write, it is nowhere: it is removed.
+
+    Raises: RunStopped, on every process, if it could not be written and is needed, or `on_save_error` is stop.
     """
     saves, accelerator = trainer.args.should_save, trainer.accelerator
 
@@ -125,20 +139,31 @@ def write(trainer: GRPOTrainer, folder: Path, save: Callable[[], None]) -> None:
     # transformers deletes older checkpoints as soon as its own files are written, which is before this one counts
     limit, trainer.args.save_total_limit = trainer.args.save_total_limit, None
     try:
-        reason = _failure_of_any(trainer, write_files)
+        reason = _failure_of_any(write_files)
     finally:
         trainer.args.save_total_limit = limit
-    reason = reason or _failure_of_any(trainer, lambda: _mark_complete(folder) if saves else None)
+    reason = reason or _failure_of_any(lambda: mark_complete(folder) if saves else None)
     if reason:
         if saves:
             shutil.rmtree(folder, ignore_errors=True)
-        free = shutil.disk_usage(folder.parent).free / 1e6
-        raise SaveError(f"{reason}; {free:,.0f} MB are free there")  # torch's own words name no disk
-    if saves:
+        line = _not_saved(folder, reason)
+        if needed or trainer.args.on_save_error == "stop":
+            raise RunStopped(f"{line}; make room, then go on with --resume_from_checkpoint latest")
+        logger.warning("%s, and the run goes on", line)
+    elif saves:
         rotate_checkpoints(str(folder.parent), limit, trainer.state.best_model_checkpoint, use_mtime=True)
+    return not reason
 
 
-def _failure_of_any(trainer: GRPOTrainer, action: Callable[[], None]) -> str | None:
+def _not_saved(folder: Path, reason: str) -> str:
+    older = complete(folder.parent)
+    # torch's own words name no disk
+    free = f"; {shutil.disk_usage(folder.parent).free / 1e6:,.0f} MB are free there" if folder.parent.is_dir() else ""
+    kept = f"{older[-1].name} is kept" if older else "there is no older one"
+    return f"{folder.name} could not be saved ({reason}{free}); {kept}"
+
+
+def _failure_of_any(action: Callable[[], None]) -> str | None:
     """Run it on every process; why it failed on one of them, told to all, or None."""
     reason = None
     try:
@@ -148,10 +173,10 @@ def _failure_of_any(trainer: GRPOTrainer, action: Callable[[], None]) -> str | N
     return next((found for found in gather_object([reason]) if found), None)
 
 
-def _mark_complete(folder: Path) -> None:
-    """Have the disk hold every file, then list them."""
+def mark_complete(folder: Path) -> None:
+    """Have the disk hold every file of a checkpoint, then list them."""
     sizes = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST):
         with path.open("rb") as file:
             os.fsync(file.fileno())
         sizes[path.relative_to(folder).as_posix()] = path.stat().st_size
@@ -189,6 +214,8 @@ def load(folder: str, trainer: GRPOTrainer) -> dict[str, Any] | None:
     # torch knows no "cpu:0", which is what the device is called in a process launched on a CPU
     device = "cpu" if accelerator.device.type == "cpu" else accelerator.device
     state = torch.load(path, map_location=device, weights_only=True)
+    if not isinstance(state, dict) or not {"processes", "credit", "frozen", "wandb_run"} <= state.keys():
+        raise InputError(f"resume_from_checkpoint: {path} is no state of a run; write an earlier checkpoint")
     if state["processes"] != accelerator.num_processes:
         logger.warning(
             "%s was written by %d processes and is resumed by %d: the run goes on, but not bit for bit",

@@ -36,6 +36,7 @@ from rlcredit.errors import InputError
 from rlcredit.modes import evaluating
 from rlcredit.trainers.bad_steps import BadSteps
 from rlcredit.trainers.ppo_config import CreditPPOConfig
+from rlcredit.weight_files import refuse_broken
 
 FOLDER = "critic"
 STATE_FILE = "rlcredit-critic.pt"
@@ -69,9 +70,10 @@ class ValueModel(nn.Module):
 
 def check(path: str, policy: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, **options: Any) -> None:
     """Raise an InputError if the critic is not there, or does not read the policy's tokens."""
+    refuse_broken(path, "critic_model_name_or_path", "write the folder of a whole model")
     try:
         config = AutoConfig.from_pretrained(path, **options)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of many kinds: the files are anybody's
         reason = " ".join(str(error).split())[:160]
         raise InputError(
             f"critic_model_name_or_path: {path!r} is neither a folder with a model nor a model that can be reached "
@@ -87,6 +89,9 @@ def check(path: str, policy: PreTrainedConfig, tokenizer: PreTrainedTokenizerBas
         other = AutoTokenizer.from_pretrained(path, **options)
     except (OSError, ValueError):
         return  # weights alone: the vocabulary's size is all there is to compare
+    except Exception as error:  # tokenizers raises a bare Exception for a file of its own that is broken
+        reason = " ".join(str(error).split())
+        raise InputError(f"critic_model_name_or_path: the tokenizer of {path!r} is broken ({reason:.160})") from error
     if other.get_vocab() != tokenizer.get_vocab():
         raise InputError(
             f"critic_model_name_or_path: the tokenizer of {path!r} is not the policy's; write a critic of its family"

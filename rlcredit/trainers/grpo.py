@@ -48,7 +48,7 @@ from rlcredit.trainers.memory import Memory
 from rlcredit.trainers.reader import CreditReader, CreditTotals
 from rlcredit.trainers.rewards import GuardedReward, RewardsStopped, check_signature
 from rlcredit.trainers.sampler import EpochSampler
-from rlcredit.trainers.stopping import StopOnSignal, naming_lost_processes
+from rlcredit.trainers.stopping import StopOnSignal
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +87,7 @@ class CreditGRPOTrainer(GRPOTrainer):
             _warn_of_dropout(self.model)
         self._bad_steps = BadSteps(self.accelerator, args.max_bad_steps, self._note_bad_steps)
         self._last_checkpoint: Path | None = None
+        self._ends_early = False
         self._memory, self._stop_on_signal = Memory(self), StopOnSignal(self.accelerator)
         for callback in (self._bad_steps, self._memory, self._stop_on_signal):
             self.add_callback(callback)
@@ -357,17 +358,25 @@ class CreditGRPOTrainer(GRPOTrainer):
         checkpoints.agree(path)
         if path:
             self._load_own_state(path)
-            self._last_checkpoint = Path(path)
-        with naming_lost_processes(), self._stop_on_signal.listening():
+        self._last_checkpoint, self._ends_early = Path(path) if path else None, False
+        with self._stop_on_signal.listening():
             try:
                 return super().train(resume_from_checkpoint=path, **kwargs)
             except RewardsStopped as error:
                 self._memory.rewind()
+                self._ends_early = True
                 self._save_checkpoint(self.model, trial=None)
                 raise RunStopped(
                     f"{error}; the run so far is in {self._last_checkpoint}, "
                     "go on from there with --resume_from_checkpoint latest"
                 ) from error
+
+    def _run_epoch(self, **kwargs):  # type: ignore[no-untyped-def]
+        """transformers' own, which takes one step more of a run that is at its end."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**kwargs)
 
     @property
     def was_stopped(self) -> bool:
@@ -379,21 +388,16 @@ class CreditGRPOTrainer(GRPOTrainer):
         self._memory.resumed = checkpoints.load(checkpoint, self)
         if self.args.sync_ref_model:
             checkpoints.load_reference(checkpoint, self.accelerator.unwrap_model(self.ref_model))
+        if self.use_vllm and self.vllm_mode == "server":
+            logger.warning("the vLLM server's random state is in no checkpoint: the run goes on, but not bit for bit")
 
     def _save_checkpoint(self, model, trial):  # type: ignore[no-untyped-def]
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         if folder == self._last_checkpoint:  # stopped before the step that follows it
             return
-        try:
-            checkpoints.write(self, folder, lambda: self._write_files(folder, model, trial))
-        except checkpoints.SaveError as error:
-            older = checkpoints.complete(folder.parent)
-            kept = f"{older[-1].name} is kept" if older else "there is no older one"
-            line = f"{folder.name} could not be saved ({error}); {kept}"
-            if self.args.on_save_error == "stop" or self.was_stopped:
-                raise RunStopped(f"{line}; make room, then go on with --resume_from_checkpoint latest") from error
-            logger.warning("%s, and the run goes on", line)
-        else:
+        if checkpoints.write(
+            self, folder, lambda: self._write_files(folder, model, trial), needed=self._ends_early or self.was_stopped
+        ):
             self._last_checkpoint = folder
 
     def _write_files(self, folder: Path, model: nn.Module, trial: Any) -> None:

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from trl import ModelConfig, get_peft_config
 
 from rlcredit.attention import choose_layers
+from rlcredit.errors import InputError
 from rlcredit.evaluation.sampling import prompt_lengths
 from rlcredit.trainers.config import CreditGRPOConfig
 from rlcredit.trainers.ppo_config import CreditPPOConfig
@@ -115,7 +116,14 @@ def count(policy: PretrainedConfig, model: ModelConfig) -> tuple[int, int]:
         made = AutoModelForCausalLM.from_config(policy)
         parameters = sum(p.numel() for p in made.parameters())
         if (lora := get_peft_config(model)) is not None:
-            made = get_peft_model(made, lora)
+            try:
+                made = get_peft_model(made, lora)
+            except (ValueError, TypeError, ArithmeticError) as error:
+                reason = " ".join(str(error).split())
+                raise InputError(
+                    f"lora_r, lora_alpha, lora_dropout, lora_target_modules: adapters cannot be put on this policy so "
+                    f"({reason:.200})"
+                ) from error
             return parameters, sum(p.numel() for p in made.parameters() if p.requires_grad)
     return parameters, parameters
 

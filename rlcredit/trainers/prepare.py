@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import difflib
 import functools
-import json
 import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import is_deepspeed_available
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig, get_peft_config, get_quantization_config
+from trl.import_utils import is_vllm_available
 
 from rlcredit import recipes
 from rlcredit.attention import choose_layers
@@ -33,6 +35,7 @@ from rlcredit.trainers.ppo_config import CreditPPOConfig
 from rlcredit.trainers.progress import Progress
 from rlcredit.trainers.reports import PROMPTS, Reports
 from rlcredit.trainers.rewards import check_signature
+from rlcredit.weight_files import refuse_broken
 
 ALGORITHMS: dict[str, tuple[type[CreditGRPOConfig], type[CreditGRPOTrainer]]] = {
     "grpo": (CreditGRPOConfig, CreditGRPOTrainer),
@@ -49,7 +52,7 @@ class RunArguments:
         metadata={"help": "grpo, or ppo with a critic; its keys are those of PPO.", "choices": [*ALGORITHMS]},
     )
     task: str = field(default="countdown", metadata={"help": f"What to learn: {', '.join(TASKS)}."})
-    task_options: dict | str | None = field(default=None, metadata={"help": "Mapping that the task checks."})
+    task_options: dict | None = field(default=None, metadata={"help": "Mapping that the task checks."})
     held_out: int = field(
         default=512,
         metadata={
@@ -82,8 +85,6 @@ class RunArguments:
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.task_options, str):
-            self.task_options = json.loads(self.task_options)
         if self.held_out < 0:
             raise ValueError(f"held_out: {self.held_out} is out of range; write 0 or more")
         for name in ("eval_samples", "eval_batch_size"):
@@ -178,27 +179,35 @@ def check(argv: Sequence[str]) -> Checked:
 
 
 def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig) -> Checked:
-    checkpoint = checkpoints.find(config.resume_from_checkpoint, config.output_dir)
+    checkpoint = _checkpoint(config)
     earlier = checkpoints.complete(config.output_dir)
+    if checkpoint is not None:
+        refuse_broken(checkpoint, "resume_from_checkpoint", _instead_of(Path(checkpoint)), states=True)
     if checkpoint is None and earlier and not run.overwrite and not run.dry_run:
         raise InputError(
             f"output_dir: {config.output_dir} holds {earlier[-1].name} of an earlier run; write "
             "--resume_from_checkpoint latest to go on, --overwrite true to delete it, or another output_dir"
         )
-    assert not isinstance(run.task_options, str)  # parsed in __post_init__
     tested = bool(run.held_out) or config.eval_strategy != "no"
+    if unknown := set(config.report_to) - INTEGRATION_TO_CALLBACK.keys():
+        known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+        raise InputError(f"report_to: {unknown.pop()!r} is not known; write none, or some of {known}")
     task = TASKS[run.task](run.task_options or {}, tests=None if tested else [])
     for reward in task.rewards:
         check_signature(reward, task.train.column_names if task.train is not None else [])
     if not model.model_name_or_path:
         raise InputError("model_name_or_path: is missing; write a folder or the id of a model on the hub")
     path = recipes.model_path(model.model_name_or_path)
+    if config.use_vllm and not run.dry_run:
+        _check_vllm(config)
     policy, tokenizer = _check_policy(path, model, config, task)
     if isinstance(config, CreditPPOConfig) and config.critic_model_name_or_path is not None:
         config.critic_model_name_or_path = recipes.model_path(config.critic_model_name_or_path)
         trusted = {"trust_remote_code": config.trust_remote_code}
         critic.check(config.critic_model_name_or_path, policy, tokenizer, **trusted)
     notes = [*task.notes, *_not_sharded()]
+    if checkpoint and config.resume_from_checkpoint != checkpoint:  # the newest that counts
+        notes += checkpoints.passed_over(checkpoint)
     if run.processes is not None and run.processes != config.world_size and not run.dry_run:
         notes.append(
             f"processes: the recipe is meant for {run.processes}, this run has {config.world_size}: batches are "
@@ -224,15 +233,50 @@ def _not_sharded() -> list[str]:
     ]
 
 
+def _check_vllm(config: CreditGRPOConfig) -> None:
+    """Refuse what TRL would refuse once the policy is loaded."""
+    if not is_vllm_available():
+        raise InputError('use_vllm: vLLM is not installed; write pip install "trl[vllm]", or --use_vllm false')
+    if config.vllm_mode == "server" and not torch.cuda.is_available():
+        raise InputError(
+            "vllm_mode: server sends the weights over NCCL, which needs a CUDA device; write --vllm_mode colocate"
+        )
+
+
+def _checkpoint(config: CreditGRPOConfig) -> str | None:
+    """Where training goes on, or None; refuse names that the file system does not take."""
+    output = Path(config.output_dir)
+    try:
+        there = next(path for path in (output, *output.parents) if path.exists())
+    except OSError as error:
+        raise InputError(f"output_dir: {config.output_dir!r} cannot be a folder ({error.strerror})") from error
+    if "\0" in config.output_dir or not there.is_dir():
+        raise InputError(f"output_dir: {config.output_dir!r} cannot be a folder; write another name")
+    try:
+        return checkpoints.find(config.resume_from_checkpoint, config.output_dir)
+    except OSError as error:
+        wanted = config.resume_from_checkpoint
+        raise InputError(f"resume_from_checkpoint: {wanted!r} cannot be read ({error.strerror})") from error
+
+
+def _instead_of(checkpoint: Path) -> str:
+    names = [path.name for path in checkpoints.complete(checkpoint.parent)]
+    before = names[: names.index(checkpoint.name)] if checkpoint.name in names else []
+    if before:
+        return f"write an earlier checkpoint, {checkpoint.parent / before[-1]}"
+    return "write an earlier checkpoint, or start without resume_from_checkpoint"
+
+
 def _check_policy(
     path: str, model: ModelConfig, config: CreditGRPOConfig, task: TaskData
 ) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
     """Refuse a policy that is not there, cannot be read, or whose context is too short; give what describes it."""
     options = {"revision": model.model_revision, "trust_remote_code": config.trust_remote_code}
+    refuse_broken(path, "model_name_or_path", "write the folder of a whole model")
     try:
         policy = AutoConfig.from_pretrained(path, **options)
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", truncation_side="left", **options)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of many kinds: the files are anybody's, and tokenizers raises a bare Exception
         reason = " ".join(str(error).split())[:160]
         raise InputError(
             f"model_name_or_path: {path!r} is neither a folder with a model nor a model that can be reached ({reason})"
@@ -254,7 +298,7 @@ def build(checked: Checked) -> CreditGRPOTrainer:
     """Load the policy. Raises: InputError for what TRL and transformers refuse."""
     try:
         trainer = _trainer(checked)
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # OSError: weights that are missing, a vLLM server that does not answer
         raise InputError(" ".join(str(error).split())) from error
     if checked.checkpoint is None and trainer.is_world_process_zero():
         for folder in checkpoints.folders(checked.config.output_dir):  # of a run to be overwritten, or torn

@@ -73,7 +73,7 @@ class GuardedReward:
 
     def __call__(self, prompts: Sequence, completions: Sequence, **columns: Any) -> list[float | None]:
         """Scores of all completions; nan for those that could not be scored."""
-        self.failed = set()
+        self.failed, self.error = set(), None
         log_extra = columns.pop("log_extra", None)
         try:
             try:

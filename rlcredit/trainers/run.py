@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from rlcredit.credit import CreditArguments
-from rlcredit.errors import RunStopped
+from rlcredit.errors import InputError, RunStopped
 from rlcredit.evaluation.held_out import second_name
 from rlcredit.evaluation.paired import compare
 from rlcredit.evaluation.samples import Table
@@ -27,6 +27,7 @@ from rlcredit.trainers.plan import plan
 from rlcredit.trainers.ppo import CreditPPOTrainer
 from rlcredit.trainers.ppo_config import CreditPPOConfig
 from rlcredit.trainers.prepare import Checked, RunArguments, build, check
+from rlcredit.trainers.stopping import Terminated, ending_at_once, naming_lost_processes
 
 ACCURACY_FILE = "accuracy.json"
 RUN_FILE = "run.json"
@@ -43,6 +44,14 @@ def train(argv: Sequence[str]) -> None:
     if checked.run.dry_run:
         return _say([plan(checked)])
     _say(checked.notes)
+    try:
+        with naming_lost_processes(), ending_at_once():
+            _run(checked, argv)
+    except Terminated:
+        _say(["\nstopped by SIGTERM beside training: nothing is lost", f"resume:     {resume_command(argv, 'auto')}"])
+
+
+def _run(checked: Checked, argv: Sequence[str]) -> None:
     trainer = build(checked)
     if trainer.is_world_process_zero():
         _describe_run(checked, argv)
@@ -108,7 +117,10 @@ def _first_accuracies(trainer: CreditGRPOTrainer, *, resumed: bool) -> Accuracie
     """The accuracies before the run's first step: measured once, then kept beside the log."""
     path = Path(trainer.args.output_dir) / ACCURACY_FILE
     if resumed:
-        return json.loads(path.read_text())["before"] if path.is_file() else {}
+        try:
+            return json.loads(path.read_text())["before"] if path.is_file() else {}
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise InputError(f"{path}: holds no accuracies before the run; delete it to go on without them") from error
     before = _accuracies(trainer)
     write_whole(path, json.dumps({"before": before}) + "\n")
     return before
@@ -163,7 +175,7 @@ def describe() -> str:
     return f"\n{title}\n\n{list_keys(own)}"
 
 
-def resume_command(argv: Sequence[str]) -> str:
+def resume_command(argv: Sequence[str], start_from: str = checkpoints.LATEST) -> str:
     """The command that goes on with a run started with these arguments."""
     kept, skip = [], False
     for word in argv:
@@ -171,5 +183,6 @@ def resume_command(argv: Sequence[str]) -> str:
         if not skip and name not in ("--resume_from_checkpoint", "--overwrite"):
             kept.append(word)
         skip = name in ("--resume_from_checkpoint", "--overwrite") and "=" not in word
-    start = ["rlcredit", "train"] if "WORLD_SIZE" not in os.environ else ["accelerate", "launch", "...", sys.argv[0]]
-    return shlex.join([*start, *kept, "--resume_from_checkpoint", "latest"])
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1  # vLLM in this process sets it too, to 1
+    start = ["accelerate", "launch", "...", sys.argv[0]] if launched else ["rlcredit", "train"]
+    return shlex.join([*start, *kept, "--resume_from_checkpoint", start_from])

@@ -1,4 +1,4 @@
-"""How a run ends before its last step: on SIGTERM, and when another of its processes has gone."""
+"""How a run ends before its end: on SIGTERM, and when another of its processes has gone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -38,14 +38,9 @@ class StopOnSignal(TrainerCallback):
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Take SIGTERM while the block runs (in the main thread, where Python delivers signals)."""
-        if threading.current_thread() is not threading.main_thread():
+        self._asked_at, self.stopped = None, False
+        with _handling(self._note):
             yield
-            return
-        before = signal.signal(signal.SIGTERM, self._note)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -63,6 +58,33 @@ class StopOnSignal(TrainerCallback):
             self.stopped = control.should_save = control.should_training_stop = True
 
 
+class Terminated(BaseException):
+    """SIGTERM beside the steps of a run, where nothing is lost by ending at once."""
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Raise a Terminated on SIGTERM while the block runs, except where `StopOnSignal` is listening."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    with _handling(end):
+        yield
+
+
+@contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @contextmanager
 def naming_lost_processes() -> Iterator[None]:
     """Turn what torch raises where a peer has gone into a ProcessLost."""
@@ -70,7 +92,7 @@ def naming_lost_processes() -> Iterator[None]:
         yield
     except RuntimeError as error:
         # gloo raises plain RuntimeErrors, which name its source file; nccl's are DistBackendErrors
-        if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
+        if not isinstance(error, distributed.DistError) and "/gloo/" not in str(error):
             raise
         raise ProcessLost(
             "another process of this run has ended, or cannot be reached "

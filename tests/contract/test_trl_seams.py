@@ -33,6 +33,20 @@ SIGNATURES = {
     "training_step": ["self", "model", "inputs", "num_items_in_batch"],
     "_save_checkpoint": ["self", "model", "trial"],
     "_clip_grad_norm": ["self", "model"],
+    "_run_epoch": [
+        "self",
+        "model",
+        "epoch",
+        "train_dataloader",
+        "steps_in_epoch",
+        "num_update_steps_per_epoch",
+        "trial",
+        "ignore_keys_for_eval",
+        "start_time",
+        "resume_from_checkpoint",
+        "epochs_trained",
+        "steps_trained_in_current_epoch",
+    ],
 }
 
 

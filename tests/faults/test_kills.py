@@ -42,7 +42,7 @@ def wait_and_kill(process, folder, moment: str, draw: random.Random) -> None:
 
 
 @pytest.mark.slow
-def test_twenty_kills(tmp_path, record_property):
+def test_twenty_kills(tmp_path):
     words = [
         command.TINY,
         *command.SHORT,

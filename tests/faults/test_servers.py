@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import urllib.error
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -67,6 +68,16 @@ def test_a_server_that_stays_away_ends_the_run(waits, monkeypatch):
     guard(["p"], ["12"])
     assert waits == [1, 2] and isinstance(guard.error, RewardsStopped)
     assert "'server': its server did not answer 3 times (URLError" in str(guard.error)
+
+
+def test_a_server_that_is_back_is_heard_again(waits, server, monkeypatch):
+    url = os.environ["RLCREDIT_SCORES"]
+    monkeypatch.setenv("RLCREDIT_SCORES", "http://127.0.0.1:9")
+    guard = GuardedReward(rewards.server)
+    guard(["p"], ["12"])
+    assert guard.error is not None
+    monkeypatch.setenv("RLCREDIT_SCORES", url)
+    assert guard(["p"], ["12"]) == tiny.count_digits(["12"]) and guard.error is None
 
 
 class Foreign(Exception):

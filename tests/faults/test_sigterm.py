@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from rlcredit.trainers import checkpoints
+from rlcredit.cli import main
+from rlcredit.trainers import checkpoints, run
 from rlcredit.trainers.stopping import StopOnSignal
 from tests import command, runs
 
@@ -47,6 +48,28 @@ def test_the_step_is_finished_saved_and_the_run_goes_on_from_there(tmp_path, sav
     assert not second.was_stopped
     assert all(torch.equal(value, runs.parameters(second)[name]) for name, value in runs.parameters(straight).items())
     assert runs.logged(straight) == runs.logged(second)
+
+
+@pytest.mark.parametrize("when", [1, 2])
+def test_beside_the_steps_it_ends_at_once_and_loses_nothing(tmp_path, capsys, monkeypatch, when):
+    """Before the first step, and after the last: while the policy is evaluated."""
+    words = ["train", command.TINY, *command.SHORT, "--max_steps=2", "--save_steps=2", f"--output_dir={tmp_path}"]
+    calls = []
+
+    def measured(trainer):
+        calls.append(trainer.state.global_step)
+        if len(calls) == when:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    monkeypatch.setattr(run, "_accuracies", measured)
+    handler = signal.getsignal(signal.SIGTERM)
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "stopped by SIGTERM beside training" in said and "resume_from_checkpoint auto" in said
+    assert calls == [0, 2][:when] and signal.getsignal(signal.SIGTERM) is handler
+    assert main([*words, "--resume_from_checkpoint=auto"]) == 0
+    assert "2 steps" in capsys.readouterr().out and (tmp_path / "model.safetensors").is_file()
 
 
 WORDS = (*command.SHORT, "--max_steps=12", "--save_steps=100")

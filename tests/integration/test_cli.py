@@ -68,6 +68,28 @@ BAD = [
     (["--resume_from_checkpoint", "nowhere"], "nowhere"),
     (["--max_bad_steps", "0"], "max_bad_steps"),
     (["--num_generations", "0"], "num_generations: 0 is out of range"),
+    (["--num_generations", "1"], "at least 2 generations"),
+    (["--per_device_train_batch_size", "1"], "num_generations: 16 does not divide the 4 completions"),
+    (["--gradient_accumulation_steps", "0"], "--gradient_accumulation_steps: 0 is out of range"),
+    (["--max_completion_length", "none"], "max_completion_length: null is no limit"),
+    (["--temperature=-1"], "temperature: -1.0 is out of range"),
+    (["--learning_rate=inf"], "learning_rate: inf is out of range"),
+    (["--seed=-1"], "seed: -1 is out of range"),
+    (["--loss_type", "gropo"], "loss_type: 'gropo' is not one of grpo"),
+    (["--report_to", "wanb"], "report_to: 'wanb' is not known"),
+    (["--save_steps", "inf"], "--save_steps: cannot convert float infinity"),
+    (["--deepspeed", "nowhere.json"], "--deepspeed: "),
+    (
+        ["--accelerator_config", "x.json", "--accelerator_config.a", "3"],
+        "accelerator_config is 'x.json', and not a map",
+    ),
+    (["--model_init_kwargs", "off"], "model_init_kwargs: 'off' is no mapping"),
+    (["--credit_options", "3"], "credit_options: '3' is no mapping"),
+    (["--task_options", "3"], "--task_options: expected mapping or null"),
+    (["--task_options.train", "x" * 5_000 + ".jsonl"], "File name too long"),
+    (["--task_options.test", "a\nb.jsonl"], "a b.jsonl: there is no such file"),
+    (["--model_name_or_path", "x" * 5_000], "model_name_or_path: 'xxx"),
+    (["--lora_r=-1", "--use_peft=true", "--dry_run"], "lora_r, lora_alpha"),
     (["--gae_lambda", "0.9"], "unknown flag; it is a key of algorithm: ppo"),
     (["--config=countdown_tiny/ppo_uniform", "--algorithm", "grpo"], "'gamma'; it is a key of algorithm: ppo"),
     (["--algorithm", "pppo"], "grpo, ppo"),
@@ -86,6 +108,26 @@ def test_bad_input_is_one_line_and_exit_code_2(words, expected, capsys, tmp_path
     error = refused(capsys, "--output_dir", str(tmp_path / "out"), *words)
     assert expected in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("installed", "mode", "expected"),
+    [(False, "colocate", "use_vllm: vLLM is not installed"), (True, "server", "vllm_mode: server sends the weights")],
+)
+def test_vllm_that_cannot_work_is_refused_before_the_policy_loads(
+    installed, mode, expected, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("rlcredit.trainers.prepare.is_vllm_available", lambda: installed)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    words = ["--config", "countdown_tiny/coupled_rhythm", "--use_vllm", "true", "--vllm_mode", mode]
+    assert expected in refused(capsys, *words, "--output_dir", str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("name", ["file", "file/run", "x" * 5_000, "a\0b"])
+def test_an_output_folder_that_cannot_be_one(name, capsys, tmp_path):
+    (tmp_path / "file").touch()
+    words = ["--config", "countdown_tiny/uniform", "--output_dir", str(tmp_path / name)]
+    assert "output_dir: " in refused(capsys, *words)
 
 
 def test_a_model_without_softmax_attention_is_refused_before_its_weights(capsys, tmp_path):
@@ -238,7 +280,10 @@ def test_a_run_that_would_mix_with_an_earlier_one_is_refused(tmp_path, capsys):
     assert [line["step"] for line in lines_of(tmp_path)] == [1, 2, 3]
 
 
-def test_the_resume_command():
+@pytest.mark.parametrize("vllm_in_the_process", [False, True])
+def test_the_resume_command(vllm_in_the_process, monkeypatch):
+    if vllm_in_the_process:
+        monkeypatch.setenv("WORLD_SIZE", "1")
     words = ["--config", "a b.yaml", "--resume_from_checkpoint", "x", "--overwrite=true", "--max_steps", "3"]
     assert resume_command(words) == (
         "rlcredit train --config 'a b.yaml' --max_steps 3 --resume_from_checkpoint latest"

@@ -10,7 +10,6 @@ from tests import command, fixed_rollouts
 
 STEPS = 10
 CUTS = {  # processes, and how each cuts its share of 16 completions a step
-    "one process": (1, dict(per_device_train_batch_size=8, gradient_accumulation_steps=2)),
     "two processes": (2, dict(per_device_train_batch_size=8, gradient_accumulation_steps=1)),
     "2 x 8": (1, dict(per_device_train_batch_size=2, gradient_accumulation_steps=8)),
     "8 x 2": (1, dict(per_device_train_batch_size=8, gradient_accumulation_steps=2)),
@@ -20,7 +19,8 @@ CUTS = {  # processes, and how each cuts its share of 16 completions a step
 
 def result(folder, cut, **settings) -> fixed_rollouts.Result:
     processes, how = CUTS[cut]
-    settings = {**how, "max_steps": STEPS, "learning_rate": 1e-4, **settings}
+    # Adam divides by the gradient's size: where that is near its epsilon of 1e-8, rounding would become a step
+    settings = {**how, "max_steps": STEPS, "learning_rate": 1e-4, "adam_epsilon": 1e-6, **settings}
     if processes == 1:
         fixed_rollouts.run(folder, **settings)
     else:
@@ -51,6 +51,6 @@ def test_micro_batches(tmp_path, settings):
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_processes(tmp_path, settings):
-    one = result(tmp_path / "one", "one process", **settings)
+    one = result(tmp_path / "one", "8 x 2", **settings)
     for cut in ("two processes", "2 x 4, two processes"):
         fixed_rollouts.assert_same(one, result(tmp_path / cut, cut, **settings))

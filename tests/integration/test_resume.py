@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from peft import LoraConfig
@@ -167,6 +169,34 @@ def test_a_checkpoint_is_complete_when_every_file_is_there_whole(tmp_path):
         assert not checkpoints.is_complete(made), f"{name} is cut short"
         (made / name).write_bytes(whole)
     assert checkpoints.is_complete(made)
+
+
+def test_what_latest_passes_over_is_said(tmp_path):
+    for step in (2, 4, 6):
+        by_trl_alone(tmp_path, step)
+    for step in (2, 6):
+        (tmp_path / f"checkpoint-{step}/trainer_state.json").unlink()
+    newest = checkpoints.find("latest", str(tmp_path))
+    assert newest == str(tmp_path / "checkpoint-4")
+    assert checkpoints.passed_over(newest) == [
+        f"{tmp_path / 'checkpoint-6'}: passed over, it has no trainer_state.json"
+    ]
+
+
+def test_a_second_run_of_one_trainer_saves_too(tmp_path):
+    made = runs.trained(tmp_path, save_strategy="steps", save_steps=2, max_steps=2)
+    shutil.rmtree(tmp_path / "checkpoint-2")
+    made.train()
+    assert checkpoints.is_complete(tmp_path / "checkpoint-2")
+
+
+def test_a_run_at_its_end_takes_no_further_step(tmp_path):
+    """In the middle of an epoch too, where transformers would."""
+    ended = runs.trained(tmp_path, save_strategy="steps", save_steps=3, max_steps=3)
+    again = runs.trainer(tmp_path, save_strategy="steps", save_steps=3, max_steps=3)
+    again.train(resume_from_checkpoint="latest")
+    assert again.state.global_step == 3 and again.state.epoch % 1 > 0
+    assert all(torch.equal(value, runs.parameters(again)[name]) for name, value in runs.parameters(ended).items())
 
 
 def test_older_checkpoints_go_once_the_newer_one_counts(tmp_path, monkeypatch):

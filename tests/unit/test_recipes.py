@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -504,6 +505,13 @@ def test_missing_recipe_is_one_line(shipped: Path, name: str, part: str) -> None
     assert part in refusal(find_recipe, name)
 
 
+def test_what_is_no_regular_file_is_not_waited_on(shipped: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    for name in ("pipe.yaml", "zero.yaml"):
+        assert f"{name}: is no regular file" in refusal(find_recipe, str(tmp_path / name))
+
+
 def test_the_clone_has_its_recipes_beside_the_package() -> None:
     assert (recipes_root() / "accelerate" / "ddp.yaml").is_file()
 
@@ -596,6 +604,7 @@ def test_recipe_gives_what_trlparser_gives(tmp_path: Path) -> None:
         ("log_level: loud\n", "log_level: expected one of detail, debug"),
         ("use_cpu: true\nbf16: false\naccelerator_config: {split: true}\n", "split"),
         ("use_cpu: true\nbf16: false\naccelerator_config: nowhere.json\n", "nowhere.json"),
+        ("use_cpu: true\nbf16: false\nsave_steps: .inf\n", "r.yaml:3: save_steps: cannot convert float infinity"),
         ("use_cpu: true\nbf16: false\nnum_generations: 1\n", "at least 2 generations"),
         ("load_in_8bit: true\nload_in_4bit: true\nuse_cpu: true\nbf16: false\n", "8 bit and 4 bit"),
     ],
