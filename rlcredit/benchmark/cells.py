@@ -1,6 +1,7 @@
 """A finished cell: one small JSON file that is whole, right and comparable, or is not used.
 
-recipe, settings, policy, device, versions   what it was run with; all but `settings` has to agree over a grid
+recipe, data, policy, device, versions   what it was run with, which has to agree over a grid
+settings   the variant's own, over the recipe's
 curves     logged metrics over steps, thinned; the reward whole
 held_out   by evaluation set and step: how many of each problem's samples were right, one digit a problem
 checksum   of all the rest
@@ -10,8 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -24,9 +25,10 @@ import rlcredit
 from rlcredit.analysis.run_folder import ACCURACY_FILE, Curve, Run, read_run
 from rlcredit.benchmark.grid import OF_A_CELL, Cell
 from rlcredit.errors import InputError
-from rlcredit.files import write_whole
+from rlcredit.files import remove_whole, write_whole
 from rlcredit.recipes import find_recipe, peek
 from rlcredit.recipes.yaml_file import load_yaml
+from rlcredit.tasks import TaskData
 from rlcredit.trainers import log
 from rlcredit.trainers.plan import batches
 from rlcredit.trainers.prepare import Checked
@@ -36,7 +38,7 @@ STAMP = "benchmark.json"
 POINTS = 40  # of a thinned curve
 DIGITS = 5
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "numpy")
-PLUMBING = {*OF_A_CELL, "disable_tqdm", "run_name", "report_to", "save_steps", "save_total_limit", "save_strategy"}
+PLUMBING = {*OF_A_CELL, "run_name", "report_to", "save_steps", "save_total_limit", "save_strategy"}
 """Keys that do not change what is learned."""
 KEPT = (
     "reward",
@@ -69,11 +71,12 @@ class Expected(NamedTuple):
     """What the run of a variant has to show, and what its results are made with.
 
     Attributes:
-        identity: recipe, policy, device and versions: what has to agree over a grid.
+        identity: recipe, data, policy, device and versions: what has to agree over a grid.
         settings: of the variant, as the run's dataclasses have them.
         steps, completions_a_rollout, steps_a_rollout: the budget.
         evaluated: the steps at which held-out sets are measured.
         samples: completions a problem, at most 9.
+        second_temperature: at which the main set is answered too, or None.
     """
 
     identity: dict[str, Any]
@@ -83,21 +86,27 @@ class Expected(NamedTuple):
     steps_a_rollout: int
     evaluated: list[int]
     samples: int
+    second_temperature: float | None = None
 
 
 # ---- what a cell is run with --------------------------------------------------------------------------------------
 
 
-def expect(checked: Checked, recipe: Sequence[str], compared: Mapping[str, Any], base: Checked) -> Expected:
-    """What a checked run has to show.
+def identify(base: Checked, recipe: Sequence[str]) -> dict[str, Any]:
+    """What all cells of a grid have to share: of the recipe without any variant, and the words that name it."""
+    return {
+        "recipe": _values(base, sorted(set(_written(recipe)) - PLUMBING)),
+        "data": _digest_of_data(base.task),
+        "policy": _digest(Path(base.path)),
+        "device": _device(),
+        "versions": versions(),
+    }
 
-    Args:
-        checked: of the variant.
-        recipe: the words that name the recipe and what is set over it.
-        compared: the variant's settings.
-        base: the same recipe without the variant.
 
-    Raises: InputError for recipes whose budget or evaluation does not fit a benchmark.
+def expect(checked: Checked, settings: Mapping[str, Any], identity: Mapping[str, Any], base: Checked) -> Expected:
+    """What a checked run of a variant has to show; `base` is the recipe without the variant.
+
+    Raises: InputError for recipes whose budget or evaluation does not fit a benchmark, or differs from the base's.
     """
     config, run = checked.config, checked.run
     if config.max_steps <= 0:
@@ -106,26 +115,47 @@ def expect(checked: Checked, recipe: Sequence[str], compared: Mapping[str, Any],
         raise InputError("held_out: 0, or a task without a checker: there is nothing to compare; write 512, say")
     if run.eval_samples > 9:
         raise InputError(f"eval_samples: {run.eval_samples} are too many for a cell's file; write 9 or fewer")
-    evaluated = {0, config.max_steps}
-    if config.eval_strategy == "steps":
-        if not float(config.eval_steps).is_integer():
-            raise InputError(f"eval_steps: {config.eval_steps} is a share; write a number of steps")
-        evaluated |= set(range(int(config.eval_steps), config.max_steps, int(config.eval_steps)))
+    if run.eval_temperature != 0:
+        raise InputError(
+            f"eval_temperature: {run.eval_temperature}: cells are measured greedily; write 0, and "
+            f"eval_second_temperature: {run.eval_temperature}"
+        )
+    if config.logging_steps != 1:
+        raise InputError(f"logging_steps: {config.logging_steps}: a cell needs every step; write 1")
+    if config.eval_strategy == "steps" and not float(config.eval_steps).is_integer():
+        raise InputError(f"eval_steps: {config.eval_steps} is a share; write a number of steps")
+    if said := differences(_budget(checked), _budget(base)):
+        raise InputError(f"{said[0]}: budgets, data and evaluation are the same for all cells; leave it out")
     made = batches(checked)
     return Expected(
-        identity={
-            "recipe": _values(base, sorted(set(_written(recipe)) - PLUMBING)),
-            "policy": _digest(Path(base.path)),
-            "device": _device(),
-            "versions": versions(),
-        },
-        settings=_values(checked, compared),
+        identity=dict(identity),
+        settings=_values(checked, settings),
         steps=config.max_steps,
         completions_a_rollout=made.completions,
         steps_a_rollout=made.steps_a_rollout,
-        evaluated=sorted(evaluated),
+        evaluated=_evaluated(checked),
         samples=run.eval_samples,
+        second_temperature=run.eval_second_temperature,
     )
+
+
+def _budget(checked: Checked) -> dict[str, Any]:
+    config, run, made = checked.config, checked.run, batches(checked)
+    return {
+        "max_steps": config.max_steps,
+        "completions a step": made.completions / made.steps_a_rollout,
+        "max_completion_length": config.max_completion_length,
+        "evaluations": _evaluated(checked),
+        **{key: getattr(run, key) for key in ("task", "task_options", "held_out", "eval_samples")},
+        "eval_second_temperature": run.eval_second_temperature,
+    }
+
+
+def _evaluated(checked: Checked) -> list[int]:
+    """The steps at which held-out sets are measured."""
+    config = checked.config
+    every = int(config.eval_steps or 0) if config.eval_strategy == "steps" else 0
+    return [0, *(range(every, config.max_steps, every) if every else ()), config.max_steps]
 
 
 def versions() -> dict[str, str]:
@@ -154,6 +184,15 @@ def _values(checked: Checked, keys: Sequence[str] | Mapping[str, Any]) -> dict[s
     """The values of these keys in the run's dataclasses, as JSON."""
     known = {**vars(checked.config), **vars(checked.model), **vars(checked.run)}
     return json.loads(json.dumps({key: known[key] for key in keys}, default=str))
+
+
+def _digest_of_data(task: TaskData) -> str:
+    """Of every row to train on and every one to be measured on."""
+    found = hashlib.sha256()
+    for rows in (task.train, *task.tests.values()):
+        for row in rows or ():
+            found.update(json.dumps(row, sort_keys=True, default=str).encode())
+    return found.hexdigest()[:16]
 
 
 def _digest(folder: Path) -> str | None:
@@ -186,9 +225,10 @@ def collect(folder: Path, cell: Cell, expected: Expected, **told: str) -> dict[s
     except (InputError, ValueError) as error:
         raise Unfinished(" ".join(str(error).split())) from error
     trained = run.curves.get("loss")
-    last = int(trained.step_T[-1]) if trained is not None else 0
-    if last < expected.steps:
-        raise Unfinished(f"{folder}: ends at step {last} of {expected.steps}")
+    steps = trained.step_T.astype(int).tolist() if trained is not None else []
+    if steps != list(range(1, expected.steps + 1)):
+        missing = sorted({*range(1, expected.steps + 1)} - {*steps})
+        raise Unfinished(f"{folder}: its log lacks {len(missing)} of {expected.steps} steps, {missing[:1]} first")
     return {
         "format": FORMAT,
         "name": cell.variant.name,
@@ -200,7 +240,10 @@ def collect(folder: Path, cell: Cell, expected: Expected, **told: str) -> dict[s
         "completions_a_rollout": expected.completions_a_rollout,
         "steps_a_rollout": expected.steps_a_rollout,
         "seconds_a_step": _seconds_a_step(run, expected.steps_a_rollout),
+        "credit_share": _credit_share(run),
+        "last_entropy": _last(run, "entropy"),
         "samples": expected.samples,
+        "second_temperature": expected.second_temperature,
         "held_out": _held_out(run, lines, expected),
         "curves": _curves(run),
     }
@@ -236,6 +279,20 @@ def _seconds_a_step(run: Run, cycle: int) -> float | None:
     return _short(float(np.median(times)))
 
 
+def _credit_share(run: Run) -> float | None:
+    """Of all the seconds of the run's steps, those that credit took; None where it reads nothing."""
+    credit, steps = run.curves.get("credit/seconds"), run.curves.get("step_time")
+    if credit is None or steps is None:
+        return None
+    return _short(float(credit.value_T.sum() / steps.value_T.sum()))
+
+
+def _last(run: Run, name: str) -> float | None:
+    """Mean of a curve over the last tenth of the run."""
+    curve = run.curves.get(name)
+    return None if curve is None else _short(float(np.mean(curve.value_T[-math.ceil(len(curve.value_T) / 10) :])))
+
+
 def _curves(run: Run) -> dict[str, dict[str, list[float]]]:
     lengths = [key for key in run.curves if key.startswith("eval/") and key.endswith(("/length", "/truncated"))]
     kept = [key for key in (*KEPT, *lengths) if key in run.curves]
@@ -243,9 +300,10 @@ def _curves(run: Run) -> dict[str, dict[str, list[float]]]:
 
 
 def _points(curve: Curve, *, thin: bool) -> dict[str, list[float]]:
-    """At most POINTS points of a curve: means of equally many steps, at the last of them."""
-    parts = min(POINTS, len(curve.step_T)) if thin else len(curve.step_T)
-    cut = np.array_split(np.arange(len(curve.step_T)), parts)
+    """At most POINTS points of a curve: means of equally many steps, at the last of them; the last may have fewer."""
+    count = len(curve.step_T)
+    stride = math.ceil(count / POINTS) if thin else 1
+    cut = [np.arange(start, min(start + stride, count)) for start in range(0, count, stride)]
     return {
         "step": [int(curve.step_T[part[-1]]) for part in cut],
         "value": [_short(float(np.mean(curve.value_T[part]))) for part in cut],
@@ -264,7 +322,10 @@ def write_cell(path: Path, cell: Mapping[str, Any]) -> None:
 
 
 def read_cell(path: Path, cell: Cell) -> dict[str, Any] | None:
-    """The finished cell in a file; None if there is none. Raises: Unfinished if the file is damaged."""
+    """The finished cell in a file; None if there is none.
+
+    Raises: Unfinished if the file is damaged; InputError if it is whole, and no cell of this name and format.
+    """
     if not path.is_file():
         return None
     try:
@@ -272,15 +333,16 @@ def read_cell(path: Path, cell: Cell) -> dict[str, Any] | None:
         checksum = found.pop("checksum")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise Unfinished(f"{path}: is no whole cell") from error
-    if checksum != _checksum(found) or found.get("format") != FORMAT:
-        raise Unfinished(f"{path}: its checksum or format is wrong")
-    if (found["name"], found["seed"]) != (cell.variant.name, cell.seed):
-        raise Unfinished(f"{path}: holds {found['name']} at seed {found['seed']}")
+    if checksum != _checksum(found):
+        raise Unfinished(f"{path}: its checksum is wrong")
+    for key, wanted in (("format", FORMAT), ("name", cell.variant.name), ("seed", cell.seed)):
+        if found.get(key) != wanted:
+            raise InputError(f"{path}: its {key} is {found.get(key)!r} instead of {wanted!r}; put it elsewhere")
     return found
 
 
 def _checksum(cell: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_text(cell).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _text(cell: Mapping[str, Any]) -> str:
@@ -322,17 +384,26 @@ def refuse_different(path: Path, found: Mapping[str, Any], expected: Mapping[str
 # ---- half a cell --------------------------------------------------------------------------------------------------
 
 
-def prepare_folder(folder: Path, cell: Cell, expected: Expected) -> bool:
-    """Make a run's folder ready to start or to go on; what was begun with other settings is deleted.
+def prepare_folder(folder: Path, cell: Cell, expected: Expected, code: str) -> bool:
+    """Make a run's folder ready to start or to go on; what was begun with other settings or code is deleted.
 
     Returns: whether something is there to go on from.
+
+    Raises: InputError for a folder that no benchmark has made.
     """
+    refuse_foreign(folder)
     stamp = {"cell": cell.name, **expected.identity, "settings": expected.settings, "steps": expected.steps}
-    text = json.dumps(stamp, sort_keys=True, indent=1) + "\n"
-    begun = folder.is_dir()
-    if begun and (not (folder / STAMP).is_file() or (folder / STAMP).read_text(encoding="utf-8") != text):
-        shutil.rmtree(folder)
+    text = json.dumps({**stamp, "code": code}, sort_keys=True, indent=1) + "\n"
+    begun = folder.is_dir() and any(folder.iterdir())
+    if begun and (folder / STAMP).read_bytes() != text.encode():
+        remove_whole(folder)
         begun = False
     if not begun:
         write_whole(folder / STAMP, text)
     return begun
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise an InputError for a folder with anything in it that no benchmark has put there."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / STAMP).is_file():
+        raise InputError(f"runs: {folder} is of no benchmark; write another --runs, or move it away")

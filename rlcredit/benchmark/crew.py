@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -20,7 +19,9 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+from rlcredit.benchmark.grid import ONE_THREAD
 from rlcredit.errors import InputError, RunStopped
+from rlcredit.files import remove_whole
 
 GRACE = 180.0  # seconds between SIGTERM and SIGKILL: one step, one checkpoint
 ATTEMPTS = 2
@@ -76,9 +77,9 @@ def work(jobs: Sequence[Job], at_once: int, devices: Sequence[str], lock: IO[Any
     Raises: KeyboardInterrupt and RunStopped on Ctrl-C and SIGTERM, with every child stopped.
     """
     free = list(range(at_once))
-    with _listening():
+    with _listening() as asked:
         try:
-            while any(job.state in ("waiting", "running") for job in jobs):
+            while not asked and any(job.state in ("waiting", "running") for job in jobs):
                 for job in jobs:
                     if job.state == "running" and job._process is not None and job._process.poll() is not None:
                         free.append(job._slot)
@@ -91,26 +92,28 @@ def work(jobs: Sequence[Job], at_once: int, devices: Sequence[str], lock: IO[Any
                 show()
                 time.sleep(0.2)
         finally:
-            stop([job for job in jobs if job.state == "running"])
+            stop([job for job in jobs if job.state == "running"], asked)
             show()
+        if asked[:1] == [signal.SIGINT]:
+            raise KeyboardInterrupt
+        if asked:
+            raise RunStopped("stopped by SIGTERM; the same command goes on where the grid was")
 
 
-def stop(running: Sequence[Job]) -> None:
-    """SIGTERM to every run, then wait for checkpoints; at a second Ctrl-C, or after the grace, SIGKILL."""
+def stop(running: Sequence[Job], asked: Sequence[int]) -> None:
+    """SIGTERM to every run, then wait for checkpoints; when asked a second time, or after the grace, SIGKILL."""
     processes = [job._process for job in running if job._process is not None]
     for process in processes:
         _signal(process, signal.SIGTERM)
     until = time.monotonic() + GRACE
-    try:
-        while any(process.poll() is None for process in processes) and time.monotonic() < until:
-            time.sleep(0.1)
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                _signal(process, signal.SIGKILL)
-            process.wait()
-        for job in running:
-            job.state = "waiting"
+    while any(process.poll() is None for process in processes) and time.monotonic() < until and len(asked) < 2:
+        time.sleep(0.1)
+    for process in processes:
+        if process.poll() is None:
+            _signal(process, signal.SIGKILL)
+        process.wait()
+    for job in running:
+        job.state = "waiting"
 
 
 def _start(job: Job, devices: Sequence[str], lock: IO[Any]) -> bool:
@@ -123,7 +126,7 @@ def _start(job: Job, devices: Sequence[str], lock: IO[Any]) -> bool:
     if devices:
         environment["CUDA_VISIBLE_DEVICES"] = devices[job._slot % len(devices)]
     else:
-        environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        environment |= ONE_THREAD
     with job.log.open("ab") as log:
         job._process = subprocess.Popen(
             job.command,
@@ -159,11 +162,11 @@ def _end(job: Job, code: int) -> None:
             job.state = "done"
             return
     job.reason = reason
-    if code == 2 or job.attempts >= ATTEMPTS:  # bad input stays bad
+    if job.attempts >= ATTEMPTS or (code == 2 and not job._resumed):  # bad input stays bad
         job.state = "failed"
         return
     if code > 0 or (code == 0 and job._resumed):
-        shutil.rmtree(job.folder, ignore_errors=True)  # it may be what was left there that cannot be gone on from
+        remove_whole(job.folder)  # it may be what was left there that cannot be gone on from
     job.state = "waiting"
 
 
@@ -179,23 +182,27 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
 
 
 @contextmanager
-def _listening() -> Iterator[None]:
-    """Turn SIGTERM into RunStopped."""
+def _listening() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM, and raise nothing: a process that is just being started must not be lost."""
+    asked: list[int] = []
 
-    def raise_it(number: int, frame: FrameType | None) -> None:
-        raise RunStopped("stopped by SIGTERM; the same command goes on where the grid was")
+    def note(number: int, frame: FrameType | None) -> None:
+        if not asked:
+            # os.write: print() may not be called from within itself
+            os.write(2, b"\nrlcredit: the runs finish their step and save; a second Ctrl-C ends them at once\n")
+        asked.append(number)
 
-    before = signal.signal(signal.SIGTERM, raise_it)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[IO[Any]]:
     """The only grid in this folder. Raises: InputError while another one, or a run that it left, is at work there."""
-    folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

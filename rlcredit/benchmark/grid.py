@@ -16,7 +16,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,10 @@ from rlcredit.recipes.yaml_file import load_yaml
 
 BASELINE = "uniform"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-OF_A_CELL = ("seed", "credit_seed", "output_dir", "resume_from_checkpoint", "overwrite", "dry_run")
+OF_A_CELL = ("seed", "credit_seed", "output_dir", "resume_from_checkpoint", "overwrite", "dry_run", "disable_tqdm")
 """Keys that the grid sets itself."""
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""The environment of a cell on a CPU: another number of threads sums in another order."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,10 @@ class Cell:
         own = ["--seed", str(self.seed), "--credit_seed", str(self.seed), "--output_dir", str(folder)]
         return [*recipe, *self.variant.words, *own]
 
-    def command(self, recipe: Sequence[str]) -> str:
-        """The command that reproduces it."""
-        return shlex.join(["rlcredit", "train", *self.words(recipe, Path("outputs") / self.name)])
+    def command(self, recipe: Sequence[str], environment: Mapping[str, str]) -> str:
+        """The command that reproduces it, with the variables that it needs."""
+        words = ["rlcredit", "train", *self.words(recipe, Path("outputs") / self.name)]
+        return " ".join([*(f"{key}={value}" for key, value in environment.items()), shlex.join(words)])
 
 
 @dataclass(frozen=True)
@@ -105,8 +108,11 @@ def make_grid(recipe: str, strategies: Sequence[str], sets: Sequence[str], seeds
         wanted += read_set(set_path(recipe, name))
     chosen: dict[str, Variant] = {}
     for variant in wanted:
-        if chosen.setdefault(variant.name, variant).settings != variant.settings:
+        before = chosen.get(variant.name, variant)
+        if before.settings != variant.settings:
             raise InputError(f"{variant.name}: two sets give it different settings; rename one")
+        against = tuple(dict.fromkeys([*before.against, *variant.against]))
+        chosen[variant.name] = replace(variant, against=against)
     for name in [BASELINE, *(name for variant in wanted for name in variant.against)]:
         if name not in chosen:
             if name != BASELINE and name not in known:
@@ -114,16 +120,16 @@ def make_grid(recipe: str, strategies: Sequence[str], sets: Sequence[str], seeds
             chosen[name] = known.get(name) or Variant(BASELINE, {"credit_strategy": BASELINE})
     first = [variant for variant in chosen.values() if variant.name == BASELINE]
     others = [variant for variant in chosen.values() if variant.name != BASELINE]
-    return Grid("-".join(["results", *sets]), [*first, *others], seeds)
+    return Grid("-".join(["results", *(Path(name).stem for name in sets)]), [*first, *others], seeds)
 
 
 def _of_strategy(name: str, known: Mapping[str, Variant]) -> Variant:
-    """The variant that a strategy's name, or the name of a variant in some set, stands for."""
-    if name in known:
-        return known[name]
+    """The variant that a strategy's name, or else the name of a variant in some set, stands for."""
     try:
         find_strategy(name)
     except ValueError as error:
+        if name in known:
+            return known[name]
         near = difflib.get_close_matches(name, known, 1)
         hint = f" (or the variant {near[0]} of a set)" if near else ""
         raise InputError(f"strategies: {' '.join(str(error).split())}{hint}") from error
@@ -173,6 +179,8 @@ def _variant(name: str, settings: Any, where: str) -> Variant:
     names = against if isinstance(against, list) else [against]
     if not names or not all(isinstance(one, str) for one in names):
         raise InputError(f"{where}: {name}: against is {against!r}; write the name of a variant, or a list of them")
+    if odd := [key for key in given if not str(key).isidentifier()]:
+        raise InputError(f"{where}: {name}: {odd[0]!r} is no key; write one of `rlcredit train`, credit_alpha say")
     if own := [key for key in given if key in OF_A_CELL]:
         raise InputError(f"{where}: {name}: {own[0]} is set by the grid; leave it out")
     return Variant(name, given, tuple(names))

@@ -5,6 +5,7 @@ best            held-out accuracy at the evaluation whose validation accuracy is
 area            mean height of the held-out curve over the steps
 reached         steps until the curve has the final accuracy of `uniform`, the mean over its seeds
 length          mean tokens of the held-out answers at the end; entropy: of the last tenth of the run, in nats
+credit_share    of the seconds of all steps, those that credit took
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from rlcredit.benchmark.statistics import (
     reached,
 )
 from rlcredit.evaluation.estimates import Estimate, mean_interval
+from rlcredit.evaluation.held_out import second_name
 
 Cells = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """By variant and seed, what `cells.read_cell` gives."""
@@ -52,8 +54,8 @@ def accuracy_curve(cell: Mapping[str, Any], name: str) -> tuple[list[int], list[
 def sets_of(cell: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
     """The main held-out set; its name at the second temperature and that of the validation set, where there are."""
     main, *others = cell["held_out"]
-    second = next((name for name in others if name.startswith(f"{main}_t")), None)
-    validation = f"{main}_validation"
+    temperature, validation = cell["second_temperature"], f"{main}_validation"
+    second = None if temperature is None else second_name(main, temperature)
     return main, second, validation if validation in others else None
 
 
@@ -72,28 +74,21 @@ def measures(cell: Mapping[str, Any]) -> dict[str, float]:
     curves = cell["curves"]
     if len(curves.get("reward", {}).get("step", [])) > 1:
         found["reward_area"] = area(curves["reward"]["step"], curves["reward"]["value"])
-    for name, key, count in (
-        ("entropy", "entropy", 0.1),
-        ("length", f"eval/{main}/length", 0.0),
-        ("time_share", "credit/time_share", 1.0),
-    ):
-        if values := curves.get(key, {}).get("value"):
-            found[name] = float(np.mean(values[-max(1, math.ceil(count * len(values))) :]))
-    if cell["seconds_a_step"] is not None:
-        found["seconds_a_step"] = cell["seconds_a_step"]
+    if lengths := curves.get(f"eval/{main}/length", {}).get("value"):
+        found["length"] = lengths[-1]
+    told = {"entropy": "last_entropy", "credit_share": "credit_share", "seconds_a_step": "seconds_a_step"}
+    found |= {name: cell[key] for name, key in told.items() if cell[key] is not None}
     return found
 
 
-def document(
-    variants: Sequence[Variant], seeds: Sequence[int], cells: Cells, command: str, baseline: str = BASELINE
-) -> dict[str, Any]:
+def document(variants: Sequence[Variant], seeds: Sequence[int], cells: Cells, command: str) -> dict[str, Any]:
     """All results of the cells that are there. Raises: ValueError without a cell of the baseline."""
-    if not cells.get(baseline):
-        raise ValueError(f"no cell of {baseline} is finished")
+    if not cells.get(BASELINE):
+        raise ValueError(f"no cell of {BASELINE} is finished")
     there = [variant for variant in variants if cells.get(variant.name)]
-    one = next(iter(cells[baseline].values()))
+    one = next(iter(cells[BASELINE].values()))
     values = {v.name: {seed: measures(cell) for seed, cell in cells[v.name].items()} for v in there}
-    target = float(np.mean([found["final"] for found in values[baseline].values()]))
+    target = float(np.mean([found["final"] for found in values[BASELINE].values()]))
     main, second, validation = sets_of(one)
     return {
         "command": command,
@@ -105,10 +100,10 @@ def document(
         "problems": len(one["held_out"][main]["0"]),
         "steps": one["steps"],
         "seeds": list(seeds),
-        "lowest_p": lowest_p(len(cells[baseline])),
+        "lowest_p": lowest_p(len(cells[BASELINE])),
         "variants": {
             variant.name: {
-                "settings": dict(variant.settings),
+                "settings": next(iter(cells[variant.name].values()))["settings"],
                 "against": list(variant.against),
                 "command": next(iter(cells[variant.name].values()))["command"],
                 "measures": _summaries(values[variant.name]),
@@ -117,8 +112,8 @@ def document(
             for variant in there
         },
         "target": target,
-        "paired": _pairs(there, values, baseline),
-        "notes": _notes(variants, seeds, cells, baseline),
+        "paired": _pairs(there, values),
+        "notes": _notes(variants, seeds, cells),
     }
 
 
@@ -152,13 +147,13 @@ def _reached(cells: Mapping[int, Mapping[str, Any]], main: str, target: float) -
 
 
 def _pairs(
-    variants: Sequence[Variant], values: Mapping[str, Mapping[int, Mapping[str, float]]], baseline: str
+    variants: Sequence[Variant], values: Mapping[str, Mapping[int, Mapping[str, float]]]
 ) -> list[dict[str, Any]]:
     """Every variant against what it is compared with, over the seeds that both have."""
     made = []
     for variant in variants:
         for other in variant.against:
-            if variant.name in (other, baseline) or other not in values:
+            if variant.name in (other, BASELINE) or other not in values:
                 continue
             shared = [seed for seed in values[variant.name] if seed in values[other]]
             for key in COMPARED if shared else ():
@@ -179,7 +174,7 @@ def _pair(found: Paired) -> dict[str, Any]:
     }
 
 
-def _notes(variants: Sequence[Variant], seeds: Sequence[int], cells: Cells, baseline: str) -> list[str]:
+def _notes(variants: Sequence[Variant], seeds: Sequence[int], cells: Cells) -> list[str]:
     """What a reader has to know of the grid."""
     said = []
     missing = [f"{v.name} at seed {seed}" for v in variants for seed in seeds if seed not in cells.get(v.name, {})]
@@ -189,11 +184,11 @@ def _notes(variants: Sequence[Variant], seeds: Sequence[int], cells: Cells, base
         f"{variant.name} at seed {seed}"
         for variant in variants
         for seed, cell in cells.get(variant.name, {}).items()
-        if (base := cells[baseline].get(seed)) is not None and _first_reward(cell) != _first_reward(base)
+        if (base := cells[BASELINE].get(seed)) is not None and _first_reward(cell) != _first_reward(base)
     ]
     if others:
         said.append(
-            f"The first rollouts differ from those of {baseline} at the same seed (another number of rollouts, say): "
+            f"The first rollouts differ from those of {BASELINE} at the same seed (another number of rollouts, say): "
             f"{_listed(others)}. There pairing by seed only shares the data."
         )
     codes = sorted({cell["code"] for of_variant in cells.values() for cell in of_variant.values()})
@@ -251,12 +246,14 @@ def _opening(found: Mapping[str, Any]) -> str:
 
 
 def _reading(found: Mapping[str, Any]) -> str:
-    tested = len(found["paired"])
+    tested = sum(pair["low"] is not None for pair in found["paired"])
+    seeds = len(found["variants"][BASELINE]["measures"]["final"]["by_seed"])
     return (
-        f"Same seed, same data, same first rollouts. The interval is Student's t over seeds. p is an exact sign-flip "
-        f"test; with {len(found['seeds'])} seeds it cannot go below {_fraction(found['lowest_p'])}, however large the "
-        f"difference. `higher` and `lower`: the interval leaves out 0; `open`: it cannot be told. Of {tested} "
-        f"intervals about {tested / 20:.1f} would leave out 0 if nothing differed at all."
+        "Paired by seed: the same data in the same order and, where no note says otherwise, the same first rollouts. "
+        f"The interval is Student's t over seeds. p is an exact sign-flip test; with {seeds} seeds it cannot go below "
+        f"{_fraction(found['lowest_p'])}, however large the difference. `higher` and `lower`: the interval leaves out "
+        f"0; `open`: it cannot be told. Of {tested} intervals about {tested / 20:.1f} would leave out 0 if nothing "
+        "differed at all."
     )
 
 
@@ -309,7 +306,7 @@ def _reached_table(found: Mapping[str, Any]) -> str:
 def _cost_table(found: Mapping[str, Any]) -> str:
     shapes: dict[str, Callable[[float], str]] = {
         "seconds_a_step": "{:.2f}".format,
-        "time_share": "{:.1%}".format,
+        "credit_share": "{:.1%}".format,
         "entropy": "{:.3f}".format,
         "length": "{:.1f}".format,
     }

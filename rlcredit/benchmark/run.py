@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,21 @@ from rlcredit.benchmark import cells as cell_files
 from rlcredit.benchmark.cells import Expected, Unfinished
 from rlcredit.benchmark.crew import Job, locked, work
 from rlcredit.benchmark.figures import draw
-from rlcredit.benchmark.grid import BASELINE, Cell, Grid, make_grid, read_seeds, split_words
+from rlcredit.benchmark.grid import BASELINE, OF_A_CELL, ONE_THREAD, Cell, Grid, make_grid, read_seeds, split_words
 from rlcredit.benchmark.results import document, markdown, measures
 from rlcredit.benchmark.table import Progress
 from rlcredit.errors import InputError, RunStopped
-from rlcredit.files import write_whole
+from rlcredit.files import remove_whole, write_whole
 from rlcredit.trainers.prepare import check
 
 START = (sys.executable, "-m", "rlcredit", "train")
 GO_ON = ("--resume_from_checkpoint", "auto", "--disable_tqdm", "true")
+PLACES = {"seed": "write --seeds", "credit_seed": "write --seeds", "output_dir": "write --output and --runs"}
+"""What to write in place of a key that the grid sets."""
+
+
+SHARED = ("recipe", "data", "policy", "device", "versions", "steps", "samples")
+"""What all cells of one report have in common."""
 
 
 @dataclass
@@ -98,6 +103,9 @@ def benchmark(argv: Sequence[str]) -> None:
     recipe = recipes.peek(recipe_words, "config")
     if not recipe:
         raise InputError("--config: is missing; write the recipe that all cells share, benchmark/countdown_tiny say")
+    flags = {word[2:].partition("=")[0].replace("-", "_") for word in recipe_words if word.startswith("--")}
+    for key in flags.intersection(OF_A_CELL):
+        raise InputError(f"--{key}: the grid sets it; {PLACES.get(key, 'leave it out')}")
     name = recipes.find_recipe(recipe).stem
     plan = Plan(
         make_grid(recipe, args.strategies, args.set, read_seeds(args.seeds)),
@@ -126,14 +134,17 @@ def checked(plan: Plan) -> Plan:
     """Check every variant as `rlcredit train` would, before anything starts. Raises: InputError."""
     words = ["--output_dir", str(plan.runs / "checked"), "--resume_from_checkpoint", "auto"]
     base = check([*plan.recipe, *words])
+    if base.run.dry_run or base.run.overwrite:
+        raise InputError("dry_run, overwrite: are no keys of a benchmark's recipe; leave them out")
+    identity = cell_files.identify(base, plan.recipe)
     expected = {}
     for variant in plan.grid.variants:
         try:
             made = check([*plan.recipe, *variant.words, *words])
+            expected[variant.name] = cell_files.expect(made, variant.settings, identity, base)
         except InputError as error:
             raise InputError(f"{variant.name}: {error}") from error
-        expected[variant.name] = cell_files.expect(made, plan.recipe, variant.settings, base)
-    return Plan(plan.grid, plan.recipe, plan.output, plan.runs, expected)
+    return replace(plan, expected=expected)
 
 
 # ---- training -----------------------------------------------------------------------------------------------------
@@ -159,13 +170,16 @@ def finished_cells(plan: Plan) -> dict[str, dict[str, Any]]:
 
 def _train(plan: Plan, at_once: int | None, keep_runs: bool) -> list[Job]:
     """Run the cells that are missing; returns those that failed."""
-    found = finished_cells(plan)
-    missing = [cell for cell in plan.grid.cells if cell.name not in found]
-    if not missing:
-        return []
+    _make_folder("output", plan.output / "cells")
+    _make_folder("runs", plan.runs)
     gpus = _devices()
-    count = at_once or len(gpus) or len(os.sched_getaffinity(0))
     with locked(plan.runs) as lock:
+        found = finished_cells(plan)
+        missing = [cell for cell in plan.grid.cells if cell.name not in found]
+        if not missing:
+            return []
+        for cell in missing:
+            cell_files.refuse_foreign(plan.runs / cell.name)
         jobs = {cell.name: _job(plan, cell, found, keep_runs) for cell in missing}
         steps = {name: expected.steps for name, expected in plan.expected.items()}
 
@@ -173,17 +187,17 @@ def _train(plan: Plan, at_once: int | None, keep_runs: bool) -> list[Job]:
             return measures(found[name])["final"] if name in found else None
 
         with Progress(plan.grid, jobs, final, steps) as progress:
-            work(list(jobs.values()), count, gpus, lock, progress.show)
+            work(list(jobs.values()), at_once or len(gpus) or _cores(), gpus, lock, progress.show)
     return [job for job in jobs.values() if job.state == "failed"]
 
 
 def _job(plan: Plan, cell: Cell, found: dict[str, dict[str, Any]], keep_run: bool) -> Job:
     folder, expected = plan.runs / cell.name, plan.expected[cell.variant.name]
-    told = {"command": cell.command(plan.recipe)}
+    told = {"command": cell.command(plan.recipe, {} if _devices() else ONE_THREAD)}
 
     def prepare() -> bool:
         told["code"] = cell_files.code_digest()
-        return cell_files.prepare_folder(folder, cell, expected)
+        return cell_files.prepare_folder(folder, cell, expected, told["code"])
 
     def collect() -> None:
         told["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -191,11 +205,23 @@ def _job(plan: Plan, cell: Cell, found: dict[str, dict[str, Any]], keep_run: boo
         cell_files.write_cell(plan.file(cell), made)
         found[cell.name] = made
         if not keep_run:
-            shutil.rmtree(folder)
+            remove_whole(folder)
             job.log.unlink(missing_ok=True)
 
     job = Job(cell.name, [*START, *cell.words(plan.recipe, folder), *GO_ON], folder, prepare, collect, Unfinished)
     return job
+
+
+def _make_folder(key: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{key}: {folder} cannot be made ({error.strerror}); write another --{key}") from error
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system says."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _devices() -> list[str]:
@@ -210,7 +236,10 @@ def _devices() -> list[str]:
 
 
 def read_cells(plan: Plan) -> dict[str, dict[int, dict[str, Any]]]:
-    """By variant and seed, the finished cells, which have to agree. Raises: InputError."""
+    """By variant and seed, the finished cells, which have to agree: but for the settings, over all variants too.
+
+    Raises: InputError that names the difference.
+    """
     found: dict[str, dict[int, dict[str, Any]]] = {variant.name: {} for variant in plan.grid.variants}
     first: dict[str, Any] | None = None
     for variant in plan.grid.variants:
@@ -224,8 +253,9 @@ def read_cells(plan: Plan) -> dict[str, dict[int, dict[str, Any]]]:
             if made is None:
                 continue
             first = first or made
-            agreed = {key: first[key] for key in ("recipe", "policy", "device", "versions")}
-            cell_files.refuse_different(plan.file(cell), made, agreed)
+            own = next(iter(found[variant.name].values()), made)
+            agreed = {key: first[key] for key in SHARED}
+            cell_files.refuse_different(plan.file(cell), made, {**agreed, "settings": own["settings"]})
             found[variant.name][seed] = made
     return {name: by_seed for name, by_seed in found.items() if by_seed}
 

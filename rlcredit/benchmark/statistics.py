@@ -18,6 +18,7 @@ Axes: S seed, T evaluation.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -78,7 +79,7 @@ def reached(step_T: ArrayLike, value_T: ArrayLike, target: float) -> float | Non
     step_T, value_T = _curve(step_T, value_T)
     if value_T[0] >= target:
         return float(step_T[0])
-    for before, after in zip(range(len(step_T)), range(1, len(step_T)), strict=False):
+    for before, after in itertools.pairwise(range(len(step_T))):
         if value_T[after] >= target:
             share = (target - value_T[before]) / (value_T[after] - value_T[before])
             return float(step_T[before] + share * (step_T[after] - step_T[before]))

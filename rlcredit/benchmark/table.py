@@ -90,7 +90,7 @@ class Progress:
 
     def _left(self, minutes: float) -> str:
         finished = sum(job.state == "done" for job in self._jobs.values())
-        waiting = len(self._jobs) - finished
+        waiting = sum(job.state in ("waiting", "running") for job in self._jobs.values())
         return f", about {minutes / finished * waiting:.0f} min left" if finished and waiting else ""
 
     def _shown(self, name: str, variant: str) -> str:

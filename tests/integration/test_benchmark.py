@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +15,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from rlcredit.benchmark.grid import Cell, Variant
 from rlcredit.cli import main
 from tests.command import ROOT
 
@@ -105,15 +105,15 @@ def test_what_a_grid_leaves(whole):
 def test_the_command_of_a_cell_reproduces_it(whole, tmp_path):
     folder, _, _ = whole
     cell = cells_of(folder)["random-seed0"]
-    words = Cell(Variant("random", {"credit_strategy": "random"}), 0).words([*RECIPE, *SHORT], tmp_path / "again")
-    assert cell["command"].split()[2:-1] == words[:-1]  # but for where it goes
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "rlcredit", "train", *words]
-    assert subprocess.run(command, cwd=ROOT, env=environment, capture_output=True).returncode == 0
-    again = json.loads((tmp_path / "again/accuracy.json").read_text())
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    environment.pop("OMP_NUM_THREADS", None)  # the command says it
+    command = cell["command"].replace("rlcredit", shlex.join([sys.executable, "-m", "rlcredit"]), 1)
+    assert subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True).returncode == 0
+    made = tmp_path / "outputs/random-seed0"
+    again = json.loads((made / "accuracy.json").read_text())
     for name, values in again["after"].items():
         assert "".join(str(round(value)) for value in values) == cell["held_out"][name]["4"]
-    lines = [json.loads(line) for line in (tmp_path / "again/log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (made / "log.jsonl").read_text().splitlines()]
     losses = [float(f"{line['loss']:.5g}") for line in lines if "loss" in line]
     assert losses == cell["curves"]["loss"]["value"]
 

@@ -84,6 +84,15 @@ def test_a_grid_has_the_baseline_and_what_is_compared_with():
     assert make_grid(RECIPE, ["gtpo"], ["q"], [0]).title == "results-q"
 
 
+def test_a_strategy_is_compared_with_the_baseline_alone(tmp_path):
+    """Whatever a set of the same name asks for; both together ask for both."""
+    assert [variant.name for variant in make_grid(RECIPE, ["entropy"], [], [0]).variants] == ["uniform", "entropy"]
+    found = {variant.name: variant.against for variant in make_grid(RECIPE, ["entropy"], ["rivals"], [0]).variants}
+    assert found["entropy"] == ("uniform", "coupled_rhythm")
+    (tmp_path / "mine.yaml").write_text("a: {credit_alpha: 0.1}")
+    assert make_grid(RECIPE, [], [str(tmp_path / "mine.yaml")], [0]).title == "results-mine"
+
+
 def test_a_cell_is_a_command_of_train(tmp_path):
     settings = {"credit_fai_horizon": [10, -1], "use_peft": True, "task_options": {"a": 1}, "revision": None}
     cell = Cell(Variant("mine", settings), 3)
@@ -93,7 +102,8 @@ def test_a_cell_is_a_command_of_train(tmp_path):
         *("--task_options", '{"a": 1}', "--revision", "null"),
         *("--seed", "3", "--credit_seed", "3", "--output_dir", str(tmp_path)),
     ]
-    assert cell.command(["--config", "a b"]).startswith("rlcredit train --config 'a b' --credit_fai_horizon 10 -1")
+    command = cell.command(["--config", "a b"], {"OMP_NUM_THREADS": "1"})
+    assert command.startswith("OMP_NUM_THREADS=1 rlcredit train --config 'a b' --credit_fai_horizon 10 -1")
 
 
 def test_strategies_of_ones_own_and_unknown_ones():
@@ -114,6 +124,8 @@ def test_strategies_of_ones_own_and_unknown_ones():
         ("a b: {credit_alpha: 0.1}", "cannot name files"),
         ("a: 3", "write settings such as"),
         ("a: {seed: 3}", "seed is set by the grid"),
+        ("a: {credit-alpha: 0.1}", "'credit-alpha' is no key"),
+        ("a: {task_options.numbers: 3}", "'task_options.numbers' is no key"),
         ("a: {against: []}", "name of a variant"),
         ("a: {credit_alpha: 0.1}\na: {credit_alpha: 0.2}", "duplicate key"),
     ],
@@ -190,6 +202,7 @@ def test_the_recipes_of_the_benchmark():
 
 IDENTITY = {
     "recipe": {"max_steps": 4, "task": "countdown"},
+    "data": "4567",
     "policy": "0123",
     "device": "cpu",
     "versions": {"torch": "2.0"},
@@ -202,9 +215,10 @@ def run_folder(folder: Path, steps: int = 4, evaluated: tuple[int, ...] = (2, 4)
     """What `rlcredit train` leaves, made up."""
     folder.mkdir(parents=True)
     lines = [
-        {"step": step, "loss": 0.1, "reward": step / 10, "step_time": 3.0 if step % 2 else 1.0, "num_tokens": 9.0}
+        {"step": step, "loss": 0.1, "reward": step / 10, "step_time": 3.0 if step % 2 else 1.0, "num_tokens": 9.0,
+         "credit/seconds": 0.4 if step % 2 else 0.0, "entropy": step / 100}
         for step in range(1, steps + 1)
-    ]
+    ]  # fmt: skip
     lines += [{"step": step, "eval/countdown/pass@1": 0.5, "eval/countdown/length": 20.0 + step} for step in evaluated]
     lines.sort(key=lambda line: line["step"])
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -226,6 +240,8 @@ def test_a_cell_of_a_finished_run(tmp_path):
     assert made["curves"]["eval/countdown/length"] == {"step": [2, 4], "value": [22.0, 24.0]}
     assert "num_tokens" not in made["curves"] and "eval/countdown/pass@1" not in made["curves"]
     assert made["seconds_a_step"] == 2  # rollouts of two steps: (3 + 1) / 2
+    assert made["credit_share"] == 0.1  # 2 x 0.4 of 2 x 4 seconds: not the mean of the steps' own shares
+    assert made["last_entropy"] == 0.04
     path = tmp_path / "cells" / "uniform-seed0.json"
     cell_files.write_cell(path, made)
     assert cell_files.read_cell(path, Cell(UNIFORM, 0)) == made
@@ -235,7 +251,7 @@ def test_a_cell_of_a_finished_run(tmp_path):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"steps": 3}, "ends at step 3 of 4"),
+        ({"steps": 3}, r"lacks 1 of 4 steps, \[4\] first"),
         ({"evaluated": (4,)}, "step 2 is missing"),
         ({"after": False}, "step 4 is missing"),
     ],
@@ -255,6 +271,10 @@ def test_a_damaged_run_is_no_cell(tmp_path):
             cell_files.collect(folder, Cell(UNIFORM, 0), EXPECTED, **TOLD)
     with pytest.raises(Unfinished, match="is no run's output folder"):
         cell_files.collect(tmp_path / "nowhere", Cell(UNIFORM, 0), EXPECTED, **TOLD)
+    lines = (run_folder(tmp_path / "hole") / "log.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "hole/log.jsonl").write_text("".join(lines[1:]))  # as after a disk that was full for a while
+    with pytest.raises(Unfinished, match=r"lacks 1 of 4 steps, \[1\] first"):
+        cell_files.collect(tmp_path / "hole", Cell(UNIFORM, 0), EXPECTED, **TOLD)
 
 
 def test_a_damaged_cell_is_not_read(tmp_path):
@@ -268,11 +288,15 @@ def test_a_damaged_cell_is_not_read(tmp_path):
         path.write_text(text)
         with pytest.raises(Unfinished):
             cell_files.read_cell(path, cell)
+    # a whole cell that is another one is refused, and not deleted
     path.write_text(whole)
-    with pytest.raises(Unfinished, match="holds uniform at seed 0"):
+    with pytest.raises(InputError, match="its seed is 0 instead of 1"):
         cell_files.read_cell(path, Cell(UNIFORM, 1))
+    cell_files.write_cell(path, {**made, "format": 2})
+    with pytest.raises(InputError, match="its format is 2 instead of 1"):
+        cell_files.read_cell(path, cell)
     # the order of a text's keys and spaces is no damage
-    path.write_text(json.dumps(json.loads(whole)))
+    path.write_text(json.dumps(json.loads(whole), sort_keys=True))
     assert cell_files.read_cell(path, cell) == made
 
 
@@ -292,15 +316,18 @@ def test_cells_that_differ_are_refused_with_the_difference(tmp_path):
 
 def test_a_folder_begun_with_other_settings_is_begun_anew(tmp_path):
     folder, cell = tmp_path / "run", Cell(UNIFORM, 0)
-    assert not cell_files.prepare_folder(folder, cell, EXPECTED)
+    assert not cell_files.prepare_folder(folder, cell, EXPECTED, "abc")
     (folder / "checkpoint-2").mkdir()
-    assert cell_files.prepare_folder(folder, cell, EXPECTED)
+    assert cell_files.prepare_folder(folder, cell, EXPECTED, "abc")
     other = EXPECTED._replace(identity={**IDENTITY, "recipe": {"max_steps": 5}})
-    assert not cell_files.prepare_folder(folder, cell, other)
-    assert not (folder / "checkpoint-2").exists()
-    (folder / "benchmark.json").unlink()  # of whom is this?
-    (folder / "log.jsonl").write_text("")
-    assert not cell_files.prepare_folder(folder, cell, other) and not (folder / "log.jsonl").exists()
+    for expected, code in ((other, "abc"), (other, "other code")):
+        assert not cell_files.prepare_folder(folder, cell, expected, code)
+        assert not (folder / "checkpoint-2").exists()
+        (folder / "checkpoint-2").mkdir()
+    (folder / "benchmark.json").unlink()  # whose is this?
+    with pytest.raises(InputError, match="is of no benchmark"):
+        cell_files.prepare_folder(folder, cell, other, "abc")
+    assert (folder / "checkpoint-2").exists()
 
 
 def test_long_curves_are_thinned_but_the_reward():
@@ -309,6 +336,8 @@ def test_long_curves_are_thinned_but_the_reward():
     whole, thin = cell_files._points(curve, thin=False), cell_files._points(curve, thin=True)
     assert len(whole["step"]) == 200 and len(thin["step"]) == 40
     assert thin["step"][:2] == [5, 10] and thin["value"][0] == 1.0  # the mean of 1/3 .. 5/3
+    sixty = cell_files._points(cell_files.Curve(steps[:61], steps[:61] / 3), thin=True)
+    assert sixty["step"] == [*range(2, 61, 2), 61]  # equally many each
 
 
 # ---- the crew -----------------------------------------------------------------------------------------------------
@@ -383,6 +412,14 @@ assert not (place / 'torn').exists()
     assert never.reason == "ended with 1: no room"
 
 
+def test_bad_input_in_what_a_run_left_is_no_bad_input(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/torn").touch()
+    one = job(tmp_path, "if (place / 'torn').exists(): sys.exit(2)\n" + DONE)
+    do([one], tmp_path)
+    assert one.state == "done" and one.attempts == 2
+
+
 def test_an_end_without_a_result_is_no_success(tmp_path):
     half = job(tmp_path, "pass", "half")
     do([half], tmp_path)
@@ -411,7 +448,7 @@ POLITE = (
 
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, RunStopped)])
-def test_a_stopped_grid_stops_its_runs_which_save(number, expected, tmp_path):
+def test_a_stopped_grid_stops_its_runs_which_save(number, expected, tmp_path, capfd):
     jobs = [job(tmp_path, POLITE, name) for name in "abc"]
 
     def stop_when_up() -> None:
@@ -427,6 +464,7 @@ def test_a_stopped_grid_stops_its_runs_which_save(number, expected, tmp_path):
     assert not (tmp_path / "c").exists() and {one.state for one in jobs} == {"waiting"}
     assert all(one._process is None or one._process.poll() is not None for one in jobs)
     assert signal.getsignal(signal.SIGTERM) is before
+    assert "a second Ctrl-C ends them at once" in capfd.readouterr().err
 
 
 def test_a_run_that_does_not_stop_is_killed(tmp_path, monkeypatch):
@@ -442,6 +480,26 @@ def test_a_run_that_does_not_stop_is_killed(tmp_path, monkeypatch):
     with pytest.raises(RunStopped):
         do([deaf], tmp_path)
     assert deaf._process.returncode == -signal.SIGKILL
+
+
+def test_a_second_ctrl_c_ends_them_at_once(tmp_path):
+    deaf = job(tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN); (place / 'up').touch(); time.sleep(60)")
+    alive = []
+
+    def stop_when_up() -> None:
+        while not (tmp_path / "a/up").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.5)
+        alive.append(deaf._process.poll() is None)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=stop_when_up, daemon=True)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        do([deaf], tmp_path)
+    thread.join()
+    assert alive == [True] and deaf._process.returncode == -signal.SIGKILL
 
 
 def test_two_grids_in_one_folder_are_refused_also_while_a_run_is_left(tmp_path):
@@ -513,7 +571,10 @@ def made_up(name: str, seed: int, finals: tuple[str, str, str], first_reward: fl
         "completions_a_rollout": 256,
         "steps_a_rollout": 4,
         "seconds_a_step": 1.5,
+        "credit_share": 0.04 if name == "coupled_rhythm" else None,
+        "last_entropy": 0.2,
         "samples": 1,
+        "second_temperature": 1.0,
         "held_out": {
             "countdown": dict(zip(("0", "20", "40"), finals, strict=True)),
             "countdown_validation": {"0": "00", "20": "11", "40": "10"},
@@ -521,7 +582,6 @@ def made_up(name: str, seed: int, finals: tuple[str, str, str], first_reward: fl
         },
         "curves": {
             "reward": {"step": [1, 21], "value": [first_reward, 0.5]},
-            "entropy": {"step": list(range(1, 21)), "value": [0.5] * 18 + [0.3, 0.1]},
             "eval/countdown/length": {"step": [20, 40], "value": [20.0, 24.0]},
         },
     }
@@ -549,8 +609,8 @@ def test_what_one_cell_comes_to():
     assert found["area"] == pytest.approx(((0.25 + 0.75) / 2 + (0.75 + 0.5) / 2) / 2)
     assert (found["before_t"], found["final_t"], found["area_t"]) == (0, 0.5, 0.25)
     assert found["reward_area"] == pytest.approx(0.4)
-    assert found["entropy"] == pytest.approx(0.2) and found["length"] == 24 and found["seconds_a_step"] == 1.5
-    assert "time_share" not in found
+    assert (found["entropy"], found["length"], found["seconds_a_step"]) == (0.2, 24, 1.5)
+    assert "credit_share" not in found
 
 
 def test_a_document_by_hand():
@@ -619,6 +679,34 @@ def test_report_only_from_cells_that_are_there(tmp_path, capsys):
     cell_files.write_cell(tmp_path / "cells/coupled_rhythm-seed1.json", odd)
     assert main(["benchmark", *words, "--seeds", "0..2"]) == 2
     assert "torch '2.1' instead of '2.0'" in capsys.readouterr().err
+    # nor do cells of one variant with other settings
+    odd = {**made_up("coupled_rhythm", 1, ("1000", "1000", "1000")), "settings": {"credit_alpha": 0.1}}
+    cell_files.write_cell(tmp_path / "cells/coupled_rhythm-seed1.json", odd)
+    assert main(["benchmark", *words, "--seeds", "0..2"]) == 2
+    assert "credit_alpha 0.1 instead of 'nothing'" in capsys.readouterr().err
+
+
+def test_what_a_variant_may_not_set(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for settings in (
+        "max_steps: 61",
+        "eval_steps: 30",
+        "held_out: 16",
+        "task_options: {numbers: [3], prompt_style: compact}",
+    ):
+        (tmp_path / "s.yaml").write_text(f"longer: {{{settings}}}")
+        assert main(["benchmark", "--config", RECIPE, "--set", "s.yaml", "--seeds", "0"]) == 2
+        error = capsys.readouterr().err.strip()
+        assert "longer: " in error and "are the same for all cells" in error and "\n" not in error
+
+
+def test_a_place_that_cannot_be_written_is_said_before_training(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for key, expected in (("output", "output: file/x/cells cannot be made"), ("runs", "'file/x/checked' cannot be a")):
+        words = ["--config", RECIPE, "--strategies", "random", "--seeds", "0", f"--{key}", "file/x"]
+        assert main(["benchmark", *words]) == 2
+        assert expected in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -634,6 +722,11 @@ def test_report_only_from_cells_that_are_there(tmp_path, capsys):
         (["--config", RECIPE, "--strategies", "random", "--max_steps=-1"], "max_steps: is missing"),
         (["--config", RECIPE, "--strategies", "random", "--credit_strategy", "entropy"], "given twice"),
         (["--config", RECIPE, "--set", "q", "--credit_quantile", "0.3"], "--credit_quantile: given twice"),
+        (["--config", RECIPE, "--set", "q", "--seed", "3"], "--seed: the grid sets it; write --seeds"),
+        (["--config", RECIPE, "--set", "q", "--output-dir=x"], "--output_dir: the grid sets it; write --output"),
+        (["--config", RECIPE, "--set", "q", "--dry_run"], "--dry_run: the grid sets it; leave it out"),
+        (["--config", RECIPE, "--set", "q", "--eval_temperature", "0.6"], "are measured greedily; write 0"),
+        (["--config", RECIPE, "--set", "q", "--logging_steps", "7"], "logging_steps: 7"),
     ],
 )
 def test_bad_input_is_one_line(words, expected, tmp_path, capsys, monkeypatch):

@@ -4,10 +4,10 @@ Formula:  gamma_t = (1 - b) + b * H_t / mean of H over the response,  b = credit
           In the paper the ratio is H[i,t] over the sum of H[k,t] of the group's responses at the same position t.
 Reads:    entropy, in nats, at the sampling temperature.
 Edges:    the mean of gamma over a response is 1, so credit is moved, not added. All of H 0: gamma = 1.
-Ours [not in the paper]: the ratio is to the response's own mean, since a strategy sees rows and not groups; b = 0.5;
-          gamma weights both signs of the advantage (`credit_sign: positive` for right responses alone), while the
-          paper shapes the rewards of right and wrong responses apart and normalises again. q, a and top or bottom
-          play no part.
+Ours [not in the paper]: the ratio is to the response's own mean, since a strategy sees rows and not groups; b = 0.5.
+          The paper shapes the rewards of right and wrong responses apart (wrong ones by 1/H) and normalises again; a
+          strategy does not see which is which, so write `credit_sign: positive`, which leaves wrong ones uniform.
+          q, a and top or bottom play no part.
 """
 
 from __future__ import annotations
