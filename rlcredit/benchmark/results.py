@@ -11,7 +11,7 @@ credit_share    of the seconds of all steps, those that credit took
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,6 @@ from rlcredit.evaluation.held_out import second_name
 Cells = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """By variant and seed, what `cells.read_cell` gives."""
 COMPARED = ("final", "final_t", "best", "area", "area_t", "reward_area")
-NOTHING = "-"  # in a table, where there is no value
 TITLES = {
     "final": "final, greedy",
     "final_t": "final, sampled",
@@ -214,131 +213,3 @@ def _estimate(estimate: Estimate) -> dict[str, float | None]:
 
 def _short(value: float) -> float:
     return float(f"{value:.8g}")
-
-
-# ---- markdown -----------------------------------------------------------------------------------------------------
-
-
-def markdown(found: Mapping[str, Any], title: str, figures: Sequence[str]) -> str:
-    """results.md: the tables, with what is needed to read them."""
-    parts = [f"# {title}", _opening(found), "## Held-out accuracy", _accuracy_table(found)]
-    parts += ["## Differences, paired by seed", _reading(found), _paired_table(found)]
-    parts += [f"## Until the final accuracy of uniform ({found['target']:.3f}, greedy)", _reached_table(found)]
-    parts += ["## Cost, entropy, length", _cost_table(found)]
-    if found["notes"]:
-        parts += ["## Notes", "\n".join(f"- {note}" for note in found["notes"])]
-    parts += [f"![{name.rpartition('/')[2].removesuffix('.png')}]({name})" for name in figures]
-    parts += ["## Cells", _commands(found)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _opening(found: Mapping[str, Any]) -> str:
-    sets = found["sets"]
-    chosen = f" Best is chosen on {sets['validation']}, never on the held-out set." if sets["validation"] else ""
-    sampled = f" Sampled: {sets['second']}." if sets["second"] else ""
-    packages = ", ".join(f"{name} {found['versions'][name]}" for name in ("torch", "transformers", "trl"))
-    return (
-        f"```\n{found['command']}\n```\n\n"
-        f"{found['finished'][:10]}; {found['device']}; {packages}. {found['steps']} steps; "
-        f"{found['problems']} held-out problems ({sets['main']}), the same for all.{sampled}{chosen} "
-        f"Means over seeds {', '.join(map(str, found['seeds']))}, with 95 % intervals over seeds (Student's t)."
-    )
-
-
-def _reading(found: Mapping[str, Any]) -> str:
-    tested = sum(pair["low"] is not None for pair in found["paired"])
-    seeds = len(found["variants"][BASELINE]["measures"]["final"]["by_seed"])
-    return (
-        "Paired by seed: the same data in the same order and, where no note says otherwise, the same first rollouts. "
-        f"The interval is Student's t over seeds. p is an exact sign-flip test; with {seeds} seeds it cannot go below "
-        f"{_fraction(found['lowest_p'])}, however large the difference. `higher` and `lower`: the interval leaves out "
-        f"0; `open`: it cannot be told. Of {tested} intervals about {tested / 20:.1f} would leave out 0 if nothing "
-        "differed at all."
-    )
-
-
-def _accuracy_table(found: Mapping[str, Any]) -> str:
-    keys = ["before", "final", "best", "area", "before_t", "final_t", "area_t"]
-    titles = ["before, greedy", "final", "best on validation", "area", "before, sampled", "final", "area"]
-    there = [key for key in keys if any(key in one["measures"] for one in found["variants"].values())]
-    rows = [
-        [f"`{name}`", str(len(one["measures"]["final"]["by_seed"])), *(_shown(one["measures"].get(k)) for k in there)]
-        for name, one in found["variants"].items()
-    ]
-    return _table(["", "seeds", *(titles[keys.index(key)] for key in there)], rows)
-
-
-def _paired_table(found: Mapping[str, Any]) -> str:
-    rows = [
-        [
-            f"`{pair['variant']}`",
-            f"`{pair['against']}`",
-            TITLES[pair["measure"]],
-            _shown(pair, "+.3f"),
-            _fraction(pair["p"]),
-            str(pair["seeds"]),
-            pair["verdict"],
-        ]
-        for key in COMPARED
-        for pair in found["paired"]
-        if pair["measure"] == key
-    ]
-    return _table(["", "against", "measure", "difference", "p", "seeds", ""], rows)
-
-
-def _reached_table(found: Mapping[str, Any]) -> str:
-    rows = []
-    for name, one in found["variants"].items():
-        reach, count = one["reached"], len(one["reached"]["by_seed"])
-        steps, completions = reach["median_step"], reach["median_completions"]
-        rows.append(
-            [
-                f"`{name}`",
-                f"{steps:.0f}" if steps is not None else f"> {found['steps']}",
-                f"{completions:,.0f}" if completions is not None else "censored",
-                f"{count - reach['never']} of {count}",
-            ]
-        )
-    text = "Median over seeds; a seed that never has it counts as later than all (censored), not as left out."
-    return f"{text}\n\n" + _table(["", "steps", "completions", "seeds that reach it"], rows)
-
-
-def _cost_table(found: Mapping[str, Any]) -> str:
-    shapes: dict[str, Callable[[float], str]] = {
-        "seconds_a_step": "{:.2f}".format,
-        "credit_share": "{:.1%}".format,
-        "entropy": "{:.3f}".format,
-        "length": "{:.1f}".format,
-    }
-    rows = []
-    for name, one in found["variants"].items():
-        values = [one["measures"].get(key, {}).get("value") for key in shapes]
-        shown = [shape(v) if v is not None else NOTHING for shape, v in zip(shapes.values(), values, strict=True)]
-        rows.append([f"`{name}`", *shown])
-    text = "Seconds depend on what else the machine did; credit's share of a step's time much less."
-    return f"{text}\n\n" + _table(
-        ["", "s a step", "credit's share", "entropy at the end, nats", "length, tokens"], rows
-    )
-
-
-def _commands(found: Mapping[str, Any]) -> str:
-    lines = [one["command"] for one in found["variants"].values()]
-    return "Any cell alone, with its `--seed` and `--credit_seed`:\n\n```\n" + "\n".join(lines) + "\n```"
-
-
-def _shown(estimate: Mapping[str, Any] | None, shape: str = ".3f") -> str:
-    if estimate is None or estimate["value"] is None:
-        return NOTHING
-    if estimate["low"] is None:
-        return f"{estimate['value']:{shape}}"
-    return f"{estimate['value']:{shape}} [{estimate['low']:{shape}}, {estimate['high']:{shape}}]"
-
-
-def _fraction(p: float) -> str:
-    """A p-value, as a fraction of one where it is one: 1/16."""
-    return f"1/{round(1 / p)}" if p < 1 and math.isclose(1 / p, round(1 / p)) and 1 / p < 1000 else f"{p:.3g}"
-
-
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -21,12 +21,14 @@ import torch
 
 from rlcredit import recipes
 from rlcredit.benchmark import cells as cell_files
-from rlcredit.benchmark.cells import Expected, Unfinished
-from rlcredit.benchmark.crew import Job, locked, work
+from rlcredit.benchmark.cells import Unfinished
+from rlcredit.benchmark.expected import Expected, code_digest, expect, identify
 from rlcredit.benchmark.figures import draw
 from rlcredit.benchmark.grid import BASELINE, OF_A_CELL, ONE_THREAD, Cell, Grid, make_grid, read_seeds, split_words
-from rlcredit.benchmark.results import document, markdown, measures
-from rlcredit.benchmark.table import Progress
+from rlcredit.benchmark.markdown import markdown
+from rlcredit.benchmark.progress import Progress
+from rlcredit.benchmark.results import document, measures
+from rlcredit.benchmark.workers import Job, locked, work
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.files import remove_whole, write_whole
 from rlcredit.trainers.prepare import check
@@ -136,12 +138,12 @@ def checked(plan: Plan) -> Plan:
     base = check([*plan.recipe, *words])
     if base.run.dry_run or base.run.overwrite:
         raise InputError("dry_run, overwrite: are no keys of a benchmark's recipe; leave them out")
-    identity = cell_files.identify(base, plan.recipe)
+    identity = identify(base, plan.recipe)
     expected = {}
     for variant in plan.grid.variants:
         try:
             made = check([*plan.recipe, *variant.words, *words])
-            expected[variant.name] = cell_files.expect(made, variant.settings, identity, base)
+            expected[variant.name] = expect(made, variant.settings, identity, base)
         except InputError as error:
             raise InputError(f"{variant.name}: {error}") from error
     return replace(plan, expected=expected)
@@ -196,7 +198,7 @@ def _job(plan: Plan, cell: Cell, found: dict[str, dict[str, Any]], keep_run: boo
     told = {"command": cell.command(plan.recipe, {} if _devices() else ONE_THREAD)}
 
     def prepare() -> bool:
-        told["code"] = cell_files.code_digest()
+        told["code"] = code_digest()
         return cell_files.prepare_folder(folder, cell, expected, told["code"])
 
     def collect() -> None:

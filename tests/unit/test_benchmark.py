@@ -1,4 +1,4 @@
-"""The benchmark without training: grids, cells that are whole or not used, the crew, results worked by hand."""
+"""The benchmark without training: grids, cells that are whole or not used, the workers, results worked by hand."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ import pytest
 import yaml
 from rich.console import Console
 
+from rlcredit.analysis.run_folder import Curve
 from rlcredit.benchmark import cells as cell_files
-from rlcredit.benchmark import crew
-from rlcredit.benchmark.cells import Expected, Unfinished
-from rlcredit.benchmark.crew import Job, locked, work
+from rlcredit.benchmark import workers
+from rlcredit.benchmark.cells import Unfinished
+from rlcredit.benchmark.expected import Expected
 from rlcredit.benchmark.figures import draw
 from rlcredit.benchmark.grid import (
     Cell,
@@ -34,8 +35,10 @@ from rlcredit.benchmark.grid import (
     set_path,
     split_words,
 )
-from rlcredit.benchmark.results import document, markdown, measures
-from rlcredit.benchmark.table import Progress, last_logged
+from rlcredit.benchmark.markdown import markdown
+from rlcredit.benchmark.progress import Progress, last_logged
+from rlcredit.benchmark.results import document, measures
+from rlcredit.benchmark.workers import Job, locked, work
 from rlcredit.cli import main
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.recipes import list_recipes, recipes_root
@@ -332,15 +335,15 @@ def test_a_folder_begun_with_other_settings_is_begun_anew(tmp_path):
 
 def test_long_curves_are_thinned_but_the_reward():
     steps = np.arange(1, 201)
-    curve = cell_files.Curve(steps, steps / 3)
+    curve = Curve(steps, steps / 3)
     whole, thin = cell_files._points(curve, thin=False), cell_files._points(curve, thin=True)
     assert len(whole["step"]) == 200 and len(thin["step"]) == 40
     assert thin["step"][:2] == [5, 10] and thin["value"][0] == 1.0  # the mean of 1/3 .. 5/3
-    sixty = cell_files._points(cell_files.Curve(steps[:61], steps[:61] / 3), thin=True)
+    sixty = cell_files._points(Curve(steps[:61], steps[:61] / 3), thin=True)
     assert sixty["step"] == [*range(2, 61, 2), 61]  # equally many each
 
 
-# ---- the crew -----------------------------------------------------------------------------------------------------
+# ---- the workers --------------------------------------------------------------------------------------------------
 
 
 class Incomplete(Exception):
@@ -468,7 +471,7 @@ def test_a_stopped_grid_stops_its_runs_which_save(number, expected, tmp_path, ca
 
 
 def test_a_run_that_does_not_stop_is_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr(crew, "GRACE", 0.3)
+    monkeypatch.setattr(workers, "GRACE", 0.3)
     deaf = job(tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN); (place / 'up').touch(); time.sleep(60)")
 
     def stop_when_up() -> None:

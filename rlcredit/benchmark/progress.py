@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from rlcredit.benchmark.crew import Job
 from rlcredit.benchmark.grid import Grid
+from rlcredit.benchmark.workers import Job
 from rlcredit.trainers.log import FILE_NAME
 
 EVERY = 1.0  # seconds between two looks

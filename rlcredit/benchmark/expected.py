@@ -1,0 +1,184 @@
+"""What a cell is run with and has to show: known before it runs, and compared with what finished cells say of theirs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+import rlcredit
+from rlcredit.benchmark.grid import OF_A_CELL
+from rlcredit.errors import InputError
+from rlcredit.recipes import find_recipe, peek
+from rlcredit.recipes.yaml_file import load_yaml
+from rlcredit.tasks import TaskData
+from rlcredit.trainers.plan import batches
+from rlcredit.trainers.prepare import Checked
+
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "numpy")
+PLUMBING = {*OF_A_CELL, "run_name", "report_to", "save_steps", "save_total_limit", "save_strategy"}
+"""Keys that do not change what is learned."""
+
+
+class Expected(NamedTuple):
+    """What the run of a variant has to show, and what its results are made with.
+
+    Attributes:
+        identity: recipe, data, policy, device and versions: what has to agree over a grid.
+        settings: of the variant, as the run's dataclasses have them.
+        steps, completions_a_rollout, steps_a_rollout: the budget.
+        evaluated: the steps at which held-out sets are measured.
+        samples: completions a problem, at most 9.
+        second_temperature: at which the main set is answered too, or None.
+    """
+
+    identity: dict[str, Any]
+    settings: dict[str, Any]
+    steps: int
+    completions_a_rollout: int
+    steps_a_rollout: int
+    evaluated: list[int]
+    samples: int
+    second_temperature: float | None = None
+
+
+def identify(base: Checked, recipe: Sequence[str]) -> dict[str, Any]:
+    """What all cells of a grid have to share: of the recipe without any variant, and the words that name it."""
+    return {
+        "recipe": _values(base, sorted(set(_written(recipe)) - PLUMBING)),
+        "data": _digest_of_data(base.task),
+        "policy": _digest(Path(base.path)),
+        "device": _device(),
+        "versions": versions(),
+    }
+
+
+def expect(checked: Checked, settings: Mapping[str, Any], identity: Mapping[str, Any], base: Checked) -> Expected:
+    """What a checked run of a variant has to show; `base` is the recipe without the variant.
+
+    Raises: InputError for recipes whose budget or evaluation does not fit a benchmark, or differs from the base's.
+    """
+    config, run = checked.config, checked.run
+    if config.max_steps <= 0:
+        raise InputError("max_steps: is missing, and cells need matched budgets; write a number of steps")
+    if checked.held_out is None:
+        raise InputError("held_out: 0, or a task without a checker: there is nothing to compare; write 512, say")
+    if run.eval_samples > 9:
+        raise InputError(f"eval_samples: {run.eval_samples} are too many for a cell's file; write 9 or fewer")
+    if run.eval_temperature != 0:
+        raise InputError(
+            f"eval_temperature: {run.eval_temperature}: cells are measured greedily; write 0, and "
+            f"eval_second_temperature: {run.eval_temperature}"
+        )
+    if config.logging_steps != 1:
+        raise InputError(f"logging_steps: {config.logging_steps}: a cell needs every step; write 1")
+    if config.eval_strategy == "steps" and not float(config.eval_steps).is_integer():
+        raise InputError(f"eval_steps: {config.eval_steps} is a share; write a number of steps")
+    if said := differences(_budget(checked), _budget(base)):
+        raise InputError(f"{said[0]}: budgets, data and evaluation are the same for all cells; leave it out")
+    made = batches(checked)
+    return Expected(
+        identity=dict(identity),
+        settings=_values(checked, settings),
+        steps=config.max_steps,
+        completions_a_rollout=made.completions,
+        steps_a_rollout=made.steps_a_rollout,
+        evaluated=_evaluated(checked),
+        samples=run.eval_samples,
+        second_temperature=run.eval_second_temperature,
+    )
+
+
+def _budget(checked: Checked) -> dict[str, Any]:
+    config, run, made = checked.config, checked.run, batches(checked)
+    return {
+        "max_steps": config.max_steps,
+        "completions a step": made.completions / made.steps_a_rollout,
+        "max_completion_length": config.max_completion_length,
+        "evaluations": _evaluated(checked),
+        **{key: getattr(run, key) for key in ("task", "task_options", "held_out", "eval_samples")},
+        "eval_second_temperature": run.eval_second_temperature,
+    }
+
+
+def _evaluated(checked: Checked) -> list[int]:
+    """The steps at which held-out sets are measured."""
+    config = checked.config
+    every = int(config.eval_steps or 0) if config.eval_strategy == "steps" else 0
+    return [0, *(range(every, config.max_steps, every) if every else ()), config.max_steps]
+
+
+def versions() -> dict[str, str]:
+    """The packages that decide what a run computes."""
+    own = {"python": platform.python_version(), "rlcredit": rlcredit.__version__}
+    return {**own, **{name: version(name) for name in PACKAGES}}
+
+
+def code_digest() -> str:
+    """Of rlcredit's own code below the benchmark: cells of different code are compared with a note."""
+    root = Path(rlcredit.__file__).parent
+    files = sorted(
+        path for path in root.rglob("*.py") if path.relative_to(root).parts[0] not in ("benchmark", "cli.py")
+    )
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+
+
+def _written(words: Sequence[str]) -> list[str]:
+    """The keys that a recipe and the flags over it set."""
+    flags = [word[2:].partition("=")[0].replace("-", "_").partition(".")[0] for word in words if word[:2] == "--"]
+    config = peek(words, "config")
+    return [*(load_yaml(find_recipe(config)) if config else {}), *(flag for flag in flags if flag != "config")]
+
+
+def _values(checked: Checked, keys: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """The values of these keys in the run's dataclasses, as JSON."""
+    known = {**vars(checked.config), **vars(checked.model), **vars(checked.run)}
+    return json.loads(json.dumps({key: known[key] for key in keys}, default=str))
+
+
+def _digest_of_data(task: TaskData) -> str:
+    """Of every row to train on and every one to be measured on."""
+    found = hashlib.sha256()
+    for rows in (task.train, *task.tests.values()):
+        for row in rows or ():
+            found.update(json.dumps(row, sort_keys=True, default=str).encode())
+    return found.hexdigest()[:16]
+
+
+def _digest(folder: Path) -> str | None:
+    """Of a policy in a folder; None for one that is fetched by its id."""
+    if not folder.is_dir():
+        return None
+    found = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".safetensors", ".jinja", ".model", ".txt"):
+            found.update(path.name.encode())
+            with path.open("rb") as file:
+                found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()[:16]
+
+
+def _device() -> str:
+    if not torch.accelerator.is_available():
+        return f"cpu {platform.machine()}"
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else str(torch.accelerator.current_accelerator())
+
+
+def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """What a cell was run with that is not as expected: `max_steps 60 instead of 80`."""
+    said = []
+    for part, wanted in expected.items():
+        given = found.get(part)
+        if isinstance(wanted, dict) and isinstance(given, dict):
+            for key in sorted({*wanted, *given}):
+                if given.get(key) != wanted.get(key):
+                    said.append(f"{key} {given.get(key, 'nothing')!r} instead of {wanted.get(key, 'nothing')!r}")
+        elif given != wanted:
+            said.append(f"{part} {given!r} instead of {wanted!r}")
+    return said
