@@ -1,4 +1,4 @@
-"""What a cell is run with and has to show: known before it runs, and compared with what finished cells say of theirs."""
+"""What a cell is run with and has to show: known before it runs, and compared with what finished cells say."""
 
 from __future__ import annotations
 

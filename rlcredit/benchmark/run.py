@@ -122,9 +122,18 @@ def benchmark(argv: Sequence[str]) -> None:
         failed = _train(plan, args.jobs, args.keep_runs)
     if failed and not any(plan.file(cell).is_file() for cell in plan.grid.cells if cell.variant.name == BASELINE):
         raise _failure(failed)  # nothing to report
-    report(plan, shlex.join(["rlcredit", "benchmark", *argv]))
+    report(plan, _command(args, recipe_words))
     if failed:
         raise _failure(failed)
+
+
+def _command(args: BenchmarkArguments, recipe: Sequence[str]) -> str:
+    """What makes these results, without the flags that change nothing in them."""
+    words = ["rlcredit", "benchmark", *recipe]
+    for key in ("strategies", "set", "seeds"):
+        if values := getattr(args, key):
+            words += [f"--{key}", *values]
+    return shlex.join(words)
 
 
 def _failure(failed: Sequence[Job]) -> RunStopped:
