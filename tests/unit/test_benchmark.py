@@ -190,7 +190,7 @@ def test_every_variant_passes_the_checks_of_train(name, tmp_path):
             assert known[key] == (value if value != ["all-linear"] else "all-linear")
 
 
-def test_the_recipes_of_the_benchmark():
+def test_the_recipes_of_the_benchmark(tmp_path):
     found = {path.stem: yaml.safe_load(path.read_text()) for path in (recipes_root() / "benchmark").glob("*.yaml")}
     assert set(found) == {"countdown_tiny", "paths_tiny"}
     for name, recipe in found.items():
@@ -199,6 +199,7 @@ def test_the_recipes_of_the_benchmark():
         assert (recipe.get("eval_temperature", 0), recipe["eval_second_temperature"]) == (0, 1)
         assert recipe["max_steps"] % recipe["eval_steps"] == 0
         assert recipe["output_dir"] == f"outputs/benchmark/{name}"
+        assert check(["--config", f"benchmark/{name}", "--output_dir", str(tmp_path)]).held_out is not None
 
 
 # ---- cells --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The policy shipped with the tiny recipe: small, exact in text, and with the structure that the credit needs."""
+"""The policies shipped with the tiny recipes: small, exact in text, and with the structure that the credit needs."""
 
 import importlib.util
 import random
@@ -13,24 +13,33 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlcredit.tasks import TASKS
 
-FOLDER = Path(__file__).resolve().parents[2] / "recipes" / "countdown_tiny" / "policy"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+PROMPTS = {
+    "countdown_tiny": ["3 7 12 -> 33\n", "11 8 2 -> 5\n"],
+    "paths_tiny": ["bc ag ab cd gh hi de ij bk kl lm a>e\n", "qr pa pq rs ab bc st cd tu qx xy yz p>u\n"],
+}
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 RESPONSE = "<think>57: 12*7=84 84-3=81\n12+7=19 19*3=57</think><answer>(12+7)*3</answer>"
 PRINTABLE = "".join(map(chr, range(32, 127))) + "\n"
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return AutoTokenizer.from_pretrained(FOLDER)
+@pytest.fixture(scope="module", params=PROMPTS)
+def folder(request):
+    return RECIPES / request.param / "policy"
 
 
 @pytest.fixture(scope="module")
-def policy():
-    return AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
+def tokenizer(folder):
+    return AutoTokenizer.from_pretrained(folder)
 
 
-def test_the_folder_is_small():
-    files = [path for path in FOLDER.rglob("*") if path.is_file()]
+@pytest.fixture(scope="module")
+def policy(folder):
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def test_the_folder_is_small(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 4_000_000
     assert {path.suffix for path in files} <= {".json", ".safetensors"}  # nothing that runs code when loaded
 
@@ -70,8 +79,8 @@ def test_size_and_layers(policy, tokenizer):
     assert (policy.config.pad_token_id, policy.config.eos_token_id) == (tokenizer.pad_token_id, tokenizer.eos_token_id)
 
 
-def test_it_answers_in_the_two_places(policy, tokenizer):
-    inputs = tokenizer(["3 7 12 -> 33\n", "11 8 2 -> 5\n"], padding=True, return_tensors="pt")
+def test_it_answers_in_the_two_places(policy, tokenizer, folder):
+    inputs = tokenizer(PROMPTS[folder.parent.name], padding=True, return_tensors="pt")
     with torch.no_grad():
         output = policy.generate(**inputs, do_sample=False, max_new_tokens=56)
     for text in tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True):
