@@ -21,6 +21,8 @@ it; the hasty one walks off from the start, takes any fork, and hands in where i
 
     bc ag ab ce gh hi a>e                                    bc ag ab ce gh hi a>e
     <think>e: ce bc ab</think><answer>abce</answer>          <think>ag gh hi</think><answer>aghi</answer>
+
+There the careful response stays the most likely one; two samples of three are hasty ones.
 """
 
 from __future__ import annotations
