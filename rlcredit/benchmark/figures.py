@@ -88,9 +88,10 @@ def _differences(found: Mapping[str, Any]) -> Figure:
     """Every paired difference with its interval and the seeds' own, a panel a measure."""
     measures = [key for key in ("final", "final_t", "area") if any(p["measure"] == key for p in found["paired"])]
     rows = list(dict.fromkeys((pair["variant"], pair["against"]) for pair in found["paired"]))
-    figure = Figure(figsize=(6.8, 0.9 + 0.24 * max(1, len(rows))), layout="constrained")
+    figure = Figure(figsize=(6.8, 1.1 + 0.24 * max(1, len(rows))), layout="constrained")
     for axes, key in zip(figure.subplots(1, max(1, len(measures)), squeeze=False)[0], measures, strict=False):
         axes.set_title(TITLES[key])
+        axes.set_xlabel("difference")
         axes.axvline(0, color=RULE, linewidth=0.8, zorder=0)
         for pair in (pair for pair in found["paired"] if pair["measure"] == key):
             place = rows.index((pair["variant"], pair["against"]))
