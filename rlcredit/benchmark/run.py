@@ -37,8 +37,6 @@ START = (sys.executable, "-m", "rlcredit", "train")
 GO_ON = ("--resume_from_checkpoint", "auto", "--disable_tqdm", "true")
 PLACES = {"seed": "write --seeds", "credit_seed": "write --seeds", "output_dir": "write --output and --runs"}
 """What to write in place of a key that the grid sets."""
-
-
 SHARED = ("recipe", "data", "policy", "device", "versions", "steps", "samples")
 """What all cells of one report have in common."""
 

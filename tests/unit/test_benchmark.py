@@ -259,7 +259,8 @@ def test_a_cell_of_a_finished_run(tmp_path):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"steps": 3}, r"lacks 1 of 4 steps, \[4\] first"),
+        ({"steps": 3}, "has 3 steps, not each from 1 to 4 once"),
+        ({"steps": 5}, "has 5 steps, not each from 1 to 4 once"),
         ({"evaluated": (4,)}, "step 2 is missing"),
         ({"after": False}, "step 4 is missing"),
     ],
@@ -281,7 +282,7 @@ def test_a_damaged_run_is_no_cell(tmp_path):
         cell_files.collect(tmp_path / "nowhere", Cell(UNIFORM, 0), EXPECTED, **TOLD)
     lines = (run_folder(tmp_path / "hole") / "log.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "hole/log.jsonl").write_text("".join(lines[1:]))  # as after a disk that was full for a while
-    with pytest.raises(Unfinished, match=r"lacks 1 of 4 steps, \[1\] first"):
+    with pytest.raises(Unfinished, match="has 3 steps, not each from 1 to 4 once"):
         cell_files.collect(tmp_path / "hole", Cell(UNIFORM, 0), EXPECTED, **TOLD)
 
 
