@@ -122,7 +122,26 @@ def test_arrow_keys_tell_the_values_of_a_chart(visit, name):
     ]  # fmt: skip
     box = page.locator("#chart-2 .nsewdrag").first.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=3)
+    page.locator("#tip").wait_for(state="visible")
     assert re.fullmatch(r"step \d+", page.locator("#tip .title").inner_text())
+
+
+SCROLLED = "(by) => { scrollBy(0, by); return new Promise((told) => requestAnimationFrame(() => setTimeout(told))); }"
+
+
+def test_scrolling_keeps_the_step_that_the_keys_chose(visit):
+    page = visit("one")
+    page.locator("#chart-0").focus()
+    page.keyboard.press("ArrowRight")
+    page.evaluate(SCROLLED, 40)  # as where the focus has scrolled to the chart
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#tip .title").inner_text() == "step 3"
+    before = page.locator("#tip").bounding_box()
+    page.evaluate(SCROLLED, 30)
+    assert page.locator("#tip .title").inner_text() == "step 3"
+    assert page.locator("#tip").bounding_box()["y"] == pytest.approx(before["y"] - 30, abs=1)
+    page.evaluate("document.activeElement.blur()")
+    assert not page.locator("#tip").is_visible()
 
 
 def test_completions_are_text(visit):

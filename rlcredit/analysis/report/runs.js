@@ -267,10 +267,23 @@ function walk(node, event) {
   const here = pointed.has(node) ? every.indexOf(pointed.get(node)) : event.key === "ArrowLeft" ? every.length : -1;
   const index = Math.min(Math.max(MOVES[event.key](here), 0), every.length - 1);
   pointed.set(node, every[index]);
+  pointAtLine(node);
+}
+
+/** Tell the values of the step that a chart points at beside its upright line. */
+function pointAtLine(node) {
   place_(node);
   const line = node.querySelector(".upright").getBoundingClientRect();
   const plot = node.querySelector(".plot").getBoundingClientRect();
-  point(node, every[index], new DOMRect(line.right + 8, plot.top + plot.height / 3, 1, 1));
+  point(node, pointed.get(node), new DOMRect(line.right + 8, plot.top + plot.height / 3, 1, 1));
+}
+
+/** The window scrolls, also to a chart that gets the focus: a key may have come before the event. */
+function followFocus() {
+  for (const node of [...pointed.keys()]) {
+    if (node === document.activeElement) pointAtLine(node);
+    else leave(node);
+  }
 }
 
 // ---- completions ---------------------------------------------------------------------------------------------------------
@@ -352,7 +365,7 @@ for (const node of charts) {
   node.addEventListener("focusout", () => leave(node));
   new ResizeObserver(() => shown.has(node) && place_(node)).observe(node);
 }
-addEventListener("scroll", () => [...pointed.keys()].forEach(leave), { passive: true });
+addEventListener("scroll", followFocus, { passive: true });
 
 applyTheme();
 drawAll();
