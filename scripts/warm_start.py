@@ -3,8 +3,8 @@
     rlcredit prepare-model smollm2-135m models/smollm2
     python scripts/warm_start.py --model models/smollm2 --output models/smollm2_countdown
 
-Supervised learning, by TRL's SFTTrainer, on demonstrations of the two players of make_tiny_policy.py in the words of a
-recipe's prompts. Demonstrated are training instances of the recipe alone, no validation and no held-out ones.
+Supervised learning, by TRL's SFTTrainer, on demonstrations of two players (players.py) in the words of a recipe's
+prompts. Demonstrated are training instances of the recipe alone, no validation and no held-out ones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import datasets
 import torch
-from make_tiny_policy import CAREFUL, HASTY, demonstrate
+from players import CAREFUL, HASTY, demonstrate
 from trl import SFTConfig, SFTTrainer
 
 from rlcredit import recipes

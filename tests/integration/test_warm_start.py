@@ -1,11 +1,11 @@
 """scripts/warm_start.py: what it demonstrates, and that a policy comes out."""
 
-import importlib.util
 import json
 import subprocess
 import sys
 
 import pytest
+import warm_start
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlcredit import recipes
@@ -16,27 +16,17 @@ from tests.command import ROOT
 RECIPE = "benchmark/countdown_smollm2"
 
 
-@pytest.fixture(scope="module")
-def script():
-    sys.path.insert(0, str(ROOT / "scripts"))  # as Python does for a script
-    spec = importlib.util.spec_from_file_location("warm_start", ROOT / "scripts/warm_start.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(ROOT / "scripts"))
-
-
-def test_only_training_instances_are_demonstrated(script):
+def test_only_training_instances_are_demonstrated():
     options = {**recipes.peek(["--config", RECIPE], "task_options"), "num_train": 200}
     data = TASKS["countdown"](options)
-    made = script.demonstrations(options, hasty_share=0.0, seed=0)
+    made = warm_start.demonstrations(options, hasty_share=0.0, seed=0)
     assert made["prompt"] == data.train["prompt"]
     assert not set(made["prompt"]) & {prompt for rows in data.tests.values() for prompt in rows["prompt"]}
     rows = data.train.to_list()
     texts = [row["prompt"] + row["completion"] for row in made.to_list()]
     assert all(text.count("<think>") == 2 for text in texts)  # named in the prompt, and opened once
     assert sum(verdict.correct for verdict in data.check(texts, rows)) > 180
-    hasty = script.demonstrations(options, hasty_share=1.0, seed=0).to_list()
+    hasty = warm_start.demonstrations(options, hasty_share=1.0, seed=0).to_list()
     texts = [row["prompt"] + row["completion"] for row in hasty]
     assert sum(verdict.correct for verdict in data.check(texts, rows)) < 150
 

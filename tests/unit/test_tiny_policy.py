@@ -1,10 +1,10 @@
 """The policies shipped with the tiny recipes: small, exact in text, and with the structure that the credit needs."""
 
-import importlib.util
 import random
-import sys
 from pathlib import Path
 
+import make_tiny_policy
+import players
 import pytest
 import torch
 from hypothesis import given
@@ -92,43 +92,33 @@ def test_it_answers_in_the_two_places(policy, tokenizer, folder):
 # ---- what the script teaches --------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def script():
-    path = Path(__file__).resolve().parents[2] / "scripts" / "make_tiny_policy.py"
-    spec = importlib.util.spec_from_file_location("make_tiny_policy", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize(
     ("task", "careful", "hasty"), [("countdown", (0.85, 1), (0.3, 0.6)), ("paths", (0.93, 0.97), (0.2, 0.35))]
 )
-def test_the_careful_player_is_right_and_the_hasty_one_seldom(task, careful, hasty, script):
-    lesson, rng = script.LESSONS[task], random.Random(0)
+def test_the_careful_player_is_right_and_the_hasty_one_seldom(task, careful, hasty):
+    lesson, rng = make_tiny_policy.LESSONS[task], random.Random(0)
     data = TASKS[task]({**lesson.options, "num_train": 1_000})
-    rows, tokenizer = data.train.to_list(), script.make_tokenizer()
+    rows, tokenizer = data.train.to_list(), make_tiny_policy.make_tokenizer()
     for is_hasty, (low, high) in ((False, careful), (True, hasty)):
         pairs = [lesson.pair(row, is_hasty, rng) for row in rows]
         verdicts = data.check([response for _, response in pairs], rows)
         assert low < sum(verdict.correct for verdict in verdicts) / len(rows) < high
         assert all((":" in response) != is_hasty for _, response in pairs)  # how the script tells them apart
-        assert max(len(tokenizer(response)["input_ids"]) for _, response in pairs) < script.MAX_NEW_TOKENS
+        assert max(len(tokenizer(response)["input_ids"]) for _, response in pairs) < make_tiny_policy.MAX_NEW_TOKENS
 
 
-def test_a_plan_from_the_goal_and_a_walk_from_the_start(script):
+def test_a_plan_from_the_goal_and_a_walk_from_the_start():
     edges = ["bc", "ag", "ab", "ce", "gh", "hi"]
     row = {"edges": edges, "start": "a", "goal": "e"}
-    texts = {script.paths_pair(row, False, random.Random(seed))[1] for seed in range(200)}
+    texts = {players.paths_pair(row, False, random.Random(seed))[1] for seed in range(200)}
     assert texts == {
         "<think>e: ce bc ab</think><answer>abce</answer>",
         "<think>i: hi gh ag</think><answer>aghi</answer>",  # the other end, taken for the goal
     }
-    texts = {script.paths_pair(row, True, random.Random(seed))[1] for seed in range(50)}
+    texts = {players.paths_pair(row, True, random.Random(seed))[1] for seed in range(50)}
     assert texts == {
         "<think>ab bc ce</think><answer>abce</answer>",
         "<think>ag gh hi</think><answer>aghi</answer>",
     }
-    prompts = {script.paths_pair(row, True, random.Random(seed))[0] for seed in range(50)}
+    prompts = {players.paths_pair(row, True, random.Random(seed))[0] for seed in range(50)}
     assert len(prompts) > 40 and all(sorted(prompt.split()[:-1]) == sorted(edges) for prompt in prompts)
