@@ -256,6 +256,20 @@ def test_a_cell_of_a_finished_run(tmp_path):
     assert cell_files.read_cell(path.with_name("other.json"), Cell(UNIFORM, 0)) is None
 
 
+def test_a_longer_run_with_several_samples(tmp_path):
+    folder = run_folder(tmp_path / "run", steps=20)
+    lines = (folder / "log.jsonl").read_text()
+    (folder / "log.jsonl").write_text(lines.replace('"step_time": 3.0', '"step_time": 103.0', 1))  # another job's time
+    half = {"before": {"countdown": [0.0, 0.25, 1.0]}, "after": {"countdown": [0.5, 0.75, 1.0]}}
+    (folder / "accuracy.json").write_text(json.dumps(half))
+    (folder / "held_out.jsonl").write_text('{"step": 2, "right": {"countdown": [0.0, 0.5, 0.25]}}\n')
+    expected = EXPECTED._replace(steps=20, evaluated=[0, 2, 20], samples=4)
+    made = cell_files.collect(folder, Cell(UNIFORM, 0), expected, **TOLD)
+    assert made["held_out"]["countdown"] == {"0": "014", "2": "021", "20": "234"}
+    assert made["last_entropy"] == 0.195  # of steps 19 and 20
+    assert made["seconds_a_step"] == 2
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -278,6 +292,11 @@ def test_a_damaged_run_is_no_cell(tmp_path):
         (folder / name).write_text(text)
         with pytest.raises(Unfinished):
             cell_files.collect(folder, Cell(UNIFORM, 0), EXPECTED, **TOLD)
+    folder = run_folder(tmp_path / "fewer")
+    lines = (folder / "held_out.jsonl").read_text()
+    (folder / "held_out.jsonl").write_text(lines.replace("[1.0, 0.0, 1.0]", "[1.0, 0.0]", 1))
+    with pytest.raises(Unfinished, match="step 2 is of other problems than the first"):
+        cell_files.collect(folder, Cell(UNIFORM, 0), EXPECTED, **TOLD)
     with pytest.raises(Unfinished, match="is no run's output folder"):
         cell_files.collect(tmp_path / "nowhere", Cell(UNIFORM, 0), EXPECTED, **TOLD)
     lines = (run_folder(tmp_path / "hole") / "log.jsonl").read_text().splitlines(keepends=True)

@@ -71,6 +71,8 @@ def test_reached_by_hand():
     assert reached(step_T, value_T, 0.4) == pytest.approx(20)
     assert reached(step_T, value_T, 0.5) == pytest.approx(40 + 20 * 2 / 3)
     assert reached(step_T, value_T, 0.61) is None
+    assert reached([0, 20], [0.5, 0.3], 0.5) == 0  # and then never again
+    assert reached([0, 20], [0.5, 0.5], 0.5) == 0
 
 
 def test_a_median_of_censored_values():
@@ -85,6 +87,7 @@ def test_best_and_completions_by_hand():
     assert best([0.3, 0.5, 0.5, 0.4]) == 1
     # 4 steps a rollout of 256: step 0 has used none, steps 1 to 4 one, 4.1 the second
     assert [completions_by(step, 256, 4) for step in (0, 1, 4, 4.1, 80)] == [0, 256, 256, 512, 5120]
+    assert completions_by(4 + 1e-12, 256, 4) == 256  # 4, as an interpolation rounds it
 
 
 # ---- simulated grids ----------------------------------------------------------------------------------------------
