@@ -716,16 +716,19 @@ def test_report_only_from_cells_that_are_there(tmp_path, capsys):
 
 def test_what_a_variant_may_not_set(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for settings in (
-        "max_steps: 61",
-        "eval_steps: 30",
-        "held_out: 16",
-        "task_options: {numbers: [3], prompt_style: compact}",
+    for settings, expected in (
+        ("max_steps: 61", "max_steps 61 instead of 60"),
+        ("gradient_accumulation_steps: 2", "completions a step 128.0 instead of 64.0"),
+        ("max_completion_length: 40", "max_completion_length 40 instead of 56"),
+        ("eval_steps: 30", "evaluations [0, 30, 60] instead of"),
+        ("held_out: 16", "held_out 16 instead of 512"),
+        ("eval_second_temperature: 0.5", "eval_second_temperature 0.5 instead of 1.0"),
+        ("task_options: {numbers: [3], prompt_style: compact}", "max_number 'nothing' instead of 12"),
     ):
         (tmp_path / "s.yaml").write_text(f"longer: {{{settings}}}")
         assert main(["benchmark", "--config", RECIPE, "--set", "s.yaml", "--seeds", "0"]) == 2
         error = capsys.readouterr().err.strip()
-        assert "longer: " in error and "are the same for all cells" in error and "\n" not in error
+        assert f"longer: {expected}" in error and "are the same for all cells" in error and "\n" not in error
 
 
 def test_a_place_that_cannot_be_written_is_said_before_training(tmp_path, capsys, monkeypatch):
