@@ -97,6 +97,17 @@ def test_a_strategy_is_compared_with_the_baseline_alone(tmp_path):
     assert make_grid(RECIPE, [], [str(tmp_path / "mine.yaml")], [0]).title == "results-mine"
 
 
+def test_two_sets_share_a_variant_that_is_the_same_in_both(tmp_path):
+    one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
+    one.write_text("b: {credit_alpha: 0.2}\na: {credit_alpha: 0.1, against: [uniform, b]}")
+    two.write_text("a: {credit_alpha: 0.1}")
+    found = make_grid(RECIPE, [], [str(one), str(two)], [0])
+    assert {v.name: v.against for v in found.variants if v.name == "a"} == {"a": ("uniform", "b")}
+    two.write_text("a: {credit_alpha: 0.3}")
+    with pytest.raises(InputError, match="a: two sets give it different settings"):
+        make_grid(RECIPE, [], [str(one), str(two)], [0])
+
+
 def test_a_cell_is_a_command_of_train(tmp_path):
     settings = {"credit_fai_horizon": [10, -1], "use_peft": True, "task_options": {"a": 1}, "revision": None}
     cell = Cell(Variant("mine", settings), 3)
