@@ -411,7 +411,8 @@ def do(jobs: list[Job], folder: Path, at_once: int = 2, show=lambda: None, devic
         work(jobs, at_once, devices, lock, show)
 
 
-def test_so_many_at_once_and_one_thread_each(tmp_path):
+def test_so_many_at_once_and_one_thread_each(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")  # as a shell may have it
     script = "(place / 'env').write_text(os.environ['OMP_NUM_THREADS']); time.sleep(0.6); " + DONE
     jobs = [job(tmp_path, script, name) for name in "abcd"]
     most = 0
