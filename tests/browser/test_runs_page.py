@@ -140,6 +140,10 @@ def test_scrolling_keeps_the_step_that_the_keys_chose(visit):
     page.evaluate(SCROLLED, 30)
     assert page.locator("#tip .title").inner_text() == "step 3"
     assert page.locator("#tip").bounding_box()["y"] == pytest.approx(before["y"] - 30, abs=1)
+    page.evaluate(SCROLLED, 100_000)  # the chart is above the window
+    assert not page.locator("#tip").is_visible()
+    page.evaluate(SCROLLED, -100_000)
+    assert page.locator("#tip .title").inner_text() == "step 3"
     page.evaluate("document.activeElement.blur()")
     assert not page.locator("#tip").is_visible()
 

@@ -281,8 +281,10 @@ function pointAtLine(node) {
 /** The window scrolls, also to a chart that gets the focus: a key may have come before the event. */
 function followFocus() {
   for (const node of [...pointed.keys()]) {
-    if (node === document.activeElement) pointAtLine(node);
-    else leave(node);
+    const { top, bottom } = node.getBoundingClientRect();
+    if (node !== document.activeElement) leave(node);
+    else if (bottom < 0 || top > innerHeight) at("tip").hidden = true;
+    else pointAtLine(node);
   }
 }
 
