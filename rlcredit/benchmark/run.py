@@ -160,7 +160,7 @@ def checked(plan: Plan) -> Plan:
 
 
 def finished_cells(plan: Plan) -> dict[str, dict[str, Any]]:
-    """The cells that are there already, by name; damaged ones are deleted, others' are refused (InputError)."""
+    """The whole cells that are there already, by name; those of other recipes are refused (InputError)."""
     found = {}
     for cell in plan.grid.cells:
         path, expected = plan.file(cell), plan.expected[cell.variant.name]
@@ -168,7 +168,6 @@ def finished_cells(plan: Plan) -> dict[str, dict[str, Any]]:
             made = cell_files.read_cell(path, cell)
         except Unfinished as error:
             print(f"{error}; it is run again")
-            path.unlink()
             continue
         if made is not None:
             wanted = {**expected.identity, "settings": expected.settings, "steps": expected.steps}

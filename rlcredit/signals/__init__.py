@@ -2,7 +2,7 @@
 
 from rlcredit.signals.fai import TO_THE_END, fai_counts, fai_of_columns
 from rlcredit.signals.heads import group_heads, receiver_kurtosis, signals_of_groups, sum_over_responses
-from rlcredit.signals.selection import change_to_next, lower_median, lower_quantile, select
+from rlcredit.signals.selection import change_to_next, lower_quantile, select
 from rlcredit.signals.types import AttentionSignals, HeadGroups, HeadStatistics
 from rlcredit.signals.waad import waad_of_rows
 
@@ -15,7 +15,6 @@ __all__ = [
     "fai_counts",
     "fai_of_columns",
     "group_heads",
-    "lower_median",
     "lower_quantile",
     "receiver_kurtosis",
     "select",

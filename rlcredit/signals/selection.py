@@ -1,4 +1,4 @@
-"""TopQ and the lower median: how positions are chosen (method: TopQ(x, q); ties and rounding not in the paper)."""
+"""TopQ and the lower quantile: how positions are chosen (method: TopQ(x, q); ties and rounding not in the paper)."""
 
 import math
 
@@ -24,13 +24,11 @@ def select(x_BN: Tensor, response_BN: Tensor, q: float, *, bottom: bool = False)
     return (rank < quota(response_BN, q)[:, None]) & eligible
 
 
-def lower_median(x_BN: Tensor, response_BN: Tensor) -> Tensor:
-    """Median over the response, the lower one of an even count; nan values left out: [B], nan for an empty row."""
-    return lower_quantile(x_BN, response_BN, 0.5)
-
-
 def lower_quantile(x_BN: Tensor, response_BN: Tensor, share: float) -> Tensor:
-    """Quantile over the response, the lower of two values; nan values left out: [B], nan for an empty row."""
+    """Quantile over the response, the lower of two values (0.5: the lower median): [B], nan for an empty row.
+
+    Values that are nan are left out.
+    """
     known_BN = response_BN & ~x_BN.isnan()
     count_B = known_BN.sum(1)
     place_B = (share * (count_B.double() - 1) + 1e-9).floor().long().clamp(min=0)

@@ -62,6 +62,18 @@ def test_it_is_asked_again_until_it_answers(server, waits):
     assert waits == [1, 2, 4] and guard.error is None
 
 
+def test_what_an_attempt_logged_before_its_server_failed_is_not_logged(waits):
+    def reward(completions, log_extra, **_):
+        log_extra("asked", [len(waits)] * len(completions))
+        if not waits:
+            raise ConnectionError("no route")
+        return [1.0] * len(completions)
+
+    found = []
+    GuardedReward(reward, retries=1)(["p", "p"], ["1", "2"], log_extra=lambda *logged: found.append(logged))
+    assert found == [("asked", [1, 1])]
+
+
 def test_a_server_that_stays_away_ends_the_run(waits, monkeypatch):
     monkeypatch.setenv("RLCREDIT_SCORES", "http://127.0.0.1:9")  # nobody listens there
     guard = GuardedReward(rewards.server, retries=2)

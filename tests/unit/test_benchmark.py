@@ -426,6 +426,12 @@ def test_so_many_at_once_and_one_thread_each(tmp_path, monkeypatch):
     assert (tmp_path / "a/env").read_text() == "1"
 
 
+def test_a_run_holds_the_lock_of_its_grid(tmp_path):
+    script = "(place / 'open').write_text(' '.join(map(os.path.realpath, pathlib.Path('/proc/self/fd').iterdir())));"
+    do([job(tmp_path, script + DONE)], tmp_path)
+    assert str(tmp_path / workers.LOCK) in (tmp_path / "a/open").read_text().split()
+
+
 def test_gpus_are_shared_out(tmp_path):
     script = "(place / 'env').write_text(os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(1); " + DONE
     jobs = [job(tmp_path, script, name) for name in "abc"]
@@ -681,6 +687,9 @@ def test_pairs_are_of_the_seeds_that_both_have():
     assert final["seeds"] == 2 and final["value"] == 0.5
     missing, differ, codes = found["notes"]
     assert "coupled_rhythm at seed 1" in missing and "coupled_rhythm at seed 2" in differ and "2 states" in codes
+    del cells["uniform"][2]
+    found = document([UNIFORM, COUPLED], [0, 1, 2], cells, "x")
+    assert {pair["seeds"] for pair in found["paired"]} == {1}
     with pytest.raises(ValueError, match="no cell of uniform"):
         document([UNIFORM, COUPLED], [0], {"coupled_rhythm": cells["coupled_rhythm"]}, "x")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rlcredit import AttentionSignals, Batch, Credit, CreditArguments, Strategy, assign_credit
 from rlcredit.credit import CREDIT_STRATEGIES, weighted_advantage
-from rlcredit.signals import group_heads, lower_median, select
+from rlcredit.signals import group_heads, lower_quantile, select
 from tests.reference import loop
 
 NAN = math.nan
@@ -232,10 +232,13 @@ def test_gtpo_is_the_loops(tokens, share):
     assert credit.weights[0, where].tolist() == pytest.approx([wanted[t] for t in where], rel=1e-4, abs=1e-4)
 
 
-def test_lower_median():
-    x = torch.tensor([[4.0, 1, 3, 2, 9], [NAN, 5, 7, NAN, 9]])
-    response = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 1, 0]]).bool()
-    assert lower_median(x, response).tolist() == [2, 5]
+def test_lower_quantile():
+    x = torch.tensor([[4.0, 1, 3, 2, 9], [NAN, 5, 7, NAN, 9], [6, 5, 4, 7, 8]])
+    response = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]).bool()
+    found = {share: lower_quantile(x, response, share).tolist() for share in (0.0, 0.3, 0.5, 0.74, 0.75, 1.0)}
+    # four values, two, five: places 0 to 3, 0 to 1, 0 to 4, rounded down
+    assert found == {0.0: [1, 5, 4], 0.3: [1, 5, 5], 0.5: [2, 5, 6], 0.74: [3, 5, 6], 0.75: [3, 5, 7], 1.0: [4, 7, 8]}
+    assert lower_quantile(x, torch.zeros_like(response), 0.5).isnan().all()
 
 
 def test_head_groups_by_hand():
