@@ -139,6 +139,16 @@ def by_trl_alone(folder, step):
     return made
 
 
+def test_counts_of_what_went_wrong_go_on(tmp_path):
+    first = runs.trainer(tmp_path, max_steps=2, save_strategy="steps", save_steps=2)
+    first._bad_steps.total, first._reader.rows_skipped = 3, 5
+    first.train()
+    second = runs.trainer(tmp_path, max_steps=3)
+    second.train(resume_from_checkpoint="latest")
+    line = runs.logged(second)[-1]
+    assert (line["bad_steps"], line["credit/rows_skipped"]) == (3, 5)
+
+
 def test_latest_is_the_newest_complete_one(tmp_path):
     for step in (2, 10, 9):
         by_trl_alone(tmp_path, step)
