@@ -17,6 +17,7 @@ from rlcredit.errors import RunStopped
 from rlcredit.trainers import checkpoints, log
 from rlcredit.trainers.log import JsonlLog
 from tests import command, runs
+from tests.faults.test_sigterm import SendsItself
 
 
 @contextmanager
@@ -81,6 +82,19 @@ def test_the_run_goes_on_where_it_is_told_to(tmp_path, caplog):
     assert caplog.text.count("could not be saved") == 2 and "checkpoint-2 is kept, and the run goes on" in caplog.text
     straight = runs.trained(tmp_path / "straight", max_steps=8)
     assert all(torch.equal(value, runs.parameters(made)[name]) for name, value in runs.parameters(straight).items())
+
+
+def test_a_run_that_ends_with_a_save_says_that_it_failed(tmp_path):
+    made = runs.trainer(tmp_path, **SETTINGS, on_save_error="continue")
+    full = FullFrom(range(3, 4), 15_000)
+    made.add_callback(SendsItself(step=2))
+    made.add_callback(full)
+    try:
+        with pytest.raises(RunStopped, match=r"checkpoint-3 could not be saved .+ checkpoint-2 is kept; make room"):
+            made.train()
+    finally:
+        full._end()
+    assert [path.name for path in checkpoints.folders(tmp_path)] == ["checkpoint-2"]
 
 
 def test_a_line_of_the_log_that_does_not_fit_is_left_out_whole(tmp_path, caplog):
