@@ -193,6 +193,17 @@ def test_what_latest_passes_over_is_said(tmp_path):
     ]
 
 
+def test_a_checkpoint_replaces_what_was_there_and_is_written_once(tmp_path):
+    folder = tmp_path / "checkpoint-2"
+    folder.mkdir()
+    (folder / "of-an-earlier-run").touch()
+    made = runs.trained(tmp_path, max_steps=2, save_strategy="steps", save_steps=2)
+    assert checkpoints.is_complete(folder) and not (folder / "of-an-earlier-run").exists()
+    (folder / "mark").touch()
+    made._save_checkpoint(made.model, trial=None)  # as where a run stops before the step that follows
+    assert (folder / "mark").exists()
+
+
 def test_a_second_run_of_one_trainer_saves_too(tmp_path):
     made = runs.trained(tmp_path, save_strategy="steps", save_steps=2, max_steps=2)
     shutil.rmtree(tmp_path / "checkpoint-2")
