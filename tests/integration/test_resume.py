@@ -7,8 +7,9 @@ import shutil
 import pytest
 import torch
 from peft import LoraConfig
+from transformers import TrainerState
 
-from rlcredit import CreditGRPOTrainer, CreditPPOTrainer
+from rlcredit import CreditGRPOConfig, CreditGRPOTrainer, CreditPPOTrainer
 from rlcredit.errors import InputError
 from rlcredit.trainers import checkpoints, critic, log
 from rlcredit.trainers.log import JsonlLog
@@ -137,6 +138,16 @@ def by_trl_alone(folder, step):
     made.mkdir()
     (made / "trainer_state.json").write_text("{}")
     return made
+
+
+def test_logs_go_back_to_the_checkpoint(tmp_path):
+    args = runs.arguments(tmp_path, CreditGRPOConfig)
+    for name, made in ((log.FILE_NAME, JsonlLog()), (log.HELD_OUT_FILE, log.HeldOutLog(lambda: None))):
+        path = tmp_path / name
+        path.write_text("".join(f'{{"step": {step}}}\n' for step in (1, 2, 3, 4)))
+        for step, kept in ((2, [1, 2]), (0, [])):
+            made.on_train_begin(args, TrainerState(global_step=step), None)
+            assert [line["step"] for line in log.read(path)] == kept
 
 
 def test_counts_of_what_went_wrong_go_on(tmp_path):

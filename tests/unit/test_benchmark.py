@@ -163,7 +163,9 @@ def test_what_is_compared_with_has_to_be_there(tmp_path):
 
 
 def test_the_sets_of_the_issue_are_there_and_are_no_recipes():
-    wanted = "algorithms alpha head_groups horizon_hi horizon_lo layers lookback lora q rivals signs thresholds"
+    wanted = (
+        "algorithms alpha controls head_groups horizon_hi horizon_lo layers lookback lora q rivals signs thresholds"
+    )
     assert [*wanted.split(), "top_bottom", "window"] == SETS
     assert not [recipe.name for recipe in list_recipes() if "sets" in recipe.name]
 
