@@ -275,17 +275,17 @@ function pointAtLine(node) {
   place_(node);
   const line = node.querySelector(".upright").getBoundingClientRect();
   const plot = node.querySelector(".plot").getBoundingClientRect();
-  point(node, pointed.get(node), new DOMRect(line.right + 8, plot.top + plot.height / 3, 1, 1));
+  showTip(told(node, pointed.get(node)), new DOMRect(line.right + 8, plot.top + plot.height / 3, 1, 1));
 }
 
 /** The window scrolls, also to a chart that gets the focus: a key may have come before the event. */
 function followFocus() {
-  for (const node of [...pointed.keys()]) {
-    const { top, bottom } = node.getBoundingClientRect();
-    if (node !== document.activeElement) leave(node);
-    else if (bottom < 0 || top > innerHeight) at("tip").hidden = true;
-    else pointAtLine(node);
-  }
+  const held = document.activeElement;
+  for (const node of [...pointed.keys()]) if (node !== held) leave(node);
+  if (!pointed.has(held)) return;
+  const { top, bottom } = held.getBoundingClientRect();
+  if (bottom < 0 || top > innerHeight) at("tip").hidden = true;
+  else pointAtLine(held);
 }
 
 // ---- completions ---------------------------------------------------------------------------------------------------------
