@@ -17,8 +17,8 @@ if TYPE_CHECKING:
         credit_weights,
     )
     from rlcredit.signals import AttentionSignals, HeadGroups
-    from rlcredit.trainers.config import CreditGRPOConfig
     from rlcredit.trainers.grpo import CreditGRPOTrainer
+    from rlcredit.trainers.grpo_config import CreditGRPOConfig
     from rlcredit.trainers.ppo import CreditPPOTrainer
     from rlcredit.trainers.ppo_config import CreditPPOConfig
 
@@ -37,7 +37,7 @@ _HOMES = {
     "credit_weights": "rlcredit.credit",
     "AttentionSignals": "rlcredit.signals",
     "HeadGroups": "rlcredit.signals",
-    "CreditGRPOConfig": "rlcredit.trainers.config",
+    "CreditGRPOConfig": "rlcredit.trainers.grpo_config",
     "CreditGRPOTrainer": "rlcredit.trainers.grpo",
     "CreditPPOConfig": "rlcredit.trainers.ppo_config",
     "CreditPPOTrainer": "rlcredit.trainers.ppo",

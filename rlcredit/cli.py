@@ -89,14 +89,14 @@ def _prepare_model(rest: list[str]) -> None:
     if len(words) != 2 or any(word.startswith("-") for word in words):
         raise InputError("rlcredit prepare-model takes a source and a folder: rlcredit prepare-model smollm2-135m OUT")
     _settle()
-    from rlcredit.models import prepare
+    from rlcredit.models.gguf import prepare
 
     source, output = words
     print(f"model: {prepare(source, output, overwrite=overwrite)}")
 
 
 def _list_recipes(rest: list[str]) -> None:
-    from rlcredit.recipes import list_recipes
+    from rlcredit.config import list_recipes
 
     if rest:
         raise InputError(f"rlcredit recipes takes no arguments, not {rest[0]!r}")
@@ -109,7 +109,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "benchmark": _lazily("rlcredit.benchmark.run", "benchmark"),
     "evaluate": _lazily("rlcredit.evaluation.evaluate", "evaluate"),
     "analyze": _lazily("rlcredit.analysis.analyze", "analyze"),
-    "report": _lazily("rlcredit.analysis.runs", "report"),
+    "report": _lazily("rlcredit.runs.report", "report"),
     "compare": _lazily("rlcredit.evaluation.compare", "compare"),
     "prepare-model": _prepare_model,
     "recipes": _list_recipes,

@@ -106,9 +106,9 @@ def bases(folder: Path) -> dict[str, list[Base]]:
     import yaml
 
     from rlcredit.analysis.analyze import AnalysisCredit, AnalyzeArguments
+    from rlcredit.config import list_recipes
+    from rlcredit.config.fields import options_of
     from rlcredit.evaluation.evaluate import EvaluateArguments
-    from rlcredit.recipes import list_recipes
-    from rlcredit.recipes.fields import options_of
     from rlcredit.trainers.prepare import ALGORITHMS, ModelConfig, RunArguments
     from tests.policies import local_data, save_policy
 

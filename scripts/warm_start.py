@@ -19,7 +19,7 @@ import torch
 from players import CAREFUL, HASTY, demonstrate
 from trl import SFTConfig, SFTTrainer
 
-from rlcredit import recipes
+from rlcredit.config import peek
 from rlcredit.tasks import TASKS
 
 OPENING = "<think>"
@@ -70,7 +70,7 @@ def main() -> None:
         seed=arguments.seed,
         model_init_kwargs={"dtype": "float32"},
     )
-    options = recipes.peek(["--config", arguments.recipe], "task_options")
+    options = peek(["--config", arguments.recipe], "task_options")
     rows = demonstrations(options, arguments.hasty_share, arguments.seed)
     trainer = SFTTrainer(arguments.model, config, train_dataset=rows)
     trainer.train()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rlcredit.recipes import recipes_root
+from rlcredit.config import recipes_root
 
 ROOT = Path(__file__).parents[1]
 TINY = "--config=countdown_tiny/coupled_rhythm"

@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from rlcredit import recipes
 from rlcredit.analysis.build import REPORT_FILES, build, write
 from rlcredit.analysis.perturbation import Table1, perturb, table1
 from rlcredit.analysis.reading import Reading, read
@@ -34,6 +33,7 @@ from rlcredit.analysis.responses import (
     written,
 )
 from rlcredit.attention import choose_layers
+from rlcredit.config import list_keys, model_path, parse
 from rlcredit.credit import CreditArguments
 from rlcredit.errors import InputError
 from rlcredit.evaluation.loading import ModelArguments, load_model, load_set, load_tokenizer
@@ -116,7 +116,7 @@ def analyze(argv: Sequence[str]) -> None:
     args, credit = _parsed(argv)
     _check_output(args)
     questions, check = _questions(args)
-    path = recipes.model_path(args.model)
+    path = model_path(args.model)
     config, tokenizer = load_tokenizer(path, args)
     try:
         choose_layers(config, credit.credit_layers, credit.credit_num_layers)
@@ -139,7 +139,7 @@ def analyze(argv: Sequence[str]) -> None:
 
 
 def _parsed(argv: Sequence[str]) -> tuple[AnalyzeArguments, AnalysisCredit]:
-    args, credit = recipes.parse(list(argv), (AnalyzeArguments, AnalysisCredit))
+    args, credit = parse(list(argv), (AnalyzeArguments, AnalysisCredit))
     return args, credit if args.layers is None else replace(credit, credit_layers=args.layers)
 
 
@@ -240,4 +240,4 @@ def _say(document: dict[str, Any], folder: Path) -> None:
 def describe() -> str:
     """The keys of the command, with defaults, for --help."""
     title = "Keys of rlcredit analyze (and the credit_* keys of rlcredit train):"
-    return f"\n{title}\n\n{recipes.list_keys(fields(AnalyzeArguments))}"
+    return f"\n{title}\n\n{list_keys(fields(AnalyzeArguments))}"

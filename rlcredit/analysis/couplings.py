@@ -39,8 +39,8 @@ from typing import NamedTuple
 import numpy as np
 
 from rlcredit.analysis.peaks import peaks
-from rlcredit.analysis.resampling import SHUFFLES, TAIL, interval, p_above, resamples
-from rlcredit.evaluation.estimates import Estimate
+from rlcredit.stats.estimates import Estimate
+from rlcredit.stats.resampling import SHUFFLES, TAIL, interval, p_above, resamples
 
 PIECE = 10  # tokens; WAAD looks as far back
 FEWEST_TOKENS = 3

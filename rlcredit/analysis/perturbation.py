@@ -35,10 +35,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlcredit.analysis.resampling import SHUFFLES, TAIL, interval, p_above, resamples
-from rlcredit.evaluation.estimates import Estimate
 from rlcredit.evaluation.sampling import end_tokens
-from rlcredit.modes import evaluating
+from rlcredit.models.modes import evaluating
+from rlcredit.stats.estimates import Estimate
+from rlcredit.stats.resampling import SHUFFLES, TAIL, interval, p_above, resamples
 
 _FUNCTION_WORDS = """
     a about after again all also am an and any are as at be because been before being both but by can could d

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlcredit.analysis.couplings import APART, SHARED, Coupling, Offset
 from rlcredit.analysis.perturbation import Table1
-from rlcredit.evaluation.estimates import Estimate
+from rlcredit.stats.estimates import Estimate
 
 PART_NAMES = {
     "all": "all layers",

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from rlcredit.attention.capture import Capture, StopForward, unwrapped
 from rlcredit.attention.layers import choose_layers, layer_thirds, softmax_layers
 from rlcredit.credit import CreditArguments, find_strategy
-from rlcredit.modes import evaluating
+from rlcredit.models.modes import evaluating
 from rlcredit.signals import (
     AttentionSignals,
     HeadGroups,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from rlcredit.attention import eager
-from rlcredit.attention.layer import Layer, distance
+from rlcredit.attention.scores import Layer, distance
 from rlcredit.attention.seams import BYPASSING, AttentionCall, index_in_path, watch_interface, watch_modules
 from rlcredit.attention.stream import Block, Statistics, head_statistics, row_blocks, statistics_of_blocks
 from rlcredit.signals import HeadStatistics

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from rlcredit.attention.layer import Layer
+from rlcredit.attention.scores import Layer
 from rlcredit.attention.seams import AttentionCall
 from rlcredit.attention.stream import Block, row_blocks
-from rlcredit.modes import evaluating
+from rlcredit.models.modes import evaluating
 
 # Largest difference of an attention weight that rounding explains: the model's own softmax may run in its own dtype.
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}

@@ -17,7 +17,7 @@ from rlcredit.attention import eager
 from rlcredit.attention.capture import Capture, StopForward
 from rlcredit.attention.seams import AttentionCall
 from rlcredit.attention.stream import Block, Statistics, row_blocks, score_blocks
-from rlcredit.modes import evaluating
+from rlcredit.models.modes import evaluating
 from rlcredit.signals import AttentionSignals
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rlcredit.attention import triton_sweep
-from rlcredit.attention.layer import Layer, distance
+from rlcredit.attention.scores import Layer, distance
 from rlcredit.signals import TO_THE_END, fai_counts, fai_of_columns, waad_of_rows
 
 # Sizes of one block of fp32 scores; a few such blocks are alive at a time.

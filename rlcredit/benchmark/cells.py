@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from rlcredit.analysis.run_folder import ACCURACY_FILE, Curve, Run, read_run
 from rlcredit.benchmark.expected import Expected, differences
 from rlcredit.benchmark.grid import Cell
 from rlcredit.errors import InputError
 from rlcredit.files import remove_whole, write_whole
-from rlcredit.trainers import log
+from rlcredit.runs import log
+from rlcredit.runs.folder import ACCURACY_FILE, Curve, Run, read_run
 
 FORMAT = 1
 STAMP = "benchmark.json"

@@ -14,9 +14,9 @@ import torch
 
 import rlcredit
 from rlcredit.benchmark.grid import OF_A_CELL
+from rlcredit.config import find_recipe, peek
+from rlcredit.config.yaml_file import load_yaml
 from rlcredit.errors import InputError
-from rlcredit.recipes import find_recipe, peek
-from rlcredit.recipes.yaml_file import load_yaml
 from rlcredit.tasks import TaskData
 from rlcredit.trainers.plan import batches
 from rlcredit.trainers.prepare import Checked

@@ -20,10 +20,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rlcredit.config import find_recipe
+from rlcredit.config.yaml_file import load_yaml
 from rlcredit.credit import find_strategy
 from rlcredit.errors import InputError
-from rlcredit.recipes import find_recipe
-from rlcredit.recipes.yaml_file import load_yaml
 
 BASELINE = "uniform"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

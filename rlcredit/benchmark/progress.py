@@ -13,7 +13,7 @@ from rich.table import Table
 
 from rlcredit.benchmark.grid import Grid
 from rlcredit.benchmark.workers import Job
-from rlcredit.trainers.log import FILE_NAME
+from rlcredit.runs.log import FILE_NAME
 
 EVERY = 1.0  # seconds between two looks
 TAIL = 8192

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from rlcredit.benchmark.grid import BASELINE, Variant
-from rlcredit.benchmark.statistics import (
+from rlcredit.evaluation.held_out import second_name
+from rlcredit.stats.estimates import Estimate, mean_interval
+from rlcredit.stats.seeds import (
     Paired,
     area,
     best,
@@ -27,8 +29,6 @@ from rlcredit.benchmark.statistics import (
     paired,
     reached,
 )
-from rlcredit.evaluation.estimates import Estimate, mean_interval
-from rlcredit.evaluation.held_out import second_name
 
 Cells = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """By variant and seed, what `cells.read_cell` gives."""

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 
-from rlcredit import recipes
 from rlcredit.benchmark import cells as cell_files
 from rlcredit.benchmark.cells import Unfinished
 from rlcredit.benchmark.expected import Expected, code_digest, expect, identify
@@ -29,6 +28,7 @@ from rlcredit.benchmark.markdown import markdown
 from rlcredit.benchmark.progress import Progress
 from rlcredit.benchmark.results import document, measures
 from rlcredit.benchmark.workers import Job, locked, work
+from rlcredit.config import find_recipe, list_keys, parse, peek
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.files import remove_whole, write_whole
 from rlcredit.trainers.prepare import check
@@ -99,14 +99,14 @@ def benchmark(argv: Sequence[str]) -> None:
     Raises: InputError for what the user has to mend; RunStopped if cells failed, or on SIGTERM.
     """
     own, recipe_words = split_words(argv, [item.name for item in fields(BenchmarkArguments)])
-    (args,) = recipes.parse(own, (BenchmarkArguments,))
-    recipe = recipes.peek(recipe_words, "config")
+    (args,) = parse(own, (BenchmarkArguments,))
+    recipe = peek(recipe_words, "config")
     if not recipe:
         raise InputError("--config: is missing; write the recipe that all cells share, benchmark/countdown_tiny say")
     flags = {word[2:].partition("=")[0].replace("-", "_") for word in recipe_words if word.startswith("--")}
     for key in flags.intersection(OF_A_CELL):
         raise InputError(f"--{key}: the grid sets it; {PLACES.get(key, 'leave it out')}")
-    name = recipes.find_recipe(recipe).stem
+    name = find_recipe(recipe).stem
     plan = Plan(
         make_grid(recipe, args.strategies, args.set, read_seeds(args.seeds)),
         recipe_words,
@@ -303,4 +303,4 @@ def summary(found: Mapping[str, Any]) -> list[str]:
 def describe() -> str:
     """The keys of the command, with defaults, for --help."""
     title = "Keys of rlcredit benchmark (every key of rlcredit train is one too, and the same for all cells):"
-    return f"\n{title}\n\n{recipes.list_keys(fields(BenchmarkArguments))}"
+    return f"\n{title}\n\n{list_keys(fields(BenchmarkArguments))}"

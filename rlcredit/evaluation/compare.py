@@ -11,8 +11,8 @@ import numpy as np
 
 from rlcredit.errors import InputError
 from rlcredit.evaluation.evaluate import SETTINGS_FILE
-from rlcredit.evaluation.paired import compare as paired
 from rlcredit.evaluation.samples import SAMPLES_FILE, read_samples, table
+from rlcredit.stats.paired import compare as paired
 
 SHOWN = 20
 # Settings that make two evaluations differ in more than the model.

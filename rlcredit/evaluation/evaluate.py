@@ -23,14 +23,13 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from rlcredit import recipes
+from rlcredit.config import list_keys, model_path, parse
 from rlcredit.errors import InputError, RunStopped
-from rlcredit.evaluation.estimates import Estimate, summarize
 from rlcredit.evaluation.loading import ModelArguments, load_model, load_set, load_tokenizer
 from rlcredit.evaluation.samples import SAMPLES_FILE, Batch, Store, batches, draw, table
 from rlcredit.evaluation.sampling import Sampling, prompt_lengths
 from rlcredit.files import write_whole
-from rlcredit.recipes import model_path
+from rlcredit.stats.estimates import Estimate, summarize
 from rlcredit.tasks import EVALUATION_SETS, TaskData
 
 SETTINGS_FILE = "settings.json"
@@ -89,7 +88,7 @@ def evaluate(argv: Sequence[str]) -> None:
     Raises: InputError for what the user has to mend; RunStopped if the run cannot go on.
     """
     disable_progress_bar()
-    (args,) = recipes.parse(list(argv), (EvaluateArguments,))
+    (args,) = parse(list(argv), (EvaluateArguments,))
     path = model_path(args.model)
     rows, task = load_set(args.task, args.data, args.task_options, args.limit)
     if task.check is None:
@@ -230,4 +229,4 @@ def format_estimates(estimates: Mapping[str, Estimate]) -> str:
 
 def describe() -> str:
     """The keys of the command, with defaults, for --help."""
-    return "\nKeys of rlcredit evaluate:\n\n" + recipes.list_keys(fields(EvaluateArguments))
+    return "\nKeys of rlcredit evaluate:\n\n" + list_keys(fields(EvaluateArguments))

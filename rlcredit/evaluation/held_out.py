@@ -10,9 +10,9 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlcredit.evaluation.estimates import summarize
 from rlcredit.evaluation.samples import Table, batches, draw, table
 from rlcredit.evaluation.sampling import Sampling
+from rlcredit.stats.estimates import summarize
 from rlcredit.tasks.checkers.verdict import Checker
 
 

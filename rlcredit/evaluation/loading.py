@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from rlcredit.errors import InputError
+from rlcredit.models.weight_files import refuse_broken
 from rlcredit.tasks import EVALUATION_SETS, TASKS, TaskData
-from rlcredit.weight_files import refuse_broken
 
 WHOLE = "write the folder of a whole model"
 PRECISIONS = ("float32", "bfloat16", "float16")

@@ -63,6 +63,10 @@ class Table(NamedTuple):
     tokens_PS: np.ndarray
     truncated_PS: np.ndarray
 
+    def shares(self) -> list[float]:
+        """Each problem's share of right samples: [P]."""
+        return self.correct_PS.mean(axis=1).tolist()
+
 
 def batches(rows: Dataset, tokenizer: PreTrainedTokenizerBase, samples: int, batch_size: int) -> list[Batch]:
     """Every (problem, sample) pair once; prompts of like length together, the batches in a fixed shuffled order (so

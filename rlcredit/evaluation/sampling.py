@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from rlcredit.errors import InputError
-from rlcredit.modes import evaluating
+from rlcredit.models.modes import evaluating
 
 Prompt = str | list[dict[str, str]]
 

@@ -33,10 +33,10 @@ from transformers import (
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from rlcredit.errors import InputError
-from rlcredit.modes import evaluating
+from rlcredit.models.modes import evaluating
+from rlcredit.models.weight_files import refuse_broken
 from rlcredit.trainers.bad_steps import BadSteps
 from rlcredit.trainers.ppo_config import CreditPPOConfig
-from rlcredit.weight_files import refuse_broken
 
 FOLDER = "critic"
 STATE_FILE = "rlcredit-critic.pt"

@@ -39,11 +39,11 @@ from rlcredit.credit import weighted_advantage
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.evaluation.held_out import HeldOut, metrics_of
 from rlcredit.evaluation.samples import Table
-from rlcredit.modes import evaluating
+from rlcredit.models.modes import evaluating
 from rlcredit.signals import AttentionSignals
 from rlcredit.trainers import checkpoints
 from rlcredit.trainers.bad_steps import BadSteps
-from rlcredit.trainers.config import CreditGRPOConfig
+from rlcredit.trainers.grpo_config import CreditGRPOConfig
 from rlcredit.trainers.memory import Memory
 from rlcredit.trainers.reader import CreditReader, CreditTotals
 from rlcredit.trainers.rewards import GuardedReward, RewardsStopped, check_signature
@@ -92,7 +92,7 @@ class CreditGRPOTrainer(GRPOTrainer):
         for callback in (self._bad_steps, self._memory, self._stop_on_signal):
             self.add_callback(callback)
         self.held_out: HeldOut | None = None
-        self.last_measured: tuple[int, dict[str, Table]] | None = None  # step, samples by set
+        self.last_measured: tuple[int, dict[str, list[float]]] | None = None  # step, shares by set
         if args.sync_ref_model and self.is_sharded:
             raise InputError(
                 "sync_ref_model: a reference that moves is not saved where weights are sharded; leave it out"
@@ -329,7 +329,7 @@ class CreditGRPOTrainer(GRPOTrainer):
         found = self.held_out.measure(
             self.accelerator.unwrap_model(self.model), self.processing_class, self.accelerator
         )
-        self.last_measured = self.state.global_step, found
+        self.last_measured = self.state.global_step, {name: table.shares() for name, table in found.items()}
         return found
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):  # type: ignore[no-untyped-def]

@@ -13,7 +13,7 @@ from trl import ModelConfig, get_peft_config
 from rlcredit.attention import choose_layers
 from rlcredit.errors import InputError
 from rlcredit.evaluation.sampling import prompt_lengths
-from rlcredit.trainers.config import CreditGRPOConfig
+from rlcredit.trainers.grpo_config import CreditGRPOConfig
 from rlcredit.trainers.ppo_config import CreditPPOConfig
 from rlcredit.trainers.prepare import Checked
 

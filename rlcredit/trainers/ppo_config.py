@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rlcredit.trainers.config import CreditGRPOConfig
+from rlcredit.trainers.grpo_config import CreditGRPOConfig
 
 # TRL's options whose meaning depends on one sign of the advantage per response.
 PER_SEQUENCE_LOSSES = ("vespo",)

@@ -20,22 +20,22 @@ from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig, get_peft_config, get_quantization_config
 from trl.import_utils import is_vllm_available
 
-from rlcredit import recipes
 from rlcredit.attention import choose_layers
+from rlcredit.config import model_path, parse, peek
 from rlcredit.errors import InputError
 from rlcredit.evaluation.held_out import HeldOut
 from rlcredit.evaluation.sampling import Sampling, prompt_lengths
+from rlcredit.models.weight_files import refuse_broken
+from rlcredit.runs.log import HeldOutLog, JsonlLog
 from rlcredit.tasks import TASKS, TaskData
 from rlcredit.trainers import checkpoints, critic
-from rlcredit.trainers.config import CreditGRPOConfig
 from rlcredit.trainers.grpo import CreditGRPOTrainer
-from rlcredit.trainers.log import HeldOutLog, JsonlLog
+from rlcredit.trainers.grpo_config import CreditGRPOConfig
 from rlcredit.trainers.ppo import CreditPPOTrainer
 from rlcredit.trainers.ppo_config import CreditPPOConfig
 from rlcredit.trainers.progress import Progress
 from rlcredit.trainers.reports import PROMPTS, Reports
 from rlcredit.trainers.rewards import check_signature
-from rlcredit.weight_files import refuse_broken
 
 ALGORITHMS: dict[str, tuple[type[CreditGRPOConfig], type[CreditGRPOTrainer]]] = {
     "grpo": (CreditGRPOConfig, CreditGRPOTrainer),
@@ -162,13 +162,13 @@ def check(argv: Sequence[str]) -> Checked:
     if _launched_for("DEEPSPEED") and not is_deepspeed_available():
         raise InputError("deepspeed: the launch config asks for it, and it is not installed; pip install deepspeed")
     disable_progress_bar()  # of loading and saving; training has its own
-    config_type, _ = ALGORITHMS.get(str(recipes.peek(argv, "algorithm")), ALGORITHMS["grpo"])
+    config_type, _ = ALGORITHMS.get(str(peek(argv, "algorithm")), ALGORITHMS["grpo"])
     ppo_only = dict.fromkeys(CreditPPOConfig.__annotations__, "it is a key of algorithm: ppo")
     words = list(argv)
-    planned = recipes.peek(argv, "dry_run") not in (None, False, "false")
-    if planned and not torch.accelerator.is_available() and recipes.peek(argv, "use_cpu") is None:
+    planned = peek(argv, "dry_run") not in (None, False, "false")
+    if planned and not torch.accelerator.is_available() and peek(argv, "use_cpu") is None:
         words += ["--use_cpu", "true"]  # a plan is often made where the GPUs are not, and transformers asks for them
-    run, model, config = recipes.parse(words, (RunArguments, ModelConfig, config_type), elsewhere=ppo_only)
+    run, model, config = parse(words, (RunArguments, ModelConfig, config_type), elsewhere=ppo_only)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched > 1 and config.world_size == 1:
         raise InputError(f"{launched} processes were launched, but they do not see each other; add --use_cpu true")
@@ -197,12 +197,12 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig) ->
         check_signature(reward, task.train.column_names if task.train is not None else [])
     if not model.model_name_or_path:
         raise InputError("model_name_or_path: is missing; write a folder or the id of a model on the hub")
-    path = recipes.model_path(model.model_name_or_path)
+    path = model_path(model.model_name_or_path)
     if config.use_vllm and not run.dry_run:
         _check_vllm(config)
     policy, tokenizer = _check_policy(path, model, config, task)
     if isinstance(config, CreditPPOConfig) and config.critic_model_name_or_path is not None:
-        config.critic_model_name_or_path = recipes.model_path(config.critic_model_name_or_path)
+        config.critic_model_name_or_path = model_path(config.critic_model_name_or_path)
         trusted = {"trust_remote_code": config.trust_remote_code}
         critic.check(config.critic_model_name_or_path, policy, tokenizer, **trusted)
     notes = [*task.notes, *_not_sharded()]

@@ -16,7 +16,7 @@ from rlcredit.analysis.reading import read
 from rlcredit.analysis.responses import Question, generated, usable
 from rlcredit.credit import CreditArguments
 from rlcredit.evaluation.sampling import Sampling
-from rlcredit.trainers.config import CreditGRPOConfig
+from rlcredit.trainers.grpo_config import CreditGRPOConfig
 
 logger = logging.getLogger(__name__)
 

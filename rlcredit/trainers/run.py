@@ -6,23 +6,22 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
+from rlcredit.config import list_keys
 from rlcredit.credit import CreditArguments
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.evaluation.held_out import second_name
-from rlcredit.evaluation.paired import compare
-from rlcredit.evaluation.samples import Table
 from rlcredit.files import write_whole
-from rlcredit.recipes import list_keys
+from rlcredit.runs.log import FILE_NAME
+from rlcredit.stats.paired import compare
 from rlcredit.trainers import checkpoints
-from rlcredit.trainers.config import CreditGRPOConfig
 from rlcredit.trainers.grpo import CreditGRPOTrainer
-from rlcredit.trainers.log import FILE_NAME
+from rlcredit.trainers.grpo_config import CreditGRPOConfig
 from rlcredit.trainers.plan import plan
 from rlcredit.trainers.ppo import CreditPPOTrainer
 from rlcredit.trainers.ppo_config import CreditPPOConfig
@@ -98,7 +97,7 @@ def _describe_run(checked: Checked, argv: Sequence[str]) -> None:
 
 def _accuracies(trainer: CreditGRPOTrainer) -> Accuracies:
     """The policy's held-out accuracies now, problem by problem; none where they cannot be measured."""
-    return _shares(trainer.measure_held_out() or {})
+    return {name: table.shares() for name, table in (trainer.measure_held_out() or {}).items()}
 
 
 def _last_accuracies(trainer: CreditGRPOTrainer) -> Accuracies:
@@ -106,11 +105,7 @@ def _last_accuracies(trainer: CreditGRPOTrainer) -> Accuracies:
     last = trainer.last_measured
     if last is None or last[0] != trainer.state.global_step or trainer.args.load_best_model_at_end:
         return _accuracies(trainer)
-    return _shares(last[1])
-
-
-def _shares(found: Mapping[str, Table]) -> Accuracies:
-    return {name: table.correct_PS.mean(axis=1).tolist() for name, table in found.items()}
+    return last[1]
 
 
 def _first_accuracies(trainer: CreditGRPOTrainer, *, resumed: bool) -> Accuracies:

@@ -254,9 +254,9 @@ def _tables() -> list[dict[str, Any]]:
 
 
 def main(folder: Path) -> None:
-    from rlcredit.analysis.report.document import clean
     from rlcredit.analysis.report.figures import write_figures
     from rlcredit.analysis.report.page import write_page
+    from rlcredit.pages.frame import clean
 
     folder.mkdir(parents=True, exist_ok=True)
     made = document()

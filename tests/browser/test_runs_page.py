@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from rlcredit.analysis.run_folder import read_run
-from rlcredit.analysis.run_groups import band, smoothed
-from rlcredit.analysis.runs import report
+from rlcredit.runs.folder import read_run
+from rlcredit.runs.groups import band, smoothed
+from rlcredit.runs.report import report
 from tests.browser.test_report import CONTRAST, PICTURE, browser, pytestmark, screenshots  # noqa: F401
 from tests.unit.test_runs import made_up_run
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import yaml
 
-from rlcredit.recipes import find_recipe
+from rlcredit.config import find_recipe
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 from rlcredit.cli import main
-from rlcredit.recipes import find_recipe, list_recipes, recipes_root
+from rlcredit.config import find_recipe, list_recipes, recipes_root
 from rlcredit.trainers import prepare
 from rlcredit.trainers.run import resume_command
 from tests import command

@@ -18,10 +18,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlcredit.cli import main
-from rlcredit.evaluation.estimates import pass_at_k
+from rlcredit.config import recipes_root
 from rlcredit.evaluation.samples import batches
 from rlcredit.evaluation.sampling import Sampling, complete
-from rlcredit.recipes import recipes_root
+from rlcredit.stats.estimates import pass_at_k
 from rlcredit.tasks import TASKS
 from tests import command
 from tests.policies import save_rows

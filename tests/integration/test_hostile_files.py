@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from rlcredit.cli import main
+from rlcredit.config import recipes_root
 from rlcredit.errors import InputError
-from rlcredit.recipes import recipes_root
+from rlcredit.models.weight_files import refuse_broken
 from rlcredit.trainers import checkpoints
-from rlcredit.weight_files import refuse_broken
 
 POLICY = recipes_root() / "countdown_tiny/policy"
 RECIPE = ["train", "--config", "countdown_tiny/ppo_uniform", "--num_generations=4", "--per_device_train_batch_size=8"]

@@ -11,8 +11,8 @@ from transformers import TrainerState
 
 from rlcredit import CreditGRPOConfig, CreditGRPOTrainer, CreditPPOTrainer
 from rlcredit.errors import InputError
+from rlcredit.runs.log import JsonlLog
 from rlcredit.trainers import checkpoints, critic, log
-from rlcredit.trainers.log import JsonlLog
 from tests import runs, tiny
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])

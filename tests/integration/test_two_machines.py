@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from rlcredit.recipes import recipes_root
+from rlcredit.config import recipes_root
 from tests import fixed_rollouts
 
 ROOT = Path(__file__).parents[2]

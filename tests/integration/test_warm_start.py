@@ -8,7 +8,7 @@ import pytest
 import warm_start
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlcredit import recipes
+from rlcredit.config import peek
 from rlcredit.tasks import TASKS
 from tests import tiny
 from tests.command import ROOT
@@ -17,7 +17,7 @@ RECIPE = "benchmark/countdown_smollm2"
 
 
 def test_only_training_instances_are_demonstrated():
-    options = {**recipes.peek(["--config", RECIPE], "task_options"), "num_train": 200}
+    options = {**peek(["--config", RECIPE], "task_options"), "num_train": 200}
     data = TASKS["countdown"](options)
     made = warm_start.demonstrations(options, hasty_share=0.0, seed=0)
     assert made["prompt"] == data.train["prompt"]

@@ -21,11 +21,11 @@ from rlcredit.analysis.tables import findings
 from rlcredit.attention import analyze, analyze_thirds, mean_maps, read_everything
 from rlcredit.attention.stream import Block, statistics_of_blocks
 from rlcredit.cli import main
+from rlcredit.config import recipes_root
 from rlcredit.credit import CreditArguments, assign_credit
 from rlcredit.errors import InputError
-from rlcredit.evaluation.estimates import Estimate
-from rlcredit.recipes import recipes_root
 from rlcredit.signals import HeadStatistics, group_heads, signals_of_groups
+from rlcredit.stats.estimates import Estimate
 from tests import tiny
 from tests.policies import save_rows
 

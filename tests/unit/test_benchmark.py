@@ -18,7 +18,6 @@ import pytest
 import yaml
 from rich.console import Console
 
-from rlcredit.analysis.run_folder import Curve
 from rlcredit.benchmark import cells as cell_files
 from rlcredit.benchmark import workers
 from rlcredit.benchmark.cells import Unfinished
@@ -40,8 +39,9 @@ from rlcredit.benchmark.progress import Progress, last_logged
 from rlcredit.benchmark.results import document, measures
 from rlcredit.benchmark.workers import Job, locked, work
 from rlcredit.cli import main
+from rlcredit.config import list_recipes, recipes_root
 from rlcredit.errors import InputError, RunStopped
-from rlcredit.recipes import list_recipes, recipes_root
+from rlcredit.runs.folder import Curve
 from rlcredit.trainers.prepare import check
 from tests.policies import save_policy
 

@@ -11,8 +11,8 @@ from datasets import Dataset
 
 import rlcredit
 from rlcredit.benchmark.expected import code_digest, expect, identify
+from rlcredit.config import recipes_root
 from rlcredit.errors import InputError
-from rlcredit.recipes import recipes_root
 from rlcredit.trainers.prepare import check
 
 RECIPE = "benchmark/countdown_tiny"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rlcredit.benchmark.statistics import area, best, censored_median, completions_by, lowest_p, paired, reached
+from rlcredit.stats.seeds import area, best, censored_median, completions_by, lowest_p, paired, reached
 
 # ---- by hand ------------------------------------------------------------------------------------------------------
 

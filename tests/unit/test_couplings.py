@@ -10,9 +10,9 @@ import pytest
 
 from rlcredit.analysis import couplings as module
 from rlcredit.analysis.couplings import APART, METRICS, Coupling, Series, couplings, offsets
-from rlcredit.analysis.curves import ema, ema_of_peaks
 from rlcredit.analysis.peaks import peaks
-from rlcredit.evaluation.estimates import Estimate
+from rlcredit.stats.curves import ema, ema_of_peaks
+from rlcredit.stats.estimates import Estimate
 
 NAN = math.nan
 
@@ -253,7 +253,7 @@ def test_a_trend_that_all_share_holds_and_is_called_one():
 def test_couplings_are_rarely_found_in_noise(monkeypatch):
     # 200 shuffles and resamples instead of thousands, for speed
     monkeypatch.setattr(module, "SHUFFLES", 200)
-    monkeypatch.setattr("rlcredit.analysis.resampling.RESAMPLES", 200)
+    monkeypatch.setattr("rlcredit.stats.resampling.RESAMPLES", 200)
     generator = np.random.default_rng(0)
     found = [couplings([noise(generator, 40) for _ in range(12)]) for _ in range(200)]
     holds = np.mean([[coupling.holds for coupling in row] for row in found], axis=0)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from rlcredit.evaluation.estimates import (
+from rlcredit.stats.estimates import (
     Estimate,
     majority_correct,
     mean_interval,
@@ -19,7 +19,7 @@ from rlcredit.evaluation.estimates import (
     pass_at_k,
     summarize,
 )
-from rlcredit.evaluation.paired import compare, difference_interval, sign_flip_p
+from rlcredit.stats.paired import compare, difference_interval, sign_flip_p
 
 # ---- by hand ------------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 
-from rlcredit.recipes import recipes_root
+from rlcredit.config import recipes_root
 
 FILES = sorted((recipes_root() / "accelerate").glob("*.yaml"))
 FLAGS = {action.dest for action in launch_command_parser()._actions}

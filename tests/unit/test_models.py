@@ -13,9 +13,9 @@ from transformers import AutoTokenizer, LlamaConfig
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from rlcredit import models
 from rlcredit.errors import InputError, RunStopped
-from rlcredit.models import prepare
+from rlcredit.models import gguf as models
+from rlcredit.models.gguf import prepare
 
 gguf = pytest.importorskip("gguf")
 

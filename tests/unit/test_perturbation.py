@@ -20,7 +20,7 @@ from rlcredit.analysis.perturbation import (
     perturb,
     table1,
 )
-from rlcredit.evaluation.estimates import Estimate
+from rlcredit.stats.estimates import Estimate
 from tests import tiny
 
 NAN = math.nan

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trl import GRPOConfig, ModelConfig, TrlParser
 
+from rlcredit.config import find_recipe, list_recipes, parse, recipes_root
+from rlcredit.config import shipped as shipped_recipes
 from rlcredit.errors import InputError
-from rlcredit.recipes import find_recipe, list_recipes, parse, recipes_root
-from rlcredit.recipes import shipped as shipped_recipes
 
 
 class Colour(Enum):

@@ -24,7 +24,8 @@ from rlcredit.analysis.report.figures import (
     read_couplings,
     sample_figures,
 )
-from rlcredit.analysis.report.page import embedded, page
+from rlcredit.analysis.report.page import page
+from rlcredit.pages.frame import embedded
 from tests.browser.document import HOSTILE, document
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "path", "rect", "circle"}

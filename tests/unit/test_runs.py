@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rlcredit.analysis.report.document import clean
-from rlcredit.analysis.report.runs_page import charts, runs_page
-from rlcredit.analysis.run_folder import Curve, Run, distinct, read_run
-from rlcredit.analysis.run_groups import (
+from rlcredit.errors import InputError
+from rlcredit.pages.frame import clean
+from rlcredit.runs.folder import Curve, Run, distinct, read_run
+from rlcredit.runs.groups import (
     accuracy_curve,
     band,
     baseline,
@@ -26,8 +26,8 @@ from rlcredit.analysis.run_groups import (
     summaries,
     welch,
 )
-from rlcredit.analysis.runs import describe, report
-from rlcredit.errors import InputError
+from rlcredit.runs.page import charts, runs_page
+from rlcredit.runs.report import describe, report
 from tests.browser.document import HOSTILE
 from tests.unit.test_report import Reader
 

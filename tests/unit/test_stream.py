@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rlcredit.attention import eager, stream
-from rlcredit.attention.layer import Layer
+from rlcredit.attention.scores import Layer
 from rlcredit.attention.seams import AttentionCall
 from tests.reference import loop
 

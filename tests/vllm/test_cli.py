@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlcredit.models import prepare
+from rlcredit.models.gguf import prepare
 
 pytestmark = pytest.mark.vllm
 

@@ -18,6 +18,8 @@ from typing import Any, cast
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
+from rlcredit.pages.frame import clean
+
 FORMAT = 1
 SIGNALS = ("waad", "fai", "receiver_fai", "entropy", "gamma")
 
@@ -113,17 +115,6 @@ def checked(document: Mapping[str, Any]) -> Document:
         for number, row in enumerate(table["rows"]):
             _check_length(f"tables[{index}].rows[{number}]", row, len(table["columns"]), "columns")
     return cast(Document, clean(document))
-
-
-def clean(value: Any) -> Any:
-    """The value with lone surrogates, which UTF-8 cannot write, as U+FFFD in every string and key."""
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, Mapping):
-        return {clean(key): clean(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [clean(entry) for entry in value]
-    return value
 
 
 @cache

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin, get_type_hints
 
+from rlcredit.config.messages import one_line, shown
 from rlcredit.errors import InputError
-from rlcredit.recipes.messages import one_line, shown
 
 INTEGER = re.compile(r"[-+]?[0-9]+")
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?inf")

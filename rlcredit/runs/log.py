@@ -10,13 +10,12 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
-from rlcredit.evaluation.samples import Table
 from rlcredit.files import write_whole
 
 logger = logging.getLogger(__name__)
@@ -47,10 +46,10 @@ class HeldOutLog(TrainerCallback):
     """Appends what an evaluation during training found, problem by problem; resumes like `JsonlLog`.
 
     Args:
-        measured: the step and the samples of the last evaluation.
+        measured: the step of the last evaluation and, by set, each problem's share of right samples.
     """
 
-    def __init__(self, measured: Callable[[], tuple[int, Mapping[str, Table]] | None]) -> None:
+    def __init__(self, measured: Callable[[], tuple[int, Mapping[str, Sequence[float]]] | None]) -> None:
         self._measured = measured
 
     def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
@@ -61,8 +60,7 @@ class HeldOutLog(TrainerCallback):
     def on_evaluate(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         measured = self._measured()
         if state.is_world_process_zero and measured is not None and measured[0] == state.global_step:
-            right = {name: table.correct_PS.mean(axis=1).tolist() for name, table in measured[1].items()}
-            _append(Path(args.output_dir) / HELD_OUT_FILE, {"step": state.global_step, "right": right})
+            _append(Path(args.output_dir) / HELD_OUT_FILE, {"step": state.global_step, "right": dict(measured[1])})
 
 
 def _go_back(path: Path, step: int) -> None:

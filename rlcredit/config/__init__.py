@@ -1,7 +1,7 @@
 """Recipes: the shipped ones, and the strict reader of recipes and of the command line."""
 
-from rlcredit.recipes.listing import list_keys
-from rlcredit.recipes.reader import parse, peek
-from rlcredit.recipes.shipped import Recipe, find_recipe, list_recipes, model_path, recipes_root
+from rlcredit.config.listing import list_keys
+from rlcredit.config.reader import parse, peek
+from rlcredit.config.shipped import Recipe, find_recipe, list_recipes, model_path, recipes_root
 
 __all__ = ["Recipe", "find_recipe", "list_keys", "list_recipes", "model_path", "parse", "peek", "recipes_root"]

@@ -8,8 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args, get_origin
 
-from rlcredit.errors import InputError
-from rlcredit.recipes.fields import (
+from rlcredit.config.fields import (
     FALSE,
     INTEGER,
     NUMBER,
@@ -26,8 +25,9 @@ from rlcredit.recipes.fields import (
     refuse_value,
     takes_mapping,
 )
-from rlcredit.recipes.messages import plain, shown
-from rlcredit.recipes.yaml_file import Given
+from rlcredit.config.messages import plain, shown
+from rlcredit.config.yaml_file import Given
+from rlcredit.errors import InputError
 
 
 def unknown(name: str, options: Iterable[str]) -> str:

@@ -11,9 +11,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlcredit.analysis.report.runs_page import write_runs_page
-from rlcredit.analysis.run_folder import Run, distinct, read_run
 from rlcredit.errors import InputError
+from rlcredit.runs.folder import Run, distinct, read_run
+from rlcredit.runs.page import write_runs_page
 
 FILE_NAME = "report.html"
 ADVICE = "write rlcredit report RUN_DIR [RUN_DIR ...] [--output FILE.html]"

@@ -26,8 +26,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rlcredit.evaluation.estimates import Estimate, mean_interval
-from rlcredit.evaluation.paired import EXACT_UP_TO, sign_flip_p
+from rlcredit.stats.estimates import Estimate, mean_interval
+from rlcredit.stats.paired import EXACT_UP_TO, sign_flip_p
 
 
 class Paired(NamedTuple):

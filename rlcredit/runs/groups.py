@@ -4,7 +4,7 @@
     smoothing  each run's own curve first, then mean and band over the runs of a group
     band       2 to 4 seeds: lowest to highest; 5 and more: 95 % interval of the mean, Student's t over seeds
     final      accuracy after training, or else the last evaluation; best is the highest of all evaluations
-    difference at least 2 seeds each: Welch's t; one each: paired over problems (`rlcredit.evaluation.paired`)
+    difference at least 2 seeds each: Welch's t; one each: paired over problems (`rlcredit.stats.paired`)
     last tenth the last tenth of the logged values of a metric, rounded up
 
 Mean and band are at the steps at which every run of the group has a value: a mean does not jump where a run ends.
@@ -22,10 +22,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from rlcredit.analysis.curves import ema, ema_of_peaks
-from rlcredit.analysis.run_folder import Curve, Run
-from rlcredit.evaluation.estimates import Estimate, mean_interval, mean_with_interval
-from rlcredit.evaluation.paired import Comparison, compare
+from rlcredit.runs.folder import Curve, Run
+from rlcredit.stats.curves import ema, ema_of_peaks
+from rlcredit.stats.estimates import Estimate, mean_interval, mean_with_interval
+from rlcredit.stats.paired import Comparison, compare
 
 ALPHAS = (0.05, 0.1, 0.3)
 MOST_FOR_RANGE = 4  # seeds; of more, an interval

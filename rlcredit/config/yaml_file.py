@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, NoReturn
 
 import yaml
 
+from rlcredit.config.messages import one_line, plain, shown
 from rlcredit.errors import InputError
-from rlcredit.recipes.messages import one_line, plain, shown
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rlcredit.evaluation.estimates import Estimate, Z, in_unit_interval, mean_interval
+from rlcredit.stats.estimates import Estimate, Z, in_unit_interval, mean_interval
 
 EXACT_UP_TO = 16
 BLOCKS, BLOCK = 20, 1_000  # random flips: BLOCKS times BLOCK, so that memory stays small with many problems

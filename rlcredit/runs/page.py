@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
-from rlcredit.analysis.report.document import clean
-from rlcredit.analysis.report.page import HERE, cell, embedded, exact, policy_of
-from rlcredit.analysis.run_folder import Curve, Run, Sample
-from rlcredit.analysis.run_groups import (
+from rlcredit.files import write_whole
+from rlcredit.pages.frame import cell, clean, exact, render
+from rlcredit.runs.folder import Curve, Run, Sample
+from rlcredit.runs.groups import (
     ALPHAS,
     Band,
     Group,
@@ -35,11 +33,8 @@ from rlcredit.analysis.run_groups import (
     standings,
     summaries,
 )
-from rlcredit.evaluation.estimates import Estimate
-from rlcredit.files import write_whole
+from rlcredit.stats.estimates import Estimate
 
-# In this order, as one module: each uses what those before it define.
-SCRIPTS = ("colour.js", "tokens.js", "charts.js", "runs.js")
 DIGITS = 5
 MOST_POINTS, ALL_POINTS, FEWEST_POINTS = 1_000, 8_000, 200  # of one curve; of all runs' curves of one metric
 LABELS = {
@@ -111,14 +106,7 @@ def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, create
         "runs": [{"name": run.name, "samples": [_sample(sample) for sample in run.samples]} for run in runs],
         "charts": drawn,
     }
-    plotly, script = get_plotlyjs(), "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    if "</script" in script.lower():
-        raise RuntimeError("a script of the page would end its own element")
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(cell=_number, exact=_title, estimate=_estimate, breakable=_breakable)
-    text = environment.get_template("runs.html.j2").render(
+    context = dict(
         single=len(runs) == 1,
         heading=runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side",
         subject=_subject(groups),
@@ -140,11 +128,14 @@ def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, create
         made_by=command,
         created=created,
         version=version("rlcredit"),
-        data=Markup(embedded(data)),
-        css=Markup("".join((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "runs.css"))),
-        plotly=Markup(plotly),
-        script=Markup(script),
-        policy=policy_of(plotly, script),
+    )
+    text = render(
+        Path(__file__).with_name("runs.html.j2"),
+        data,
+        context,
+        styles=("page.css", "runs.css"),
+        scripts=("colour.js", "tokens.js", "charts.js", "runs.js"),
+        filters={"cell": _number, "exact": _title, "estimate": _estimate, "breakable": _breakable},
     )
     return clean(text)
 

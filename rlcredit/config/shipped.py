@@ -6,8 +6,8 @@ import difflib
 from pathlib import Path
 from typing import NamedTuple
 
+from rlcredit.config.messages import plain, shown
 from rlcredit.errors import InputError
-from rlcredit.recipes.messages import plain, shown
 
 NOT_RECIPES = {"accelerate", "policy", "sets"}
 

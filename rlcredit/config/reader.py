@@ -32,12 +32,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlcredit.config.fields import Option, fitted, from_json, options_of, takes_mapping
+from rlcredit.config.messages import one_line, shown
+from rlcredit.config.shipped import find_recipe
+from rlcredit.config.words import from_words, split_flags, unknown, with_dotted
+from rlcredit.config.yaml_file import Given, load_yaml
 from rlcredit.errors import InputError
-from rlcredit.recipes.fields import Option, fitted, from_json, options_of, takes_mapping
-from rlcredit.recipes.messages import one_line, shown
-from rlcredit.recipes.shipped import find_recipe
-from rlcredit.recipes.words import from_words, split_flags, unknown, with_dotted
-from rlcredit.recipes.yaml_file import Given, load_yaml
 
 # What TRL and transformers raise for their settings: a file that is not there, a package, a division by 0.
 _REFUSALS = (ValueError, TypeError, KeyError, OSError, ImportError, ArithmeticError)

@@ -1,0 +1,111 @@
+"""One HTML file that asks the network for nothing: a template, style, scripts and data, all inside it.
+
+Words and tables are written by a Jinja2 template, everything escaped; what a script draws, it draws from JSON. Charts
+are plotly's, whose bundle is inside the page.
+
+A completion of a model is hostile until shown otherwise. Its text reaches a page twice-guarded: as JSON it has no
+character that ends a script element, and the page's content security policy runs only the two scripts whose hashes it
+names and loads nothing from anywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+
+SHARED = Path(__file__).parent
+
+
+def render(
+    template: Path,
+    data: Any,
+    context: Mapping[str, Any],
+    *,
+    styles: Sequence[str],
+    scripts: Sequence[str],
+    filters: Mapping[str, Callable[..., Any]] | None = None,
+    tests: Mapping[str, Callable[..., bool]] | None = None,
+) -> str:
+    """The whole page as text.
+
+    Args:
+        template: a Jinja2 file. It places `css`, `data`, `plotly`, `script` and `policy`, which are made here.
+        data: what the scripts draw, embedded as JSON.
+        context: what else the template names.
+        styles, scripts: file names, beside the template or in this room. Scripts are joined into one module, in this
+            order: each uses what those before it define.
+        filters, tests: more of Jinja2's, by name.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(template.parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(filters or {})
+    environment.tests.update(tests or {})
+    plotly, script = get_plotlyjs(), "\n".join(_text(name, template.parent) for name in scripts)
+    for text in (plotly, script):
+        if "</script" in text.lower():
+            raise RuntimeError("a script of the page would end its own element")
+    return environment.get_template(template.name).render(
+        **context,
+        data=Markup(embedded(data)),
+        css=Markup("".join(_text(name, template.parent) for name in styles)),
+        plotly=Markup(plotly),
+        script=Markup(script),
+        policy=_policy_of(plotly, script),
+    )
+
+
+def embedded(value: Any) -> str:
+    """JSON that a script element can hold, whatever its strings say: ASCII, without `<`, `>` and `&`."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def clean(value: Any) -> Any:
+    """The value with lone surrogates, which UTF-8 cannot write, as U+FFFD in every string and key."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, Mapping):
+        return {clean(key): clean(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(entry) for entry in value]
+    return value
+
+
+def cell(value: str | float | None) -> str:
+    """A number to four digits (its cell's title has all of them), a word as it is."""
+    if value is None:
+        return "\N{EM DASH}"
+    # + 0.0: without it -0.0 is "-0"
+    return value if isinstance(value, str) else f"{value + 0.0:.4g}".replace("-", "\N{MINUS SIGN}")
+
+
+def exact(value: str | float | None) -> str:
+    """Every digit of a number, for the title of its cell."""
+    return "" if value is None or isinstance(value, str) else repr(value)
+
+
+def _text(name: str, folder: Path) -> str:
+    own = folder / name
+    return (own if own.is_file() else SHARED / name).read_text(encoding="utf-8")
+
+
+def _policy_of(*scripts: str) -> str:
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
