@@ -40,9 +40,15 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
+    def __format__(self, spec: str) -> str:
+        """`0.568 [0.520, 0.610]`: the spec is that of each number (`+.3f` for a difference), by default three digits
+        up to 1 and one digit above; the value alone where the bounds are not known."""
+        spec = spec or (".3f" if abs(self.value) <= 1 else ".1f")
+        value = format(self.value, spec)
+        return value if math.isnan(self.low) else f"{value} [{self.low:{spec}}, {self.high:{spec}}]"
+
     def __str__(self) -> str:
-        digits = 3 if abs(self.value) <= 1 else 1
-        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        return format(self)
 
 
 def pass_at_k(correct_PS: np.ndarray, k: int) -> np.ndarray:
