@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rlcredit.trainers.grpo_config import CreditGRPOConfig
     from rlcredit.trainers.ppo import CreditPPOTrainer
     from rlcredit.trainers.ppo_config import CreditPPOConfig
+    from rlcredit.trainers.sturdy import SturdyGRPOTrainer
+    from rlcredit.trainers.sturdy_config import SturdyGRPOConfig
 
 __version__ = "0.1.0"
 
@@ -41,6 +43,8 @@ _HOMES = {
     "CreditGRPOTrainer": "rlcredit.trainers.grpo",
     "CreditPPOConfig": "rlcredit.trainers.ppo_config",
     "CreditPPOTrainer": "rlcredit.trainers.ppo",
+    "SturdyGRPOConfig": "rlcredit.trainers.sturdy_config",
+    "SturdyGRPOTrainer": "rlcredit.trainers.sturdy",
 }
 
 __all__ = [
@@ -55,6 +59,8 @@ __all__ = [
     "CreditPPOTrainer",
     "HeadGroups",
     "Strategy",
+    "SturdyGRPOConfig",
+    "SturdyGRPOTrainer",
     "analyze",
     "analyze_thirds",
     "assign_credit",

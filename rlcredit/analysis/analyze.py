@@ -34,7 +34,7 @@ from rlcredit.analysis.responses import (
 )
 from rlcredit.attention import choose_layers
 from rlcredit.config import list_keys, model_path, parse
-from rlcredit.credit import CreditArguments
+from rlcredit.credit import CreditArguments, strategy_of
 from rlcredit.errors import InputError
 from rlcredit.evaluation.loading import ModelArguments, load_model, load_set, load_tokenizer
 from rlcredit.evaluation.sampling import Sampling
@@ -50,6 +50,10 @@ class AnalysisCredit(CreditArguments):
         default_factory=lambda: [0, -1],
         metadata={"help": "[H_lo, H_hi] in tokens (eq. 10); -1: to the end. Training looks 10 to 100 tokens ahead."},
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        strategy_of(self)  # refuses a strategy that does not exist, before a model loads
 
 
 @dataclass(kw_only=True)

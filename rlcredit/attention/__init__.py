@@ -3,6 +3,7 @@
 from rlcredit.attention.analyze import (
     analyze,
     analyze_thirds,
+    head_groups,
     open_capture,
     read_everything,
     signals_maker,
@@ -18,6 +19,7 @@ __all__ = [
     "analyze",
     "analyze_thirds",
     "choose_layers",
+    "head_groups",
     "mean_maps",
     "open_capture",
     "read_everything",

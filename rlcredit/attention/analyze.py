@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from rlcredit.attention.capture import Capture, StopForward, unwrapped
 from rlcredit.attention.layers import choose_layers, layer_thirds, softmax_layers
-from rlcredit.credit import CreditArguments, find_strategy
+from rlcredit.credit import CreditArguments, strategy_of
 from rlcredit.models.modes import evaluating
 from rlcredit.signals import (
     AttentionSignals,
@@ -58,7 +58,7 @@ def analyze(
     """
     args = args or CreditArguments()
     if entropy is None:
-        entropy = "entropy" in find_strategy(args.credit_strategy).needs
+        entropy = "entropy" in strategy_of(args).needs
     layers = choose_layers(unwrapped(model).config, args.credit_layers, args.credit_num_layers)
     statistics, logits = _read(model, input_ids, attention_mask, response_mask, args, layers, whole=entropy)
     signals = signals_maker(args, heads)(statistics)
@@ -154,15 +154,27 @@ def signals_maker(
 
     def make(statistics: HeadStatistics) -> AttentionSignals:
         with torch.autocast(statistics.span_BLH.device.type, enabled=False):
-            groups = heads or group_heads(
-                statistics.span_BLH,
-                args.credit_head_fraction,
-                kurtosis_BLH=receiver_kurtosis(statistics.fai_BLHN) if args.credit_heads == "receiver" else None,
-                every_head=args.credit_heads == "all",
-            )
-            return signals_of_groups(statistics, groups)
+            return signals_of_groups(statistics, heads or head_groups(statistics, args))
 
     return make
+
+
+def head_groups(
+    statistics: HeadStatistics, args: CreditArguments, shared: Callable[[Tensor], Tensor] = lambda score_BLH: score_BLH
+) -> HeadGroups:
+    """The head groups that the settings ask for.
+
+    Args:
+        shared: makes one score a head [1, L, H] of all rows' [B, L, H], for a split that rows share; by default each
+            row has its own.
+    """
+    receiver = args.credit_heads == "receiver"
+    return group_heads(
+        shared(statistics.span_BLH),
+        args.credit_head_fraction,
+        kurtosis_BLH=shared(receiver_kurtosis(statistics.fai_BLHN)) if receiver else None,
+        every_head=args.credit_heads == "all",
+    )
 
 
 def open_capture(

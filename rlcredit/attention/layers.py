@@ -54,16 +54,16 @@ def spaced(lo: int, hi: int, count: int) -> list[int]:
     return sorted(set(numbers))
 
 
-def choose_layers(config: PretrainedConfig, layers: str | list[int], count: int) -> list[int]:
+def choose_layers(config: PretrainedConfig, layers: str | list[int] | None, count: int) -> list[int]:
     """Layer indices for `credit_layers` and `credit_num_layers`, ascending.
 
     Args:
         config: the model's config. Thirds are counted over its layers with softmax attention, then mapped back.
-        layers: "middle" (default of the paper), "all", "top", "bottom" (Table 9), or explicit indices.
+        layers: "middle" (default of the paper, and for None), "all", "top", "bottom" (Table 9), or explicit indices.
         count: how many evenly spaced layers of that range; ignored for explicit indices.
     """
     available = softmax_layers(config)
-    if not isinstance(layers, str):
+    if isinstance(layers, list):
         if missing := [index for index in layers if index not in available]:
             raise ValueError(
                 f"credit_layers: {missing} are no layers with softmax attention of this model; there are "
@@ -72,7 +72,8 @@ def choose_layers(config: PretrainedConfig, layers: str | list[int], count: int)
         return list(layers)
     last, third = len(available) - 1, len(available) / 3
     lower, upper = math.floor(third), min(math.floor(2 * third), last)
-    lo, hi = {"middle": (lower, upper), "all": (0, last), "bottom": (0, lower), "top": (upper, last)}[layers]
+    ranges = {"middle": (lower, upper), "all": (0, last), "bottom": (0, lower), "top": (upper, last)}
+    lo, hi = ranges[layers or "middle"]
     return [available[i] for i in spaced(lo, hi, count)]
 
 

@@ -3,7 +3,7 @@
 from rlcredit.credit.arguments import CreditArguments
 from rlcredit.credit.assign import assign_credit, credit_weights
 from rlcredit.credit.gamma import weighted_advantage
-from rlcredit.credit.strategies import CREDIT_STRATEGIES, find_strategy
+from rlcredit.credit.strategies import CREDIT_STRATEGIES, find_strategy, strategy_of
 from rlcredit.credit.types import Batch, Credit, Strategy
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "assign_credit",
     "credit_weights",
     "find_strategy",
+    "strategy_of",
     "weighted_advantage",
 ]

@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from rlcredit.credit.strategies import find_strategy
-
 LAYER_CHOICES = ("middle", "all", "top", "bottom")
 
 
@@ -18,7 +16,8 @@ LAYER_CHOICES = ("middle", "all", "top", "bottom")
 class CreditArguments:
     """How credit is read from attention and given to tokens (arXiv 2510.13554; defaults as in the paper unless noted).
 
-    Values out of range raise a `ValueError` of one line that names the key, the value and what to write instead.
+    Numbers out of range raise a `ValueError` of one line that names the key, the value and what to write instead. The
+    strategy is looked up beside the strategies: `strategy_of(args)` refuses a name or options that do not exist.
     """
 
     credit_strategy: str = field(
@@ -73,7 +72,8 @@ class CreditArguments:
         default_factory=lambda: [10, 100],
         metadata={"help": "[H_lo, H_hi] in tokens (eq. 10); -1 as the second means: to the end."},
     )
-    credit_layers: str | list[int] = field(
+    # None first: transformers' argument parser, which TrlParser is, takes a string and lists in this spelling alone.
+    credit_layers: None | str | list[int] = field(  # noqa: RUF036
         default="middle",
         metadata={"help": "Layers to read: middle, all, top, bottom (Table 9), or a list of layer indices."},
     )
@@ -95,13 +95,6 @@ class CreditArguments:
             "choices": ["response", "batch", "frozen"],
         },
     )
-    credit_attention: str = field(
-        default="auto",
-        metadata={
-            "help": "'auto' reads a pass that runs anyway, 'auxiliary' makes a forward of its own.",
-            "choices": ["auto", "auxiliary"],
-        },
-    )
     credit_seed: int = field(default=0, metadata={"help": "Seed of the 'random' strategy, >= 0."})
     credit_options: dict | str | None = field(
         default=None,
@@ -117,7 +110,6 @@ class CreditArguments:
         for item in fields(CreditArguments):
             if choices := item.metadata.get("choices"):
                 _require_choice(item.name, getattr(self, item.name), choices)
-        find_strategy(self.credit_strategy).validate(self)
 
     def _check_numbers(self) -> None:
         _require_in("credit_quantile", self.credit_quantile, "above 0 and at most 1", lambda q: 0 < q <= 1)
@@ -162,8 +154,8 @@ class CreditArguments:
 
 
 def _layers(value: Any) -> str | list[int]:
-    """`middle`, `[3, 5]`, `"3,5"` or `["3", "5"]` as a name or a list of indices."""
-    parts = _listed(value)
+    """`middle` (also for None), `[3, 5]`, `"3,5"` or `["3", "5"]` as a name or a list of indices."""
+    parts = _listed("middle" if value is None else value)
     if len(parts) == 1 and parts[0] in LAYER_CHOICES:
         return parts[0]
     indices = [int(p) for p in parts if isinstance(p, int) or str(p).isdecimal()]

@@ -8,14 +8,19 @@ import torch
 from torch import Tensor
 
 from rlcredit.credit.arguments import CreditArguments
-from rlcredit.credit.strategies import find_strategy
-from rlcredit.credit.types import Batch, Credit
+from rlcredit.credit.strategies import strategy_of
+from rlcredit.credit.types import Batch, Credit, Strategy
 from rlcredit.signals import AttentionSignals
 
 
 @torch.no_grad()
 def assign_credit(
-    signals: AttentionSignals, response_mask: Tensor, args: CreditArguments, *, row_keys: Tensor | None = None
+    signals: AttentionSignals,
+    response_mask: Tensor,
+    args: CreditArguments,
+    *,
+    row_keys: Tensor | None = None,
+    strategy: Strategy | None = None,
 ) -> Credit:
     """Weights gamma_t of every token, and who was chosen (arXiv 2510.13554, eq. 13-19).
 
@@ -25,6 +30,7 @@ def assign_credit(
         args: the strategy and its numbers.
         row_keys: [B] or [B, K] non-negative integers that identify the rows, for the strategy `random`; the row
             numbers if left out.
+        strategy: the one that `args` names, where the caller has looked it up already.
 
     Returns: weights of 1 outside the response, and in rows whose signals are not finite (`skipped` says which).
         Computed without gradient.
@@ -33,7 +39,7 @@ def assign_credit(
     if row_keys is None:
         row_keys = torch.arange(response.shape[0])
     batch = Batch(signals, response, row_keys.reshape(response.shape[0], -1), args)
-    strategy = find_strategy(args.credit_strategy)
+    strategy = strategy or strategy_of(args)
     credit = strategy.assign(batch)
     if credit.weights.shape != response.shape:
         raise ValueError(

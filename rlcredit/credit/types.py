@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from rlcredit.credit.arguments import CreditArguments
 from rlcredit.signals import AttentionSignals
-
-if TYPE_CHECKING:
-    from rlcredit.credit.arguments import CreditArguments
 
 NO_INTRO = -1
 
@@ -104,8 +101,10 @@ class Strategy:
         assign: batch -> Credit. Pure; draws nothing from the global random streams.
         needs: which signals it reads: any of "attention" (WAAD and FAI) and "entropy"; empty for neither.
         validate: raises a ValueError of one line if `args.credit_options` are not what it takes.
+        neutral: whether gamma is 1 everywhere, so that a trainer leaves TRL's advantages as they are.
     """
 
     assign: Callable[[Batch], Credit]
     needs: frozenset[str] = frozenset({"attention"})
     validate: Callable[[CreditArguments], None] = _nothing_to_check
+    neutral: bool = False

@@ -29,12 +29,20 @@ class BadSteps(TrainerCallback):
         in_a_row: bad steps since the last good one.
     """
 
+    of_one_process = False  # all processes agree on each step
+
     def __init__(self, accelerator: Accelerator, limit: int, log: Callable[[float], None]) -> None:
         self._accelerator, self._limit, self._log = accelerator, limit, log
         self._bad: Tensor | None = None
         self._batch: dict[str, Any] | None = None
         self.total = 0
         self.in_a_row = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"total": self.total, "in_a_row": self.in_a_row}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.total, self.in_a_row = state["total"], state["in_a_row"]
 
     def watch(self, value: Tensor, batch: dict[str, Any] | None = None) -> None:
         """Note a loss or gradient norm (no device synchronisation); keep the batch in case the run has to stop."""

@@ -1,8 +1,8 @@
 """Checkpoints that are complete or do not count, and how a run finds, writes and reads them.
 
-Each process writes what it keeps in memory (`memory`) to a file of its own, then transformers writes the rest; a list
-of all files with their sizes, written last, marks the checkpoint as complete. So a kill at any moment, a full disk or
-a copy cut short leaves a folder that is passed over. `trainer` is a `CreditGRPOTrainer` throughout.
+Each process writes what it keeps in memory to a file of its own, then transformers writes the rest; a list of all
+files with their sizes, written last, marks the checkpoint as complete. So a kill at any moment, a full disk or a copy
+cut short leaves a folder that is passed over.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-import torch
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
+from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 from trl import GRPOTrainer
 
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.files import write_whole
-from rlcredit.trainers import memory
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +118,7 @@ def write(trainer: GRPOTrainer, folder: Path, save: Callable[[], None], *, neede
 
     Args:
         folder: where; what an earlier run left there is removed.
-        save: writes transformers' files there.
+        save: writes all files of this process there.
         needed: whether the run ends with it, so that it cannot go on without.
 
     Returns: whether it is there. Where one process could not write, it is nowhere: it is removed.
@@ -130,7 +129,6 @@ def write(trainer: GRPOTrainer, folder: Path, save: Callable[[], None], *, neede
 
     def write_files() -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save(memory.take(trainer), _file(folder, accelerator.process_index))
         save()
 
     if saves:
@@ -183,63 +181,31 @@ def mark_complete(folder: Path) -> None:
     write_whole(folder / MANIFEST, json.dumps(sizes, indent=1) + "\n")
 
 
-def save_reference(folder: Path, reference: nn.Module) -> None:
-    """Write the reference model of `sync_ref_model`, which moves with the policy."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_model(reference, str(folder / REFERENCE_FILE))
+class Part(Protocol):
+    """What a checkpoint holds beside transformers' files, such as a second model; every process calls both."""
+
+    def save(self, folder: Path) -> None: ...
+
+    def load(self, folder: Path) -> None: ...
 
 
-# ---- reading ------------------------------------------------------------------------------------------------------
+class MovingReference:
+    """The reference model of `sync_ref_model`, which moves with the policy: saved beside it."""
 
+    def __init__(self, reference: nn.Module, args: TrainingArguments) -> None:
+        self._reference, self._args = reference, args
 
-def load_reference(checkpoint: str, reference: nn.Module) -> None:
-    """Put the moved reference back. Raises: InputError if the checkpoint has none."""
-    path = Path(checkpoint) / REFERENCE_FILE
-    if not path.is_file():
-        raise InputError(
-            f"resume_from_checkpoint: {checkpoint} has no {REFERENCE_FILE}: it is of a run without sync_ref_model"
-        )
-    load_model(reference, str(path))
+    def save(self, folder: Path) -> None:
+        if self._args.should_save:
+            save_model(self._reference, str(folder / REFERENCE_FILE))
 
-
-def load(folder: str, trainer: GRPOTrainer) -> dict[str, Any] | None:
-    """This process's state; what only one process kept is left out where the number of processes has changed."""
-    accelerator = trainer.accelerator
-    path = _file(folder, accelerator.process_index)
-    if not path.is_file():
-        path = _file(folder, 0)
-    if not path.is_file():
-        logger.warning("%s was not written by rlcredit: the run goes on from its weights, not bit for bit", folder)
-        return None
-    # torch knows no "cpu:0", which is what the device is called in a process launched on a CPU
-    device = "cpu" if accelerator.device.type == "cpu" else accelerator.device
-    state = torch.load(path, map_location=device, weights_only=True)
-    if not isinstance(state, dict) or not {"processes", "credit", "frozen", "wandb_run"} <= state.keys():
-        raise InputError(f"resume_from_checkpoint: {path} is no state of a run; write an earlier checkpoint")
-    if state["processes"] != accelerator.num_processes:
-        logger.warning(
-            "%s was written by %d processes and is resumed by %d: the run goes on, but not bit for bit",
-            folder,
-            state["processes"],
-            accelerator.num_processes,
-        )
-        state = {name: state[name] for name in ("processes", "frozen", "credit", "wandb_run")}
-    for line in changes(state["credit"], trainer.args.credit_settings()):
-        if accelerator.is_main_process:
-            logger.warning("resumed with another %s", line)
-    if state["wandb_run"] and "wandb" in trainer.args.report_to:
-        os.environ.setdefault("WANDB_RUN_ID", state["wandb_run"])
-        os.environ.setdefault("WANDB_RESUME", "allow")
-    return state
-
-
-def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The settings that differ, as lines `name: 0.4 -> 0.2`."""
-    return [f"{name}: {before.get(name)} -> {now.get(name)}" for name in now if before.get(name) != now.get(name)]
-
-
-def _file(folder: str | Path, process: int) -> Path:
-    return Path(folder) / f"rlcredit-process{process}.pt"
+    def load(self, folder: Path) -> None:
+        """Raises: InputError if the checkpoint has no reference."""
+        if not (folder / REFERENCE_FILE).is_file():
+            raise InputError(
+                f"resume_from_checkpoint: {folder} has no {REFERENCE_FILE}: it is of a run without sync_ref_model"
+            )
+        load_model(self._reference, str(folder / REFERENCE_FILE))
 
 
 def _step(folder: Path) -> str:

@@ -263,7 +263,7 @@ class Critic(TrainerCallback):
             state = model.state_dict()
         model.save_pretrained(folder, state_dict=state)
 
-    def save_state(self, checkpoint: str) -> None:
+    def save(self, folder: Path) -> None:
         """Write everything that a resumed run needs, before transformers marks the checkpoint as complete."""
         state = {
             "model": self._accelerator.unwrap_model(self.model).state_dict(),
@@ -272,15 +272,14 @@ class Critic(TrainerCallback):
         }
         state = _whole(state, self._args.should_save)
         if self._args.should_save:
-            Path(checkpoint).mkdir(parents=True, exist_ok=True)
-            torch.save(state, Path(checkpoint) / STATE_FILE)
+            torch.save(state, folder / STATE_FILE)
 
-    def load_state(self, checkpoint: str) -> None:
+    def load(self, folder: Path) -> None:
         """Put the weights back now, optimiser and schedule when training begins. Raises: InputError if not there."""
-        path = Path(checkpoint) / STATE_FILE
+        path = folder / STATE_FILE
         if not path.is_file():
             raise InputError(
-                f"resume_from_checkpoint: {checkpoint} has no critic ({STATE_FILE}); it is not from a PPO run"
+                f"resume_from_checkpoint: {folder} has no critic ({STATE_FILE}); it is not from a PPO run"
             )
         device = self._accelerator.device
         location = "cpu" if device.type == "cpu" else device  # torch knows no "cpu:0"

@@ -187,10 +187,10 @@ def _tests(checked: Checked) -> str:
 def _credit(checked: Checked) -> str:
     config = checked.config
     text = f"{config.credit_strategy}"
-    if config.credit_strategy == "uniform":
+    if config.strategy.neutral:
         return f"{text}: every token alike"
     text += f": q {config.credit_quantile:g}, a {config.credit_amplification:g}"
-    if "attention" not in config.credit_needs:
+    if "attention" not in config.strategy.needs:
         return text
     layers = choose_layers(checked.policy, config.credit_layers, config.credit_num_layers)
     return (

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,8 +22,10 @@ from torch import Tensor
 from rlcredit.credit.gae import at_last_token, gae
 from rlcredit.errors import InputError
 from rlcredit.trainers import critic
-from rlcredit.trainers.grpo import CreditGRPOTrainer, joined, loss_mask
+from rlcredit.trainers.grpo import CreditGRPOTrainer
 from rlcredit.trainers.ppo_config import CreditPPOConfig
+from rlcredit.trainers.rows import joined, loss_mask
+from rlcredit.trainers.sturdy_config import SturdyGRPOConfig
 
 logger = logging.getLogger(__name__)
 
@@ -41,21 +43,24 @@ class CreditPPOTrainer(CreditGRPOTrainer):
     `num_generations` may be 1. Evaluation has TRL's advantages and no critic.
     """
 
-    def __init__(self, model, reward_funcs=None, args: CreditPPOConfig | None = None, train_dataset=None, **kwargs):  # type: ignore[no-untyped-def]
-        args = args or CreditPPOConfig()
+    config_class: ClassVar[type[SturdyGRPOConfig]] = CreditPPOConfig
+
+    def __init__(self, model, reward_funcs=None, args=None, train_dataset=None, **kwargs):  # type: ignore[no-untyped-def]
         for variable, reason in REFUSED_LAUNCHERS.items():
             if os.environ.get(variable) == "true":
                 raise InputError(f"algorithm: ppo cannot be launched so: {reason}; use DDP, or algorithm: grpo")
         self._scores: Tensor | None = None
         super().__init__(model, reward_funcs, args=args, train_dataset=train_dataset, **kwargs)
+        args = self.args
         policy = self.accelerator.unwrap_model(self.model)
         policy = policy.get_base_model() if hasattr(policy, "peft_config") else policy
         options = {"trust_remote_code": args.trust_remote_code}
         if args.critic_model_name_or_path is not None:
             critic.check(args.critic_model_name_or_path, policy.config, self.processing_class, **options)
         made = critic.load(policy, args.critic_model_name_or_path, args.critic_lora_r, **options)
-        self.critic = critic.Critic(made, args, self.accelerator, self._bad_steps)
+        self.critic = critic.Critic(made, args, self.accelerator, self.bad_steps)
         self.add_callback(self.critic)
+        self.parts.append(self.critic)
         self._warned_of_a_pass = False
 
     # ---- rollouts -------------------------------------------------------------------------------------------------
@@ -144,8 +149,8 @@ class CreditPPOTrainer(CreditGRPOTrainer):
             return loss
         tokens = self._valued_in_a_step(inputs)
         part = self.critic.learn(joined(inputs, "ids"), joined(inputs, "mask"), inputs, tokens)
-        self._bad_steps.watch(part, inputs)
-        self._bad_steps.watch(inputs["returns"])
+        self.bad_steps.watch(part, inputs)
+        self.bad_steps.watch(inputs["returns"])
         # the parts of a step add up to its loss, and TRL logs the mean of what is noted
         whole = self.accelerator.reduce(part, reduction="mean").item() * self.current_gradient_accumulation_steps
         self._metrics["train"]["value/loss"].append(whole)
@@ -185,16 +190,6 @@ class CreditPPOTrainer(CreditGRPOTrainer):
         for _ in rows:
             column.pop()
         column.extend(rows)
-
-    # ---- resuming -------------------------------------------------------------------------------------------------
-
-    def _load_own_state(self, checkpoint: str) -> None:
-        super()._load_own_state(checkpoint)
-        self.critic.load_state(checkpoint)
-
-    def _write_files(self, folder, model, trial):  # type: ignore[no-untyped-def]
-        self.critic.save_state(str(folder))
-        super()._write_files(folder, model, trial)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The policy, and the critic in the folder `critic` beside it."""

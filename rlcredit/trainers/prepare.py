@@ -41,6 +41,11 @@ ALGORITHMS: dict[str, tuple[type[CreditGRPOConfig], type[CreditGRPOTrainer]]] = 
     "grpo": (CreditGRPOConfig, CreditGRPOTrainer),
     "ppo": (CreditPPOConfig, CreditPPOTrainer),
 }
+# Keys of rlcredit 0.1.0 that are gone.
+REMOVED = {
+    "credit_attention": "leave it out: the pass that is read follows from the schedule; where the policy has dropout, "
+    "write disable_dropout: true"
+}
 
 
 @dataclass
@@ -163,12 +168,12 @@ def check(argv: Sequence[str]) -> Checked:
         raise InputError("deepspeed: the launch config asks for it, and it is not installed; pip install deepspeed")
     disable_progress_bar()  # of loading and saving; training has its own
     config_type, _ = ALGORITHMS.get(str(peek(argv, "algorithm")), ALGORITHMS["grpo"])
-    ppo_only = dict.fromkeys(CreditPPOConfig.__annotations__, "it is a key of algorithm: ppo")
+    elsewhere = {**REMOVED, **dict.fromkeys(CreditPPOConfig.__annotations__, "it is a key of algorithm: ppo")}
     words = list(argv)
     planned = peek(argv, "dry_run") not in (None, False, "false")
     if planned and not torch.accelerator.is_available() and peek(argv, "use_cpu") is None:
         words += ["--use_cpu", "true"]  # a plan is often made where the GPUs are not, and transformers asks for them
-    run, model, config = parse(words, (RunArguments, ModelConfig, config_type), elsewhere=ppo_only)
+    run, model, config = parse(words, (RunArguments, ModelConfig, config_type), elsewhere=elsewhere)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched > 1 and config.world_size == 1:
         raise InputError(f"{launched} processes were launched, but they do not see each other; add --use_cpu true")
@@ -281,7 +286,7 @@ def _check_policy(
         raise InputError(
             f"model_name_or_path: {path!r} is neither a folder with a model nor a model that can be reached ({reason})"
         ) from error
-    if "attention" in config.credit_needs:
+    if "attention" in config.strategy.needs:
         choose_layers(policy, config.credit_layers, config.credit_num_layers)
     context = getattr(policy.get_text_config(), "max_position_embeddings", None)
     assert task.train is not None

@@ -1,35 +1,50 @@
 """CreditReader: from a running pass to the weights of a batch, over all processes of a run.
 
-The trainer decides which pass is read; the reader knows layers, head groups and the strategy. It holds the frozen head
-groups, how many rows carried no credit, and the seconds spent.
+The trainer runs the passes; the reader says which of them gives the weights (`Source`), and knows layers, head groups
+and the strategy. It holds the frozen head groups and the seconds spent.
 """
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from enum import Enum, auto
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rlcredit.attention import Capture, open_capture, signals_maker, with_entropy
-from rlcredit.credit import Credit, CreditArguments, assign_credit, find_strategy
-from rlcredit.signals import (
-    AttentionSignals,
-    HeadGroups,
-    HeadStatistics,
-    group_heads,
-    receiver_kurtosis,
-    signals_of_groups,
-    sum_over_responses,
+from rlcredit.attention import Capture, head_groups, open_capture, signals_maker, with_entropy
+from rlcredit.attention.capture import StopForward
+from rlcredit.credit import Credit, CreditArguments, Strategy, assign_credit
+from rlcredit.models.modes import evaluating
+from rlcredit.signals import AttentionSignals, HeadGroups, HeadStatistics, signals_of_groups, sum_over_responses
+
+# Settings that frozen head groups depend on: where one has changed, the groups are calibrated anew.
+HEAD_SETTINGS = (
+    "credit_head_grouping",
+    "credit_layers",
+    "credit_num_layers",
+    "credit_head_fraction",
+    "credit_heads",
+    "credit_fai_horizon",  # receiver heads are ranked by FAI
 )
 
-logger = logging.getLogger(__name__)
+
+class Source(Enum):
+    """Which pass a rollout's weights come from. But for LOSS, they are known as soon as the rollout is there."""
+
+    NONE = auto()
+    """No pass: the strategy reads neither attention nor entropy."""
+    ROLLOUT = auto()
+    """The pass in which TRL scores the rollout it has generated."""
+    OWN = auto()
+    """A pass of its own, since the heads are grouped over the whole rollout and TRL does not score it."""
+    LOSS = auto()
+    """The loss pass of each batch: the weights are known when TRL's forward has ended, before it takes advantages."""
 
 
 class CreditReader:
@@ -37,138 +52,159 @@ class CreditReader:
 
     Args:
         args: the credit settings.
+        strategy: the one that they name.
         accelerator: reduces `batch` and `frozen` head groups over processes; nothing else is exchanged.
 
     Attributes:
         frozen: the head groups of a run with `credit_head_grouping: frozen`, once calibrated.
-        rows_skipped: completions of the run, on this process, whose signals were not finite: gamma = 1.
     """
 
-    def __init__(self, args: CreditArguments, accelerator: Accelerator) -> None:
-        self._args, self._accelerator = args, accelerator
-        needs = find_strategy(args.credit_strategy).needs
-        self.needs_attention, self.needs_entropy = "attention" in needs, "entropy" in needs
+    of_one_process = False  # frozen head groups are those of all processes
+
+    def __init__(self, args: CreditArguments, strategy: Strategy, accelerator: Accelerator) -> None:
+        self._args, self._strategy, self._accelerator = args, strategy, accelerator
+        self.needs_attention, self.needs_entropy = "attention" in strategy.needs, "entropy" in strategy.needs
         self.frozen: HeadGroups | None = None
-        self.rows_skipped = 0
-        self.seconds = 0.0
+        self._seconds = 0.0
 
-    @property
-    def needs_a_pass(self) -> bool:
-        return self.needs_attention or self.needs_entropy
+    def source(self, *, scored: bool) -> Source:
+        """Where the weights of the rollout at hand come from; `scored`: whether TRL scores it after generating it."""
+        if not (self.needs_attention or self.needs_entropy):
+            return Source.NONE
+        if scored:
+            return Source.ROLLOUT
+        return Source.OWN if self._needs_whole_rollout else Source.LOSS
 
-    @property
-    def needs_whole_batch(self) -> bool:
-        """Whether head groups come from the whole generation batch, before its first loss forward."""
-        return self.needs_attention and self._shared_groups and self.frozen is None
+    # ---- passes ---------------------------------------------------------------------------------------------------
 
-    @property
-    def _shared_groups(self) -> bool:
-        return self._args.credit_head_grouping != "response" and self._args.credit_heads != "all"
-
-    def open(self, model: nn.Module, real_mask: Tensor, response_mask: Tensor, *, stop_early: bool = False) -> Capture:
-        """A capture for the rows of one batch; [B, N] masks."""
-        options: dict[str, Any] = {"stop_early": stop_early}
-        if not self.needs_whole_batch:  # per-head values are reduced chunk by chunk
-            options["finish"] = signals_maker(self._args, self.frozen if self._shared_groups else None)
-        return open_capture(model, self._args, real_mask, response_mask, **options)
-
-    def signals(self, capture: Capture | None, entropy: Tensor | None, response_mask: Tensor) -> AttentionSignals:
-        """The signals of a finished pass.
+    def read(
+        self, model: nn.Module, real_BN: Tensor, response_BN: Tensor, score: Callable[..., Any]
+    ) -> tuple[Any, AttentionSignals]:
+        """Run a log-probability pass of TRL's, and read it on the way: (what it gives, its signals).
 
         Args:
-            capture: the capture that was open, or None where attention was not needed.
-            entropy: [B, T] of the last T positions, or None where it was not needed.
-            response_mask: [B, N].
+            model: the policy, wrapped or not.
+            real_BN, response_BN: tokens, and those among them that carry credit.
+            score: runs the pass; its second result is the entropy [B, T] if `compute_entropy` is asked for.
         """
-        if entropy is not None:
-            before = response_mask.shape[1] - entropy.shape[1]
-            entropy = nn.functional.pad(entropy.detach().float(), (before, 0), value=torch.nan)
-            entropy = torch.where(response_mask, entropy, torch.nan)
+        if self.needs_entropy:
+            score = partial(score, compute_entropy=True)
+        capture = self._open(model, real_BN, response_BN) if self.needs_attention else None
+        with capture.reading() if capture else nullcontext():
+            result = score()
+        with torch.no_grad(), torch.autocast(real_BN.device.type, enabled=False):
+            return result, self._signals(capture, result[1] if self.needs_entropy else None, response_BN)
+
+    @torch.no_grad()
+    def read_in_own_pass(
+        self,
+        model: nn.Module,
+        ids_BN: Tensor,
+        real_BN: Tensor,
+        response_BN: Tensor,
+        *,
+        rows_at_once: int,
+        score: Callable[..., Any] | None,
+    ) -> AttentionSignals:
+        """Signals from a forward of its own, in evaluation mode.
+
+        Args:
+            score: as for `read`, where the pass has to run whole: the entropy needs logits, and where weights are
+                sharded a process that stops early would leave others waiting. None: it may be cut short after the
+                last layer that is read.
+        """
+        started, before = time.perf_counter(), self._seconds
+        with evaluating(model):
+            if score is not None:
+                _, signals = self.read(model, real_BN, response_BN, score)
+            else:
+                capture = self._open(model, real_BN, response_BN, stop_early=True)
+                with capture.reading():
+                    for ids, real in zip(ids_BN.split(rows_at_once), real_BN.split(rows_at_once), strict=True):
+                        with suppress(StopForward), self._accelerator.autocast():
+                            model(input_ids=ids, attention_mask=real, use_cache=False)
+                signals = self._signals(capture, None, response_BN)
+        self._seconds = before + time.perf_counter() - started  # all of it, reading included
+        return signals
+
+    def _open(self, model: nn.Module, real_BN: Tensor, response_BN: Tensor, *, stop_early: bool = False) -> Capture:
+        options: dict[str, Any] = {"stop_early": stop_early}
+        if not self._needs_whole_rollout:  # per-head values are reduced chunk by chunk
+            options["finish"] = signals_maker(self._args, self.frozen if self._shares_groups else None)
+        return open_capture(model, self._args, real_BN, response_BN, **options)
+
+    def _signals(self, capture: Capture | None, entropy_BT: Tensor | None, response_BN: Tensor) -> AttentionSignals:
+        """The signals of a finished pass."""
+        entropy_BN = None
+        if entropy_BT is not None:
+            before = response_BN.shape[1] - entropy_BT.shape[1]
+            entropy_BN = nn.functional.pad(entropy_BT.detach().float(), (before, 0), value=torch.nan)
+            entropy_BN = torch.where(response_BN, entropy_BN, torch.nan)
         if capture is None:
-            assert entropy is not None
-            return AttentionSignals.without_attention(entropy)
-        self.seconds += capture.seconds
-        with self.clocked():
+            assert entropy_BN is not None
+            return AttentionSignals.without_attention(entropy_BN)
+        self._seconds += capture.seconds
+        with self._clocked():
             chunks = capture.results()
             if isinstance(chunks[0], HeadStatistics):
                 signals = self._share_groups(HeadStatistics.cat(chunks))
             else:
                 signals = AttentionSignals.cat(chunks)
-            return signals if entropy is None else with_entropy(signals, entropy)
+            return signals if entropy_BN is None else with_entropy(signals, entropy_BN)
 
-    def credit(self, signals: AttentionSignals | None, response_mask: Tensor, row_keys: Tensor) -> Credit:
-        """The weights of a batch; [B, N]. `signals` is None for strategies that read nothing."""
-        with self.clocked():
-            if signals is None:
-                signals = AttentionSignals.without_attention(torch.full(response_mask.shape, torch.nan))
-            credit = assign_credit(signals, response_mask, self._args, row_keys=row_keys)
-            if skipped := int(credit.skipped.sum()):
-                if not self.rows_skipped:
-                    logger.warning(
-                        "signals that are not finite: %d completions of this batch keep weight 1 on every token; "
-                        "credit/rows_skipped counts them from here on",
-                        skipped,
-                    )
-                self.rows_skipped += skipped
-            return credit
+    # ---- head groups that rows share ------------------------------------------------------------------------------
+
+    @property
+    def _shares_groups(self) -> bool:
+        return self._args.credit_head_grouping != "response" and self._args.credit_heads != "all"
+
+    @property
+    def _needs_whole_rollout(self) -> bool:
+        """Whether head groups come from the whole rollout, before its first loss."""
+        return self.needs_attention and self._shares_groups and self.frozen is None
 
     def _share_groups(self, statistics: HeadStatistics) -> AttentionSignals:
         """One split for all rows of all processes, from the mean of each head's score over responses."""
-        receiver = self._args.credit_heads == "receiver"
-        groups = group_heads(
-            self._mean(statistics.span_BLH),
-            self._args.credit_head_fraction,
-            kurtosis_BLH=self._mean(receiver_kurtosis(statistics.fai_BLHN)) if receiver else None,
-        )
+        groups = head_groups(statistics, self._args, self._mean_over_responses)
         if self._args.credit_head_grouping == "frozen" and groups.local_BLH.any():
             self.frozen = groups
         return signals_of_groups(statistics, groups)
 
-    def _mean(self, score_BLH: Tensor) -> Tensor:
+    def _mean_over_responses(self, score_BLH: Tensor) -> Tensor:
         """Mean over the responses of all processes, each counting once: [1, L, H]; nan where none has the score."""
         total_LH, count_LH = self._accelerator.reduce(list(sum_over_responses(score_BLH)), reduction="sum")
         return (total_LH / count_LH)[None]
 
+    def state_dict(self) -> dict[str, Any]:
+        frozen = None if self.frozen is None else [self.frozen.local_BLH, self.frozen.global_BLH]
+        return {"frozen": frozen, "made_with": self._head_settings()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["frozen"] is not None and state["made_with"] == self._head_settings():
+            self.frozen = HeadGroups(*state["frozen"])
+
+    def _head_settings(self) -> dict[str, Any]:
+        return {name: getattr(self._args, name) for name in HEAD_SETTINGS}
+
+    # ---- weights and time -----------------------------------------------------------------------------------------
+
+    def credit(self, signals: AttentionSignals | None, response_BN: Tensor, row_keys_BK: Tensor) -> Credit:
+        """The weights of a batch: [B, N]. `signals` is None for strategies that read nothing."""
+        with self._clocked():
+            if signals is None:
+                signals = AttentionSignals.without_attention(torch.full(response_BN.shape, torch.nan))
+            return assign_credit(signals, response_BN, self._args, row_keys=row_keys_BK, strategy=self._strategy)
+
     @contextmanager
-    def clocked(self) -> Iterator[None]:
+    def _clocked(self) -> Iterator[None]:
         """Count the time spent inside as credit's (on a GPU: the time to launch the work)."""
         started = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds += time.perf_counter() - started
+            self._seconds += time.perf_counter() - started
 
     def take_seconds(self) -> float:
         """Seconds spent on credit since the last call."""
-        seconds, self.seconds = self.seconds, 0.0
+        seconds, self._seconds = self._seconds, 0.0
         return seconds
-
-
-@dataclass(frozen=True)
-class CreditTotals:
-    """Sums over tokens whose ratios are a step's credit metrics; kept per row, so that reused rollouts have them."""
-
-    NAMES = ("weight_mean", "amplified_share", "dominated_share", "waad_mean", "fai_mean")
-
-    @staticmethod
-    def of_rows(credit: Credit, signals: AttentionSignals | None, response: Tensor) -> Tensor:
-        """[B, 5, 2]: for each metric its numerator and denominator, per row."""
-        chosen = (credit.weights != 1) & response
-        pairs = [
-            (credit.weights * response, response),
-            (chosen, response),
-            (credit.dominated, credit.anchor),
-            *((_known(x), ~x.isnan()) for x in ([signals.waad, signals.fai] if signals else [])),
-        ]
-        pairs += [(torch.zeros_like(response), torch.zeros_like(response))] * (len(CreditTotals.NAMES) - len(pairs))
-        return torch.stack([torch.stack([top.sum(1).float(), below.sum(1).float()], -1) for top, below in pairs], 1)
-
-    @staticmethod
-    def means(totals: Tensor) -> dict[str, float]:
-        """Means of [5, 2] totals; a metric that nothing was counted for is left out."""
-        values = dict(zip(CreditTotals.NAMES, totals.tolist(), strict=True))
-        return {name: top / below for name, (top, below) in values.items() if below > 0}
-
-
-def _known(x: Tensor) -> Tensor:
-    return x.nan_to_num(nan=0.0)

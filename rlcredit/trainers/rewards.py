@@ -19,6 +19,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from accelerate.utils import gather_object
+from torch import nn
+
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.tasks.base import result_of
 
@@ -47,6 +50,42 @@ def check_signature(reward: Callable, columns: Iterable[str]) -> None:
         raise InputError(
             f"reward {_name(reward)!r}: {error}; write def {_name(reward)}(completions, **kwargs)"
         ) from error
+
+
+class GuardedRewards:
+    """The reward functions of a run, guarded; reward models and their names stay as they are.
+
+    Args:
+        rewards: what TRL's trainer takes: a function, a model, a name, or a list of them.
+        columns: the columns of the training set.
+        timeout, retries: as for `GuardedReward`.
+
+    Attributes:
+        functions: the same, for TRL's trainer.
+    """
+
+    def __init__(self, rewards: Any, columns: Iterable[str], timeout: float | None, retries: int) -> None:
+        self._guards: list[GuardedReward] = []
+
+        def guarded(reward: Any) -> Any:
+            if not callable(reward) or isinstance(reward, nn.Module):
+                return reward
+            check_signature(reward, columns)
+            self._guards.append(GuardedReward(reward, timeout, retries))
+            return self._guards[-1]
+
+        self.functions = [guarded(reward) for reward in rewards] if isinstance(rewards, list) else guarded(rewards)
+
+    @property
+    def failed(self) -> set[int]:
+        """The rows of the last batch that one of the functions could not score."""
+        return set().union(*(guard.failed for guard in self._guards))
+
+    def agree(self) -> None:
+        """Raise, on every process, what a function cannot go on from on one of them."""
+        errors = [(type(guard.error), str(guard.error)) for guard in self._guards if guard.error is not None]
+        for kind, reason in gather_object(errors):
+            raise kind(reason)
 
 
 class GuardedReward:

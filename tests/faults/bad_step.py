@@ -45,7 +45,7 @@ def main(folder: str, algorithm: str) -> None:
     snapshots = Snapshots(made)
     made.add_callback(snapshots)
     made.train()
-    found = {**snapshots.found, "bad_steps": made._bad_steps.total}
+    found = {**snapshots.found, "bad_steps": made.bad_steps.total}
     torch.save(found, Path(folder) / f"process{made.accelerator.process_index}.pt")
 
 

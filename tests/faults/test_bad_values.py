@@ -13,6 +13,7 @@ from rlcredit.attention import Capture
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.trainers.rewards import GuardedReward, check_signature
 from tests import runs, tiny
+from tests.analyzed import Recorder, assert_as_analyzed
 
 
 def rows_of(reward, completions, **columns):
@@ -164,19 +165,13 @@ def test_a_row_whose_signals_are_not_finite_loses_its_credit_and_is_counted(tmp_
         assert (weights[rows] == 1).all() and chosen[~rows].any()
         broken += int(rows.sum())
     assert made.state.log_history[-2]["credit/rows_skipped"] == pytest.approx(broken, abs=2) and broken > 1
-    assert made._reader.rows_skipped == broken
+    assert made.credit_log.rows_skipped == broken
     assert caplog.text.count("keep weight 1") == 1
     assert all(value.isfinite().all() for value in runs.parameters(made).values())
 
 
 def test_tool_output_carries_no_credit_and_counts_as_distance(tmp_path):
     """A rollout function that reports environment tokens (env_mask 0) in the middle of each completion."""
-
-    class Recorder(CreditGRPOTrainer):
-        def _compute_loss(self, model, inputs):
-            loss = super()._compute_loss(model, inputs)
-            self.seen = [*getattr(self, "seen", []), dict(inputs)]
-            return loss
 
     def rollout(prompts, trainer):
         made = torch.Generator().manual_seed(0)
@@ -188,17 +183,9 @@ def test_tool_output_carries_no_credit_and_counts_as_distance(tmp_path):
             "env_mask": [[1] * 5 + [0] * 3 + [1] * 6 for _ in prompts],
         }
 
-    weights = {}
-    for schedule in (runs.ALIGNED, runs.MISALIGNED):
-        for mode in ("auto", "auxiliary"):
-            made = runs.trainer(tmp_path, Recorder, credit_attention=mode, max_steps=1, **schedule)
-            made.rollout_func = rollout
-            made.train()
-            rows = {
-                tuple(k): w
-                for b in made.seen
-                for k, w in zip(b["credit_keys"].tolist(), b["credit_weights"], strict=True)
-            }
-            assert all((w[5:8] == 1).all() and (w != 1).any() for w in rows.values())
-            weights[mode] = rows
-        assert all(torch.equal(weights["auto"][key], weights["auxiliary"][key]) for key in weights["auto"])
+    for schedule in (runs.ALIGNED, runs.MISALIGNED):  # read in the loss, and where TRL scores the rollout
+        made = runs.trainer(tmp_path, Recorder, max_steps=1, **schedule)
+        made.rollout_func = rollout
+        made.train()
+        assert_as_analyzed(made)
+        assert all((row[5:8] == 1).all() and (row != 1).any() for row in made.weights_by_row().values())

@@ -14,8 +14,9 @@ from transformers import TrainerState
 
 from rlcredit import CreditGRPOConfig, CreditGRPOTrainer, CreditPPOTrainer
 from rlcredit.errors import RunStopped
+from rlcredit.runs import log
 from rlcredit.runs.log import JsonlLog
-from rlcredit.trainers import checkpoints, log
+from rlcredit.trainers import checkpoints
 from tests import command, runs
 from tests.faults.test_sigterm import SendsItself
 

@@ -14,7 +14,7 @@ from rlcredit import CreditPPOConfig, CreditPPOTrainer
 from rlcredit.credit.gae import at_last_token, gae
 from rlcredit.errors import InputError
 from rlcredit.trainers import critic
-from rlcredit.trainers.grpo import joined, loss_mask
+from rlcredit.trainers.rows import joined, loss_mask
 from tests import runs, tiny
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])

@@ -11,8 +11,9 @@ from transformers import TrainerState
 
 from rlcredit import CreditGRPOConfig, CreditGRPOTrainer, CreditPPOTrainer
 from rlcredit.errors import InputError
+from rlcredit.runs import log
 from rlcredit.runs.log import JsonlLog
-from rlcredit.trainers import checkpoints, critic, log
+from rlcredit.trainers import checkpoints, critic
 from tests import runs, tiny
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
@@ -119,8 +120,20 @@ def test_frozen_heads_of_other_layers_are_calibrated_anew(tmp_path):
     first = runs.trained(tmp_path, **settings, max_steps=4)
     again = runs.trainer(tmp_path, **settings, max_steps=8, credit_layers=[1, 5])
     again.train(resume_from_checkpoint="latest")
-    assert first._reader.frozen.local_BLH.shape == (1, 3, 4)
-    assert again._reader.frozen.local_BLH.shape == (1, 2, 4)
+    assert first.reader.frozen.local_BLH.shape == (1, 3, 4)
+    assert again.reader.frozen.local_BLH.shape == (1, 2, 4)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused_with_one_line(tmp_path):
+    runs.trained(tmp_path, save_strategy="steps", save_steps=2, max_steps=2)
+    folder = tmp_path / "checkpoint-2"
+    state = {"processes": 1, "credit": {}, "frozen": None, "wandb_run": None, "trl": {"_step": 2}}
+    torch.save(state, folder / "rlcredit-process0.pt")
+    checkpoints.mark_complete(folder)
+    made = runs.trainer(tmp_path, max_steps=4)
+    with pytest.raises(InputError, match=r"written by rlcredit 0\.1\.0; go on from it with that version") as error:
+        made.train(resume_from_checkpoint="latest")
+    assert "\n" not in str(error.value)
 
 
 def test_a_rollout_of_uniform_is_used_up_without_credit(tmp_path):
@@ -152,7 +165,7 @@ def test_logs_go_back_to_the_checkpoint(tmp_path):
 
 def test_counts_of_what_went_wrong_go_on(tmp_path):
     first = runs.trainer(tmp_path, max_steps=2, save_strategy="steps", save_steps=2)
-    first._bad_steps.total, first._reader.rows_skipped = 3, 5
+    first.bad_steps.total, first.credit_log.rows_skipped = 3, 5
     first.train()
     second = runs.trainer(tmp_path, max_steps=3)
     second.train(resume_from_checkpoint="latest")

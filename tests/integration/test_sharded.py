@@ -25,6 +25,7 @@ from transformers import AutoModelForTokenClassification
 
 from rlcredit import CreditArguments, CreditGRPOTrainer, CreditPPOConfig, analyze
 from rlcredit.attention.capture import StopForward
+from rlcredit.credit import strategy_of
 from rlcredit.trainers import critic
 from rlcredit.trainers.bad_steps import BadSteps
 from rlcredit.trainers.reader import CreditReader
@@ -72,15 +73,17 @@ def credit_of(model: nn.Module, accelerator: Accelerator, rank: int | None) -> d
     """Weights, spans and head groups of a process's rows, by grouping, read two rows at a time in training."""
     found = {}
     for grouping in GROUPINGS:
-        reader = CreditReader(CreditArguments(**{**vars(ARGS), "credit_head_grouping": grouping}), accelerator)
+        args = CreditArguments(**{**vars(ARGS), "credit_head_grouping": grouping})
+        reader = CreditReader(args, strategy_of(args), accelerator)
         ids, real, response, keys = rows_of(rank)
-        capture = reader.open(model, real, response)
-        with capture.reading():
+
+        def passes(ids=ids, real=real):
             for two in range(0, len(ids), 2):
                 rows = slice(two, two + 2)
                 logits = model(input_ids=ids[rows], attention_mask=real[rows], use_cache=False).logits
                 logits.float().logsumexp(-1).mean().backward()
-        signals = reader.signals(capture, None, response)
+
+        _, signals = reader.read(model, real, response, passes)
         weights = reader.credit(signals, response, keys).weights
         found[grouping] = [weights, signals.head_span, signals.local_heads, signals.global_heads]
         if grouping == "frozen":
@@ -161,7 +164,7 @@ def steps(made: critic.Critic, numbers: range, rank: int | None) -> list[dict[st
 def resumed(model: nn.Module, folder: Path, rank: int | None) -> dict[str, Any]:
     """The third step of a critic that was saved after two."""
     made = made_critic(model, folder)
-    made.load_state(str(folder))
+    made.load(folder)
     begin(made)
     return steps(made, range(2, 3), rank)[0]
 
@@ -195,7 +198,8 @@ def _everything(rank: int, folder: Path) -> None:
         made = made_critic(model, folder / name)
         begin(made)
         found[name] = steps(made, range(2), rank)
-        made.save_state(str(folder / name))
+        (folder / name).mkdir(exist_ok=True)  # by both processes
+        made.save(folder / name)
         found[name] += steps(made, range(2, 3), rank)
         made.save_pretrained(str(folder / name / "model"))
     for source in ("one", "ddp", "sharded"):  # `one` was written by one process
@@ -220,7 +224,8 @@ def ran(tmp_path_factory):
     made = made_critic(value_model(), folder / "one")
     begin(made)
     one = {"critic": steps(made, range(2), None)}
-    made.save_state(str(folder / "one"))
+    (folder / "one").mkdir()
+    made.save(folder / "one")
     one["critic"] += steps(made, range(2, 3), None)
     one["credit"] = credit_of(tiny.model_of("llama").train(), Accelerator(cpu=True), None)
     mp.spawn(_everything, (folder,), nprocs=2)
@@ -322,17 +327,17 @@ def _cut_short(rank: int, folder: Path) -> None:
     class Trainer(CreditGRPOTrainer):
         is_sharded = True
 
-    made = runs.trainer(folder / f"run{rank}", Trainer, model=tiny.model_of("llama"), credit_attention="auxiliary")
+    made = runs.trainer(folder / f"run{rank}", Trainer, model=tiny.model_of("llama"))
     sharded(made.model)
-    signals = made._auxiliary_signals(rollout(rank))
+    signals = made._read_in_own_pass(rollout(rank))
     assert left_whole(made.model) == []
     torch.save(signals, folder / f"signals{rank}.pt")
     Trainer.is_sharded = False
-    made._auxiliary_signals(rollout(rank))
-    last = made._reader.open(made.model, *rows_of(rank)[1:3])._layers[-1]
+    made._read_in_own_pass(rollout(rank))
+    last = made.reader._open(made.model, *rows_of(rank)[1:3])._layers[-1]
     assert left_whole(made.model) == [last]  # nobody has given them back
     ids, real, response, _ = rows_of(0)
-    capture = made._reader.open(made.model, real, response, stop_early=rank == 0)
+    capture = made.reader._open(made.model, real, response, stop_early=rank == 0)
     with torch.no_grad(), capture.reading():
         if rank == 0:
             with suppress(StopForward):
@@ -348,6 +353,6 @@ def test_a_forward_of_shards_runs_whole(tmp_path):
     mp.spawn(_cut_short, (tmp_path,), nprocs=2)
     assert {path.name for path in tmp_path.glob("waited*")} == {"waited0", "waited1"}
     for rank in range(2):
-        whole = runs.trainer(tmp_path / "one", model=tiny.model_of("llama"), credit_attention="auxiliary")
-        wanted = whole._auxiliary_signals(rollout(rank))
+        whole = runs.trainer(tmp_path / "one", model=tiny.model_of("llama"))
+        wanted = whole._read_in_own_pass(rollout(rank))
         assert_same(torch.load(tmp_path / f"signals{rank}.pt", weights_only=False), wanted)

@@ -5,32 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import LoraConfig
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer, TrlParser
 
-from rlcredit import CreditGRPOTrainer
+from rlcredit import (
+    CREDIT_STRATEGIES,
+    CreditGRPOConfig,
+    CreditGRPOTrainer,
+    CreditPPOConfig,
+    CreditPPOTrainer,
+    SturdyGRPOTrainer,
+)
+from rlcredit.errors import InputError
+from rlcredit.trainers.grpo import AwaitedPass
 from tests import runs, tiny
+from tests.analyzed import Recorder, assert_as_analyzed
 
 LORA = LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], init_lora_weights=False)
-
-
-class Recorder(CreditGRPOTrainer):
-    """Keeps what reaches TRL's loss."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.seen = []
-
-    def _compute_loss(self, model, inputs):
-        loss = super()._compute_loss(model, inputs)
-        self.seen.append({name: inputs[name] for name in ("credit_weights", "credit_keys", "advantages")})
-        return loss
-
-    def weights_by_row(self) -> dict[tuple[int, ...], torch.Tensor]:
-        return {
-            tuple(key): weights
-            for batch in self.seen
-            for key, weights in zip(batch["credit_keys"].tolist(), batch["credit_weights"], strict=True)
-        }
 
 
 @pytest.mark.parametrize("schedule", [runs.ALIGNED, runs.MISALIGNED], ids=["aligned", "misaligned"])
@@ -53,19 +43,11 @@ def test_weights_of_one_are_uniform_bit_for_bit(tmp_path):
 
 @pytest.mark.parametrize("grouping", ["response", "batch", "frozen"])
 @pytest.mark.parametrize("schedule", [runs.ALIGNED, runs.MISALIGNED], ids=["aligned", "misaligned"])
-def test_auto_equals_auxiliary(tmp_path, schedule, grouping):
-    """Also the parameters: weights that differ would move them apart."""
-    auto, auxiliary = (
-        runs.trained(tmp_path / mode, Recorder, credit_attention=mode, credit_head_grouping=grouping, **schedule)
-        for mode in ("auto", "auxiliary")
-    )
-    one, two = auto.weights_by_row(), auxiliary.weights_by_row()
-    assert one.keys() == two.keys() and len(one) >= 16
-    assert any((weights != 1).any() for weights in one.values())
-    for key, weights in one.items():
-        assert torch.equal(weights, two[key]), key
-    for name, value in runs.parameters(auto).items():
-        assert torch.equal(value, runs.parameters(auxiliary)[name]), name
+def test_the_weights_are_those_of_the_analyzer(tmp_path, schedule, grouping):
+    """Whichever pass they are read from: the loss, the scored rollout, or one of their own."""
+    made = runs.trained(tmp_path, Recorder, credit_head_grouping=grouping, **schedule)
+    assert len(made.weights_by_row()) >= 16
+    assert_as_analyzed(made)
 
 
 @pytest.mark.parametrize("schedule", [runs.ALIGNED, runs.MISALIGNED], ids=["aligned", "misaligned"])
@@ -86,21 +68,8 @@ def test_gradient_checkpointing_does_not_disturb(tmp_path, schedule, reentrant):
 @pytest.mark.parametrize("schedule", [runs.ALIGNED, runs.MISALIGNED], ids=["aligned", "misaligned"])
 def test_lora_with_a_reference_pass_reads_the_policy(tmp_path, schedule):
     """The reference pass runs the same modules with the adapter off; its attention is another."""
-    auto, auxiliary = (
-        runs.trained(
-            tmp_path / mode,
-            Recorder,
-            model=tiny.model_of("llama", spread=0.15),
-            peft_config=LORA,
-            beta=0.1,
-            credit_attention=mode,
-            **schedule,
-        )
-        for mode in ("auto", "auxiliary")
-    )
-    one, two = auto.weights_by_row(), auxiliary.weights_by_row()
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[key], two[key]) for key in one)
+    policy = tiny.model_of("llama", spread=0.15)
+    assert_as_analyzed(runs.trained(tmp_path, Recorder, model=policy, peft_config=LORA, beta=0.1, **schedule))
 
 
 def test_buffered_advantages_are_never_weighted_twice(tmp_path):
@@ -156,18 +125,53 @@ def test_completions_table_shows_the_weights(tmp_path):
 
 
 def test_a_pass_with_the_adapter_off_is_never_read(tmp_path):
-    from rlcredit.trainers.grpo import _Reading
-
     made = runs.trainer(tmp_path, model=tiny.model_of("llama", spread=0.15), peft_config=LORA, beta=0.1)
     found = []
-    made._reading = _Reading(lambda width: None, found.append)
     ids = torch.randint(2, 40, (2, 12))
-    with made.model.disable_adapter():
+    with made._awaiting(AwaitedPass(then=found.append)):
+        with made.model.disable_adapter():
+            made._get_per_token_logps_and_entropies(made.model, ids, torch.ones_like(ids), 8)
+        assert not found
         made._get_per_token_logps_and_entropies(made.model, ids, torch.ones_like(ids), 8)
-    assert not found
-    made._get_per_token_logps_and_entropies(made.model, ids, torch.ones_like(ids), 8)
-    made._get_per_token_logps_and_entropies(made.model, ids, torch.ones_like(ids), 8)
+        made._get_per_token_logps_and_entropies(made.model, ids, torch.ones_like(ids), 8)
     assert len(found) == 1  # and only once
+
+
+@pytest.mark.parametrize("kind", [CreditGRPOTrainer, CreditPPOTrainer])
+def test_a_config_of_trl_is_refused_with_one_line(tmp_path, kind):
+    args = GRPOConfig(output_dir=str(tmp_path), report_to=[], use_cpu=True, bf16=False)
+    with pytest.raises(
+        InputError, match=rf"args: {kind.__name__} takes a {kind.config_class.__name__}, not a GRPOConfig"
+    ):
+        kind(tiny.model_of("llama"), tiny.count_digits, args=args, train_dataset=tiny.prompts())
+
+
+def test_a_sturdy_run_needs_no_credit(tmp_path):
+    """The lower storey alone: TRL's own parameters, and a run that resumes bit for bit."""
+    settings = dict(credit_strategy="uniform", save_strategy="steps", save_steps=2)
+    theirs = runs.trained(tmp_path / "a", GRPOTrainer, **{**settings, "save_strategy": "no"})
+    runs.trained(tmp_path / "b", SturdyGRPOTrainer, **settings, max_steps=2, lr_scheduler_type="constant")
+    straight = runs.trained(tmp_path / "c", SturdyGRPOTrainer, **settings)
+    resumed = runs.trainer(tmp_path / "c", SturdyGRPOTrainer, **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "c" / "checkpoint-2"))
+    for name, value in runs.parameters(theirs).items():
+        assert torch.equal(value, runs.parameters(straight)[name]), name
+        assert torch.equal(value, runs.parameters(resumed)[name]), name
+
+
+def test_trls_own_parser_reads_the_configs(tmp_path):
+    """A recipe for `trl`-like scripts: a string, a list or nothing for the layers, flags over the file."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"output_dir: {tmp_path}\ncredit_layers: [1, 3]\ncredit_quantile: 0.2\nuse_cpu: true\nbf16: false\n"
+    )
+    for config in (CreditGRPOConfig, CreditPPOConfig):
+        (args,) = TrlParser((config,)).parse_args_and_config(["--config", str(recipe), "--credit_alpha", "0.3"])
+        assert (args.credit_layers, args.credit_quantile, args.credit_alpha) == ([1, 3], 0.2, 0.3)
+        words = ["--config", str(recipe), "--credit_layers", "top", "--credit_fai_horizon", "5", "-1"]
+        (args,) = TrlParser((config,)).parse_args_and_config(words)
+        assert (args.credit_layers, args.horizon) == ("top", (5, -1))
+        assert args.strategy is CREDIT_STRATEGIES["coupled_rhythm"]
 
 
 def test_the_order_of_prompts_is_trls_in_every_epoch():

@@ -9,8 +9,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlcredit import AttentionSignals, Batch, Credit, CreditArguments, Strategy, assign_credit
-from rlcredit.credit import CREDIT_STRATEGIES, weighted_advantage
+from rlcredit import (
+    AttentionSignals,
+    Batch,
+    Credit,
+    CreditArguments,
+    CreditGRPOConfig,
+    CreditPPOConfig,
+    Strategy,
+    assign_credit,
+)
+from rlcredit.analysis.analyze import AnalysisCredit
+from rlcredit.credit import CREDIT_STRATEGIES, strategy_of, weighted_advantage
 from rlcredit.signals import group_heads, lower_quantile, select
 from tests.reference import loop
 
@@ -213,7 +223,7 @@ def test_gtpo_by_hand():
     assert certain.weights.tolist() == [[1, 1, 1]]  # nothing to share out
     for options in ({"share": 1}, {"entropy_share": 1.5}, {"entropy_share": "half"}):
         with pytest.raises(ValueError, match=r"write \{entropy_share: 0.5\}"):
-            CreditArguments(credit_strategy="gtpo", credit_options=options)
+            strategy_of(CreditArguments(credit_strategy="gtpo", credit_options=options))
 
 
 @settings(max_examples=100, deadline=None)
@@ -305,12 +315,27 @@ def test_a_strategy_of_ones_own():
     credit = assign(signals(waad=[1.0, 2, NAN]), response=[1, 1, 0], credit_strategy=name, credit_options={"power": 2})
     assert credit.weights.tolist() == [[1, 4, 1]]  # 1 outside the response, whatever the strategy says
     with pytest.raises(ValueError, match="power: 2"):
-        CreditArguments(credit_strategy=name)
+        strategy_of(CreditArguments(credit_strategy=name))
     with pytest.raises(ValueError, match="takes no options"):
-        CreditArguments(credit_options={"power": 2})
+        strategy_of(CreditArguments(credit_options={"power": 2}))
     for bad in ("nowhere:x", f"{__name__}:signals", f"{__name__}:nothing"):
         with pytest.raises(ValueError, match="credit_strategy"):
-            CreditArguments(credit_strategy=bad)
+            strategy_of(CreditArguments(credit_strategy=bad))
+
+
+@pytest.mark.parametrize("config", [CreditGRPOConfig, CreditPPOConfig, AnalysisCredit])
+def test_configs_refuse_a_strategy_that_does_not_exist(config):
+    with pytest.raises(
+        ValueError, match="credit_strategy: 'global_ancor' is unknown; did you mean global_anchor"
+    ) as error:
+        config(credit_strategy="global_ancor")
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="takes no options"):
+        config(credit_options={"power": 2})
+
+
+def test_uniform_alone_is_neutral():
+    assert [name for name, strategy in CREDIT_STRATEGIES.items() if strategy.neutral] == ["uniform"]
 
 
 # ---- arguments ----------------------------------------------------------------------------------------------------
@@ -319,7 +344,6 @@ def test_a_strategy_of_ones_own():
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("credit_strategy", "global_ancor", "did you mean global_anchor"),
         ("credit_quantile", 0, "above 0 and at most 1"),
         ("credit_quantile", 1.2, "above 0 and at most 1"),
         ("credit_quantile", NAN, "out of range"),
@@ -337,7 +361,6 @@ def test_a_strategy_of_ones_own():
         ("credit_sign", "plus", "both, positive, negative"),
         ("credit_heads", "some", "grouped, receiver, all"),
         ("credit_head_grouping", "frosen", "did you mean frozen"),
-        ("credit_attention", "eager", "auto, auxiliary"),
         ("credit_layers", "midle", "did you mean middle"),
         ("credit_layers", [], "list of layer indices"),
         ("credit_layers", [3, 3], "twice"),

@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from rlcredit import CreditArguments
+from rlcredit.credit import strategy_of
 from rlcredit.signals import HeadStatistics
 from rlcredit.trainers.reader import CreditReader
 from tests.reference import loop
@@ -21,7 +22,7 @@ def test_shared_groups_come_from_the_mean_score_over_responses(grouping, heads):
     fai[1, 0, 2, :9] = 0.5  # all equal: this response has no kurtosis for this head
     fai[:, 1, 4, :9] = 0.5  # nor has any response for this one
     args = CreditArguments(credit_head_grouping=grouping, credit_heads=heads)
-    reader = CreditReader(args, Accelerator(cpu=True))
+    reader = CreditReader(args, strategy_of(args), Accelerator(cpu=True))
     signals = reader._share_groups(HeadStatistics([3, 4], span, torch.rand(3, 2, 5, 12), fai))
     names = [(layer, head) for layer in range(2) for head in range(5)]
     far = {name: [span[row][name].item() for row in range(3)] for name in names}

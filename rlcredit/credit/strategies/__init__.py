@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 
+from rlcredit.credit.arguments import CreditArguments
 from rlcredit.credit.strategies.coupled_rhythm import coupled_rhythm
 from rlcredit.credit.strategies.entropy import entropy
 from rlcredit.credit.strategies.global_anchor import global_anchor
@@ -27,6 +28,13 @@ CREDIT_STRATEGIES: dict[str, Strategy] = {
     "coupled_rhythm": coupled_rhythm,
     "gtpo": gtpo,
 }
+
+
+def strategy_of(args: CreditArguments) -> Strategy:
+    """The strategy that the settings name. Raises: ValueError if there is none, or it does not take their options."""
+    strategy = find_strategy(args.credit_strategy)
+    strategy.validate(args)
+    return strategy
 
 
 def find_strategy(name: str) -> Strategy:

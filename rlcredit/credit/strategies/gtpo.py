@@ -12,14 +12,10 @@ Ours [not in the paper]: the ratio is to the response's own mean, since a strate
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
+from rlcredit.credit.arguments import CreditArguments
 from rlcredit.credit.types import Batch, Credit, Strategy
-
-if TYPE_CHECKING:
-    from rlcredit.credit.arguments import CreditArguments
 
 SHARE = 0.5
 

@@ -14,4 +14,4 @@ def _assign(batch: Batch) -> Credit:
     return Credit.of(torch.ones_like(batch.response, dtype=torch.float32))
 
 
-uniform = Strategy(_assign, needs=frozenset())
+uniform = Strategy(_assign, needs=frozenset(), neutral=True)

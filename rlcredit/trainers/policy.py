@@ -1,0 +1,42 @@
+"""What of a policy decides whether, and when, its attention can be read."""
+
+from __future__ import annotations
+
+import logging
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel
+
+from rlcredit.attention import choose_layers
+from rlcredit.trainers.grpo_config import CreditGRPOConfig
+
+logger = logging.getLogger(__name__)
+
+
+def refuse_unreadable(model: str | PreTrainedModel, args: CreditGRPOConfig) -> None:
+    """Raise a ValueError before weights load, if the layers asked for are not there to be read."""
+    if "attention" in args.strategy.needs:
+        config = (
+            AutoConfig.from_pretrained(model, trust_remote_code=args.trust_remote_code)
+            if isinstance(model, str)
+            else model.config
+        )
+        choose_layers(config, args.credit_layers, args.credit_num_layers)
+
+
+def adapter_is_off(model: nn.Module) -> bool:
+    """Whether this is PEFT's way of running the reference: adapters disabled, or the copy called "ref" active."""
+    layer = next((module for module in model.modules() if isinstance(module, BaseTunerLayer)), None)
+    return layer is not None and (layer.disable_adapters or "ref" in layer.active_adapters)
+
+
+def warn_of_dropout(model: PreTrainedModel) -> None:
+    """Say that a training pass of a policy with dropout shows other attention than an evaluation pass."""
+    rates = [module.p for module in model.modules() if isinstance(module, nn.Dropout)]
+    rates.append(getattr(model.config.get_text_config(), "attention_dropout", None) or 0.0)
+    if max(rates) > 0:
+        logger.warning(
+            "the policy has dropout: attention read from a training pass differs from that of an evaluation pass; set "
+            "disable_dropout: true"
+        )

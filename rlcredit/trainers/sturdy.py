@@ -1,0 +1,199 @@
+"""SturdyGRPOTrainer: TRL's GRPO as a run that loses nothing. It knows nothing of credit, and serves without it.
+
+Nothing of TRL is copied. The trainer overrides these seams and calls `super()` in each (contract tests hold them):
+
+    _calculate_rewards              leaves out completions that could not be scored
+    _compute_loss, _clip_grad_norm  notes losses and gradients that are not finite
+    _get_train_sampler              an order of prompts that depends on seed and epoch alone
+    evaluate                        the held-out sets that `rlcredit train` gives it (`held_out`)
+    _save_checkpoint, train         whole checkpoints, with what TRL keeps in memory only; early ends
+    _run_epoch                      no step beyond the last one
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from accelerate.utils import DistributedType
+from datasets import Dataset
+from torch import Tensor
+from transformers import TrainerControl
+from trl import GRPOTrainer
+
+from rlcredit.errors import InputError, RunStopped
+from rlcredit.evaluation.held_out import HeldOut, metrics_of
+from rlcredit.evaluation.samples import Table
+from rlcredit.trainers import checkpoints
+from rlcredit.trainers.bad_steps import BadSteps
+from rlcredit.trainers.rewards import GuardedRewards, RewardsStopped
+from rlcredit.trainers.run_state import RunState
+from rlcredit.trainers.sampler import EpochSampler
+from rlcredit.trainers.stopping import StopOnSignal
+from rlcredit.trainers.sturdy_config import SturdyGRPOConfig
+
+logger = logging.getLogger(__name__)
+
+
+class SturdyGRPOTrainer(GRPOTrainer):
+    """TRL's `GRPOTrainer`, with `args: SturdyGRPOConfig`; everything else as TRL documents it.
+
+    Losses and gradients are TRL's own bit for bit.
+
+    Attributes:
+        run_state: what goes into checkpoints of what is in memory only; `run_state.components` may be added to.
+        parts: what a checkpoint holds beside transformers' files.
+        held_out: the sets that `evaluate` measures; None: TRL's evaluation of rewards.
+        last_measured: the step of the last evaluation and, by set, each problem's share of right samples.
+    """
+
+    config_class: ClassVar[type[SturdyGRPOConfig]] = SturdyGRPOConfig
+
+    def __init__(self, model, reward_funcs=None, args=None, train_dataset=None, **kwargs):  # type: ignore[no-untyped-def]
+        args = self.config_class() if args is None else args
+        if not isinstance(args, self.config_class):
+            wanted = self.config_class.__name__
+            raise InputError(
+                f"args: {type(self).__name__} takes a {wanted}, not a {type(args).__name__}; write "
+                f"args={wanted}(...), which has every setting of trl.GRPOConfig"
+            )
+        columns = getattr(train_dataset, "column_names", None) or []
+        self._rewards = GuardedRewards(reward_funcs, columns, args.reward_timeout, args.reward_retries)
+        super().__init__(model, self._rewards.functions, args=args, train_dataset=train_dataset, **kwargs)
+        self.bad_steps = BadSteps(self.accelerator, args.max_bad_steps, self._note_bad_steps)
+        self.run_state, self._stop_on_signal = RunState(self), StopOnSignal(self.accelerator)
+        self.run_state.components["bad_steps"] = self.bad_steps
+        for callback in (self.bad_steps, self.run_state, self._stop_on_signal):
+            self.add_callback(callback)
+        self.parts: list[checkpoints.Part] = []
+        if args.sync_ref_model:
+            if self.is_sharded:
+                raise InputError(
+                    "sync_ref_model: a reference that moves is not saved where weights are sharded; leave it out"
+                )
+            self.parts.append(checkpoints.MovingReference(self.accelerator.unwrap_model(self.ref_model), args))
+        self._last_checkpoint: Path | None = None
+        self._ends_early = False
+        self.held_out: HeldOut | None = None
+        self.last_measured: tuple[int, dict[str, list[float]]] | None = None
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether processes hold parts of the policy's weights, or may."""
+        kind = self.accelerator.distributed_type
+        return kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+
+    # ---- rewards and steps ----------------------------------------------------------------------------------------
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):  # type: ignore[no-untyped-def]
+        scores = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        failed = torch.zeros(len(prompts), device=self.accelerator.device)
+        failed[list(self._rewards.failed)] = 1
+        scores[self.accelerator.gather(failed).bool()] = torch.nan
+        self._rewards.agree()
+        unscored = scores.isnan().all(dim=1).float().sum().item()
+        self._metrics["train" if self.model.training else "eval"]["reward/unscored"].append(unscored)
+        return scores
+
+    def _compute_loss(self, model, inputs):  # type: ignore[no-untyped-def]
+        loss = super()._compute_loss(model, inputs)
+        if self.model.training:
+            self.bad_steps.watch(loss, inputs)
+        return loss
+
+    def _clip_grad_norm(self, model):  # type: ignore[no-untyped-def]
+        norm = super()._clip_grad_norm(model)
+        if isinstance(norm, Tensor):
+            self.bad_steps.watch(norm)
+        return norm
+
+    def _note_bad_steps(self, total: float) -> None:
+        self._metrics["train"]["bad_steps"].append(total)
+
+    # ---- evaluation -----------------------------------------------------------------------------------------------
+
+    def measure_held_out(self) -> dict[str, Table] | None:
+        """Samples of the held-out sets, by name; None without such sets, or where the policy's weights are sharded."""
+        if self.held_out is None or self.is_sharded:
+            return None
+        policy = self.accelerator.unwrap_model(self.model)
+        tables = self.held_out.measure(policy, self.processing_class, self.accelerator)
+        self.last_measured = self.state.global_step, {name: table.shares() for name, table in tables.items()}
+        return tables
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):  # type: ignore[no-untyped-def]
+        """With `held_out`, accuracies of its sets, as `<prefix>_<set>/<estimate>`; else TRL's mean rewards."""
+        tables = self.measure_held_out()
+        if tables is None:
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        metrics = {
+            f"{metric_key_prefix}_{name}/{key}": value
+            for name, table in tables.items()
+            for key, value in metrics_of(table).items()
+        }
+        super(GRPOTrainer, self).log(metrics)  # TRL's own would add its metrics of training so far, and its table
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    # ---- the run --------------------------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, dataset: Dataset | None = None):  # type: ignore[no-untyped-def]
+        return EpochSampler.like(super()._get_train_sampler(dataset), epoch=lambda: int(self.state.epoch or 0))
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):  # type: ignore[no-untyped-def]
+        """TRL's `train`; `resume_from_checkpoint` also takes "latest" and "auto", and the args' value if left out."""
+        wanted = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
+        path = checkpoints.find(wanted, self.args.output_dir)
+        checkpoints.agree(path)
+        if path:
+            self._load_beside(Path(path))
+        self._last_checkpoint, self._ends_early = Path(path) if path else None, False
+        with self._stop_on_signal.listening():
+            try:
+                return super().train(resume_from_checkpoint=path, **kwargs)
+            except RewardsStopped as error:
+                self.run_state.rewind()
+                self._ends_early = True
+                self._save_checkpoint(self.model, trial=None)
+                raise RunStopped(
+                    f"{error}; the run so far is in {self._last_checkpoint}, "
+                    "go on from there with --resume_from_checkpoint latest"
+                ) from error
+
+    def _run_epoch(self, **kwargs):  # type: ignore[no-untyped-def]
+        """transformers' own, which takes one step more of a run that is at its end."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**kwargs)
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether SIGTERM ended the run before its last step."""
+        return self._stop_on_signal.stopped
+
+    # ---- checkpoints ----------------------------------------------------------------------------------------------
+
+    def _load_beside(self, checkpoint: Path) -> None:
+        """Read what is not in transformers' files."""
+        self.run_state.load(checkpoint)
+        for part in self.parts:
+            part.load(checkpoint)
+        if self.use_vllm and self.vllm_mode == "server":
+            logger.warning("the vLLM server's random state is in no checkpoint: the run goes on, but not bit for bit")
+
+    def _save_checkpoint(self, model, trial):  # type: ignore[no-untyped-def]
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        if folder == self._last_checkpoint:  # stopped before the step that follows it
+            return
+
+        def save() -> None:
+            self.run_state.save(folder)
+            for part in self.parts:
+                part.save(folder)
+            super(SturdyGRPOTrainer, self)._save_checkpoint(model, trial)
+
+        if checkpoints.write(self, folder, save, needed=self._ends_early or self.was_stopped):
+            self._last_checkpoint = folder
