@@ -88,7 +88,7 @@ def expect(checked: Checked, settings: Mapping[str, Any], identity: Mapping[str,
         settings=_values(checked, settings),
         steps=config.max_steps,
         completions_a_rollout=made.completions,
-        steps_a_rollout=made.steps_a_rollout,
+        steps_a_rollout=made.steps_per_rollout,
         evaluated=_evaluated(checked),
         samples=run.eval_samples,
         second_temperature=run.eval_second_temperature,
@@ -99,7 +99,7 @@ def _budget(checked: Checked) -> dict[str, Any]:
     config, run, made = checked.config, checked.run, batches(checked)
     return {
         "max_steps": config.max_steps,
-        "completions a step": made.completions / made.steps_a_rollout,
+        "completions a step": made.completions / made.steps_per_rollout,
         "max_completion_length": config.max_completion_length,
         "evaluations": _evaluated(checked),
         **{key: getattr(run, key) for key in ("task", "task_options", "held_out", "eval_samples")},

@@ -9,7 +9,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from rlcredit.config.ranges import Range, check_ranges
+
 LAYER_CHOICES = ("middle", "all", "top", "bottom")
+_WHOLE = ("credit_lookback", "credit_waad_window", "credit_num_layers", "credit_seed")
+_RANGES: tuple[Range, ...] = (
+    ("credit_quantile", lambda q: 0 < q <= 1, "a number above 0 and at most 1"),
+    ("credit_amplification", lambda a: 0 <= a < math.inf, "0 or more, 1.5 for instance"),
+    ("credit_alpha", lambda share: 0 <= share <= 1, "a number between 0 and 1"),
+    ("credit_tau_waad", lambda share: 0 <= share <= 1, "a number between 0 and 1"),
+    ("credit_tau_delta", lambda share: 0 < share <= 1, "a number above 0 and at most 1, or null"),
+    ("credit_head_fraction", lambda f: 0 < f <= 0.5, "a number above 0 and at most 0.5 (the groups must not overlap)"),
+    ("credit_lookback", lambda n: n >= 1, "1 or more"),
+    ("credit_waad_window", lambda n: n >= 1, "1 or more"),
+    ("credit_num_layers", lambda n: n >= 1, "1 or more"),
+    ("credit_seed", lambda n: n >= 0, "0 or more"),
+)
 
 
 @dataclass
@@ -112,25 +127,9 @@ class CreditArguments:
                 _require_choice(item.name, getattr(self, item.name), choices)
 
     def _check_numbers(self) -> None:
-        _require_in("credit_quantile", self.credit_quantile, "above 0 and at most 1", lambda q: 0 < q <= 1)
-        _require_in("credit_amplification", self.credit_amplification, "0 or more, 1.5 for instance", lambda a: a >= 0)
-        _require_in("credit_alpha", self.credit_alpha, "between 0 and 1", lambda a: 0 <= a <= 1)
-        _require_in("credit_tau_waad", self.credit_tau_waad, "between 0 and 1", lambda share: 0 <= share <= 1)
-        if self.credit_tau_delta is not None:
-            _require_in(
-                "credit_tau_delta", self.credit_tau_delta, "above 0 and at most 1", lambda share: 0 < share <= 1
-            )
-        _require_in(
-            "credit_head_fraction",
-            self.credit_head_fraction,
-            "above 0 and at most 0.5 (the groups must not overlap)",
-            lambda f: 0 < f <= 0.5,
-        )
-        for name in ("credit_lookback", "credit_waad_window", "credit_num_layers", "credit_seed"):
+        for name in _WHOLE:
             setattr(self, name, _whole(name, getattr(self, name)))
-        for name in ("credit_lookback", "credit_waad_window", "credit_num_layers"):
-            _require_in(name, getattr(self, name), "1 or more", lambda n: n >= 1)
-        _require_in("credit_seed", self.credit_seed, "0 or more", lambda s: s >= 0)
+        check_ranges(self, _RANGES)
         if len(self.credit_fai_horizon) != 2:
             raise ValueError(
                 f"credit_fai_horizon: {self.credit_fai_horizon} needs two numbers; write [10, 100], "
@@ -192,12 +191,6 @@ def _whole(name: str, value: Any) -> int:
     if isinstance(value, bool) or not number.is_integer():
         raise ValueError(f"{name}: {value!r} is not a whole number")
     return int(number)
-
-
-def _require_in(name: str, value: Any, expected: str, holds: Any) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or not holds(value):
-        raise ValueError(f"{name}: {value!r} is out of range; write a number {expected}")
 
 
 def _require_choice(name: str, value: Any, choices: list[str]) -> None:

@@ -61,11 +61,11 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
     config_class: ClassVar[type[SturdyGRPOConfig]] = CreditGRPOConfig
 
     def __init__(self, model, reward_funcs=None, args=None, train_dataset=None, **kwargs):  # type: ignore[no-untyped-def]
-        args = self.config_class() if args is None else args
-        if isinstance(args, CreditGRPOConfig):
+        args = self.checked(args)
+        self.strategy = args.strategy
+        if "attention" in self.strategy.needs:
             refuse_unreadable(model, args)
         super().__init__(model, reward_funcs, args=args, train_dataset=train_dataset, **kwargs)
-        self.strategy = args.strategy
         self.reader, self.credit_log = CreditReader(args, self.strategy, self.accelerator), CreditLog(self)
         self.run_state.components |= {"credit": self.reader, "credit_log": self.credit_log}
         self._awaited: AwaitedPass | None = None

@@ -29,21 +29,21 @@ class Batches(NamedTuple):
         completions: generated at once, over all processes.
         per_step: of them, in one optimiser step.
         steps: optimiser steps of the run.
-        steps_a_rollout: optimiser steps that use one rollout.
+        steps_per_rollout: optimiser steps that use one rollout.
     """
 
     processes: int
     completions: int
     per_step: int
     steps: int
-    steps_a_rollout: int
+    steps_per_rollout: int
 
     @property
     def rollouts(self) -> int:
-        return math.ceil(self.steps / self.steps_a_rollout)
+        return math.ceil(self.steps / self.steps_per_rollout)
 
 
-class Memory(NamedTuple):
+class MemoryEstimate(NamedTuple):
     """Estimated bytes on one device that holds everything.
 
     Attributes:
@@ -67,29 +67,29 @@ def plan(checked: Checked) -> str:
     """The plan in lines that people read."""
     config, model = checked.config, checked.model
     lengths = prompt_lengths(checked.tokenizer, list(checked.task.train["prompt"]))  # type: ignore[index]
-    made = batches(checked)
+    sizes = batches(checked)
     parameters, trained = count(checked.policy, model)
     what = "all trained" if parameters == trained else f"{_many(trained)} trained (LoRA)"
-    prompts = made.completions // config.num_generations
-    tokens = made.rollouts * made.completions * config.max_completion_length
+    prompts = sizes.completions // config.num_generations
+    tokens = sizes.rollouts * sizes.completions * config.max_completion_length
     lines = {
         "policy": f"{model.model_name_or_path}: {_many(parameters)} parameters, {what}, {model.dtype or 'auto'}",
         "data": f"{checked.run.task}: {len(lengths):,} training rows, prompts of {min(lengths)} to {max(lengths)} "
         f"tokens; held out: {_tests(checked)}",
-        "rollout": f"{made.completions:,} completions = {prompts:,} prompts x {config.num_generations}, on "
-        f"{made.processes} processes; up to {config.max_completion_length:,} tokens each, temperature "
+        "rollout": f"{sizes.completions:,} completions = {prompts:,} prompts x {config.num_generations}, on "
+        f"{sizes.processes} processes; up to {config.max_completion_length:,} tokens each, temperature "
         f"{config.temperature:g}, by {_generator(config)}",
-        "step": f"{made.per_step:,} completions ({config.per_device_train_batch_size} a process x "
-        f"{config.gradient_accumulation_steps} accumulated); {made.steps_a_rollout} steps a rollout",
-        "run": f"{made.steps:,} steps = {made.rollouts:,} rollouts = {made.rollouts * made.completions:,} "
+        "step": f"{sizes.per_step:,} completions ({config.per_device_train_batch_size} a process x "
+        f"{config.gradient_accumulation_steps} accumulated); {sizes.steps_per_rollout} steps a rollout",
+        "run": f"{sizes.steps:,} steps = {sizes.rollouts:,} rollouts = {sizes.rollouts * sizes.completions:,} "
         f"completions, at most {_many(tokens)} tokens; "
-        f"{made.rollouts * prompts / len(lengths):.2f} passes over the data",
+        f"{sizes.rollouts * prompts / len(lengths):.2f} passes over the data",
         "credit": _credit(checked),
         "evaluation": _evaluation(checked),
         "checkpoints": f"every {config.save_steps:g} steps, {config.save_total_limit or 'all'} kept"
         if config.save_strategy == "steps"
         else str(config.save_strategy),
-        "memory": _memory(checked, made, max(lengths)),
+        "memory": _memory(checked, sizes, max(lengths)),
         "output": str(config.output_dir),
     }
     notes = [f"note: {line}" for line in checked.notes]
@@ -103,32 +103,32 @@ def batches(checked: Checked) -> Batches:
     together = config.per_device_train_batch_size * processes
     per_step = together * config.gradient_accumulation_steps
     completions = together * config.steps_per_generation
-    steps_a_rollout = config.steps_per_generation * config.num_iterations // config.gradient_accumulation_steps
+    steps_per_rollout = config.steps_per_generation * config.num_iterations // config.gradient_accumulation_steps
     rows = len(checked.task.train)  # type: ignore[arg-type]
     an_epoch = rows * config.num_generations * config.num_iterations / per_step
     steps = config.max_steps if config.max_steps > 0 else math.ceil(config.num_train_epochs * an_epoch)
-    return Batches(processes, completions, per_step, steps, max(1, steps_a_rollout))
+    return Batches(processes, completions, per_step, steps, max(1, steps_per_rollout))
 
 
 def count(policy: PretrainedConfig, model: ModelConfig) -> tuple[int, int]:
     """Parameters of the policy, and how many of them are trained; on the meta device, which holds no weights."""
     with torch.device("meta"):
-        made = AutoModelForCausalLM.from_config(policy)
-        parameters = sum(p.numel() for p in made.parameters())
+        model_on_meta = AutoModelForCausalLM.from_config(policy)
+        parameters = sum(p.numel() for p in model_on_meta.parameters())
         if (lora := get_peft_config(model)) is not None:
             try:
-                made = get_peft_model(made, lora)
+                model_on_meta = get_peft_model(model_on_meta, lora)
             except (ValueError, TypeError, ArithmeticError) as error:
                 reason = " ".join(str(error).split())
                 raise InputError(
                     f"lora_r, lora_alpha, lora_dropout, lora_target_modules: adapters cannot be put on this policy so "
                     f"({reason:.200})"
                 ) from error
-            return parameters, sum(p.numel() for p in made.parameters() if p.requires_grad)
+            return parameters, sum(p.numel() for p in model_on_meta.parameters() if p.requires_grad)
     return parameters, parameters
 
 
-def memory(checked: Checked, longest_prompt: int) -> Memory:
+def memory(checked: Checked, longest_prompt: int) -> MemoryEstimate:
     """Estimated memory of training: AdamW with two moments; activations by Korthikanti et al. (arXiv 2205.05198).
 
     A layer keeps about 34·B·N·h bytes in 16 bits without its attention map (eq. 2 there, the fused kernels' part left
@@ -149,7 +149,7 @@ def memory(checked: Checked, longest_prompt: int) -> Memory:
     layers = policy.num_hidden_layers
     activations = (layers + 17) * unit if config.gradient_checkpointing else layers * 17 * unit
     logits = B * config.max_completion_length * policy.vocab_size * (2 * size + 4)
-    return Memory(
+    return MemoryEstimate(
         weights=parameters * kept + (trained * own if adapters else 0) + (critic + reference) * size,
         gradients=(trained + critic_trained) * own,
         optimiser=2 * (trained + critic_trained) * own,
@@ -158,12 +158,14 @@ def memory(checked: Checked, longest_prompt: int) -> Memory:
     )
 
 
-def _memory(checked: Checked, made: Batches, longest_prompt: int) -> str:
-    found = memory(checked, longest_prompt)
-    parts = ", ".join(f"{name} {value / GB:.1f}" for name, value in found._asdict().items())
-    text = f"about {found.on_each_of(1) / GB:.1f} GB a device ({parts})"
-    if made.processes > 1:
-        text += f"; {found.on_each_of(made.processes) / GB:.1f} GB where sharded over {made.processes} (fsdp2, zero3)"
+def _memory(checked: Checked, sizes: Batches, longest_prompt: int) -> str:
+    estimate = memory(checked, longest_prompt)
+    parts = ", ".join(f"{name} {value / GB:.1f}" for name, value in estimate._asdict().items())
+    text = f"about {estimate.on_each_of(1) / GB:.1f} GB a device ({parts})"
+    if sizes.processes > 1:
+        text += (
+            f"; {estimate.on_each_of(sizes.processes) / GB:.1f} GB where sharded over {sizes.processes} (fsdp2, zero3)"
+        )
     if checked.config.use_vllm and checked.config.vllm_mode == "colocate":
         text += f"; and vLLM's share, {checked.config.vllm_gpu_memory_utilization:.0%} of the device"
     return text + "; estimated"

@@ -16,13 +16,11 @@ logger = logging.getLogger(__name__)
 
 def refuse_unreadable(model: str | PreTrainedModel, args: CreditGRPOConfig) -> None:
     """Raise a ValueError before weights load, if the layers asked for are not there to be read."""
-    if "attention" in args.strategy.needs:
-        config = (
-            AutoConfig.from_pretrained(model, trust_remote_code=args.trust_remote_code)
-            if isinstance(model, str)
-            else model.config
-        )
-        choose_layers(config, args.credit_layers, args.credit_num_layers)
+    if isinstance(model, str):
+        config = AutoConfig.from_pretrained(model, trust_remote_code=args.trust_remote_code)
+    else:
+        config = model.config
+    choose_layers(config, args.credit_layers, args.credit_num_layers)
 
 
 def adapter_is_off(model: nn.Module) -> bool:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
+from rlcredit.config.ranges import Range, check_ranges
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
 
 # TRL's options whose meaning depends on one sign of the advantage per response.
 PER_SEQUENCE_LOSSES = ("vespo",)
+_RANGES: tuple[Range, ...] = (
+    ("gamma", lambda x: 0 <= x <= 1, "a number from 0 to 1"),
+    ("gae_lambda", lambda x: 0 <= x <= 1, "a number from 0 to 1"),
+    ("critic_learning_rate", lambda x: 0 < x < math.inf, "1e-5, or more"),
+    ("value_clip", lambda x: x > 0, "a number above 0, or null"),
+    ("critic_warmup_steps", lambda n: n >= 0, "0 or more"),
+    ("critic_lora_r", lambda n: n >= 0, "0 or more"),
+)
 
 
 class _One(int):
@@ -48,16 +58,7 @@ class CreditPPOConfig(CreditGRPOConfig):
             self.num_generations: int = _One(1)
         super().__post_init__()
         self.num_generations = int(self.num_generations)
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is out of range; write a number from 0 to 1")
-        if not self.critic_learning_rate > 0:
-            raise ValueError(f"critic_learning_rate: {self.critic_learning_rate} is out of range; write 1e-5, or more")
-        if self.value_clip is not None and not self.value_clip > 0:
-            raise ValueError(f"value_clip: {self.value_clip} is out of range; write a number above 0, or null")
-        for name in ("critic_warmup_steps", "critic_lora_r"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: {getattr(self, name)} is out of range; write 0 or more")
+        check_ranges(self, _RANGES)
         if 0 < self.max_steps <= self.critic_warmup_steps:
             raise ValueError(
                 f"critic_warmup_steps: {self.critic_warmup_steps} leaves the policy no step of max_steps "

@@ -22,6 +22,7 @@ from trl.import_utils import is_vllm_available
 
 from rlcredit.attention import choose_layers
 from rlcredit.config import model_path, parse, peek
+from rlcredit.config.ranges import Range, check_ranges
 from rlcredit.errors import InputError
 from rlcredit.evaluation.held_out import HeldOut
 from rlcredit.evaluation.sampling import Sampling, prompt_lengths
@@ -41,6 +42,15 @@ ALGORITHMS: dict[str, tuple[type[CreditGRPOConfig], type[CreditGRPOTrainer]]] = 
     "grpo": (CreditGRPOConfig, CreditGRPOTrainer),
     "ppo": (CreditPPOConfig, CreditPPOTrainer),
 }
+_RANGES: tuple[Range, ...] = (
+    ("held_out", lambda n: n >= 0, "0 or more"),
+    ("eval_samples", lambda n: n >= 1, "1 or more"),
+    ("eval_batch_size", lambda n: n >= 1, "1 or more"),
+    ("eval_temperature", lambda x: x >= 0, "0 or more"),
+    ("eval_second_temperature", lambda x: x >= 0, "0 or more, or null"),
+    ("credit_report_steps", lambda n: n >= 1, "1 or more, or null"),
+    ("processes", lambda n: n >= 1, "1 or more, or null"),
+)
 # Keys of rlcredit 0.1.0 that are gone.
 REMOVED = {
     "credit_attention": "leave it out: the pass that is read follows from the schedule; where the policy has dropout, "
@@ -90,30 +100,15 @@ class RunArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.held_out < 0:
-            raise ValueError(f"held_out: {self.held_out} is out of range; write 0 or more")
-        for name in ("eval_samples", "eval_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is out of range; write 1 or more")
-        if self.eval_temperature < 0:
-            raise ValueError(f"eval_temperature: {self.eval_temperature} is out of range; write 0 or more")
+        check_ranges(self, _RANGES)
         if self.eval_samples > 1 and self.eval_temperature == 0:
             raise ValueError(
                 "eval_temperature: 0 is greedy and all samples would be the same; write 1.0, for instance"
             )
-        if self.eval_second_temperature is not None:
-            if self.eval_second_temperature < 0:
-                raise ValueError(
-                    f"eval_second_temperature: {self.eval_second_temperature} is out of range; write 0 or more"
-                )
-            if self.eval_second_temperature == self.eval_temperature:
-                raise ValueError(
-                    f"eval_second_temperature: {self.eval_second_temperature:g} is eval_temperature too; write another"
-                )
-        if self.credit_report_steps is not None and self.credit_report_steps < 1:
-            raise ValueError(f"credit_report_steps: {self.credit_report_steps} is out of range; write 1 or more")
-        if self.processes is not None and self.processes < 1:
-            raise ValueError(f"processes: {self.processes} is out of range; write 1 or more")
+        if self.eval_second_temperature == self.eval_temperature:
+            raise ValueError(
+                f"eval_second_temperature: {self.eval_second_temperature:g} is eval_temperature too; write another"
+            )
         if self.task not in TASKS:
             near = difflib.get_close_matches(self.task, TASKS, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TASKS)}"

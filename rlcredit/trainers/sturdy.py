@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import DistributedType
@@ -52,13 +52,7 @@ class SturdyGRPOTrainer(GRPOTrainer):
     config_class: ClassVar[type[SturdyGRPOConfig]] = SturdyGRPOConfig
 
     def __init__(self, model, reward_funcs=None, args=None, train_dataset=None, **kwargs):  # type: ignore[no-untyped-def]
-        args = self.config_class() if args is None else args
-        if not isinstance(args, self.config_class):
-            wanted = self.config_class.__name__
-            raise InputError(
-                f"args: {type(self).__name__} takes a {wanted}, not a {type(args).__name__}; write "
-                f"args={wanted}(...), which has every setting of trl.GRPOConfig"
-            )
+        args = self.checked(args)
         columns = getattr(train_dataset, "column_names", None) or []
         self._rewards = GuardedRewards(reward_funcs, columns, args.reward_timeout, args.reward_retries)
         super().__init__(model, self._rewards.functions, args=args, train_dataset=train_dataset, **kwargs)
@@ -78,6 +72,19 @@ class SturdyGRPOTrainer(GRPOTrainer):
         self._ends_early = False
         self.held_out: HeldOut | None = None
         self.last_measured: tuple[int, dict[str, list[float]]] | None = None
+
+    @classmethod
+    def checked(cls, args: Any) -> Any:
+        """The arguments, or the default ones. Raises: InputError if they are another trainer's."""
+        if args is None:
+            return cls.config_class()
+        if not isinstance(args, cls.config_class):
+            wanted = cls.config_class.__name__
+            raise InputError(
+                f"args: {cls.__name__} takes a {wanted}, not a {type(args).__name__}; write args={wanted}(...), which "
+                "has every setting of trl.GRPOConfig"
+            )
+        return args
 
     @property
     def is_sharded(self) -> bool:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from trl import GRPOConfig
 
+from rlcredit.config.ranges import Range, check_ranges
+
 # What TRL takes as it is, and what then fails after the weights are loaded, or trains nothing.
-_NUMBERS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+_RANGES: tuple[Range, ...] = (
     ("per_device_train_batch_size", lambda n: n >= 1, "1 or more"),
     ("gradient_accumulation_steps", lambda n: n >= 1, "1 or more"),
     ("steps_per_generation", lambda n: n >= 1, "1 or more, or null"),
@@ -74,10 +75,7 @@ class SturdyGRPOConfig(GRPOConfig):
     def __post_init__(self) -> None:
         if self.max_completion_length is None:
             raise ValueError("max_completion_length: null is no limit; write a number of tokens")
-        for name, holds, expected in _NUMBERS:
-            value = getattr(self, name)
-            if value is not None and not holds(value):
-                raise ValueError(f"{name}: {value} is out of range; write {expected}")
+        check_ranges(self, _RANGES)
         if self.num_generations < 2:
             raise ValueError(
                 f"num_generations: {self.num_generations} is out of range: GRPO compares at least 2 generations of a "
