@@ -176,8 +176,8 @@ def _listed(value: Any) -> list[Any]:
 
 def _mapping(name: str, text: str) -> dict[str, Any]:
     try:
-        if isinstance(found := json.loads(text), dict):
-            return found
+        if isinstance(mapping := json.loads(text), dict):
+            return mapping
     except (ValueError, RecursionError):
         pass
     raise ValueError(f"{name}: {text!r:.80} is no mapping in JSON; write '{{\"key\": 1}}'")

@@ -61,8 +61,8 @@ def fault_of(folder: Path) -> str | None:
 
 def folders(output_dir: str | Path) -> list[Path]:
     """The checkpoint folders of a run, complete or not, oldest first."""
-    found = [path for path in Path(output_dir).glob("checkpoint-*") if path.is_dir() and _step(path).isdecimal()]
-    return sorted(found, key=lambda path: int(_step(path)))
+    paths = [path for path in Path(output_dir).glob("checkpoint-*") if path.is_dir() and _step(path).isdecimal()]
+    return sorted(paths, key=lambda path: int(_step(path)))
 
 
 def complete(output_dir: str | Path) -> list[Path]:
@@ -80,13 +80,13 @@ def find(wanted: str | bool | None, output_dir: str) -> str | None:
     if wanted in (None, False, ""):
         return None
     if wanted in (AUTO, LATEST, True, "true", "True"):
-        found = complete(output_dir)
-        if not found and wanted != AUTO:
+        whole = complete(output_dir)
+        if not whole and wanted != AUTO:
             raise InputError(
                 f"resume_from_checkpoint: {output_dir} has no complete checkpoint; start without "
                 "resume_from_checkpoint, or write auto"
             )
-        return str(found[-1]) if found else None
+        return str(whole[-1]) if whole else None
     if reason := fault_of(Path(str(wanted))):
         raise InputError(
             f"resume_from_checkpoint: {wanted} is no complete checkpoint ({reason}); write another folder, or latest"
@@ -96,16 +96,16 @@ def find(wanted: str | bool | None, output_dir: str) -> str | None:
 
 def passed_over(checkpoint: str) -> list[str]:
     """A line for each checkpoint that is newer than this one and does not count."""
-    found = [path for path in folders(Path(checkpoint).parent) if int(_step(path)) > int(_step(Path(checkpoint)))]
-    return [f"{path}: passed over, {fault}" for path in found if (fault := fault_of(path))]
+    newer = [path for path in folders(Path(checkpoint).parent) if int(_step(path)) > int(_step(Path(checkpoint)))]
+    return [f"{path}: passed over, {fault}" for path in newer if (fault := fault_of(path))]
 
 
 def agree(path: str | None) -> None:
     """Raise an InputError where processes have found different checkpoints, as on machines with disks of their own."""
-    found = sorted({Path(name).name if name else "none" for name in gather_object([path])})
-    if len(found) > 1:
+    names = sorted({Path(name).name if name else "none" for name in gather_object([path])})
+    if len(names) > 1:
         raise InputError(
-            f"resume_from_checkpoint: the processes found different checkpoints ({', '.join(found)}); write the path "
+            f"resume_from_checkpoint: the processes found different checkpoints ({', '.join(names)}); write the path "
             "of one that every machine has, or use an output_dir that they share"
         )
 

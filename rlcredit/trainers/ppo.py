@@ -57,8 +57,8 @@ class CreditPPOTrainer(CreditGRPOTrainer):
         options = {"trust_remote_code": args.trust_remote_code}
         if args.critic_model_name_or_path is not None:
             critic.check(args.critic_model_name_or_path, policy.config, self.processing_class, **options)
-        made = critic.load(policy, args.critic_model_name_or_path, args.critic_lora_r, **options)
-        self.critic = critic.Critic(made, args, self.accelerator, self.bad_steps)
+        model_of_values = critic.load(policy, args.critic_model_name_or_path, args.critic_lora_r, **options)
+        self.critic = critic.Critic(model_of_values, args, self.accelerator, self.bad_steps)
         self.add_callback(self.critic)
         self.parts.append(self.critic)
         self._warned_of_a_pass = False

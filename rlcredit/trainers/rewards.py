@@ -184,12 +184,12 @@ class GuardedReward:
         extras: dict[str, list] = {}
         timeouts = 0
         for row in range(len(completions)):
-            one = {name: _row(value, row, len(completions)) for name, value in columns.items()}
+            columns_of_row = {name: _row(value, row, len(completions)) for name, value in columns.items()}
             logged: dict[str, list] = {}
             try:
                 if timeouts >= TIMEOUTS_PER_BATCH:
                     raise TimeoutError("too many time-outs in this batch")
-                (score,), logged = self._score(prompts[row : row + 1], completions[row : row + 1], one)
+                (score,), logged = self._score(prompts[row : row + 1], completions[row : row + 1], columns_of_row)
             except (InputError, RewardsStopped):
                 raise
             except Exception as error:

@@ -21,10 +21,10 @@ class EpochSampler(RepeatSampler):
     @classmethod
     def like(cls, sampler: RepeatSampler, epoch: Callable[[], int]) -> EpochSampler:
         """The same order as TRL's sampler."""
-        made = cls.__new__(cls)
-        made.__dict__.update(sampler.__dict__)
-        made.epoch = epoch
-        return made
+        copy = cls.__new__(cls)
+        copy.__dict__.update(sampler.__dict__)
+        copy.epoch = epoch
+        return copy
 
     def __iter__(self) -> Iterator[int]:
         if self.shuffle:

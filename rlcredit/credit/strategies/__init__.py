@@ -54,9 +54,9 @@ def find_strategy(name: str) -> Strategy:
 def _import_strategy(name: str) -> Strategy:
     module, _, attribute = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        strategy = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"credit_strategy: {name!r} cannot be imported ({error})") from error
-    if not isinstance(found, Strategy):
-        raise ValueError(f"credit_strategy: {name!r} is a {type(found).__name__}; write a rlcredit.Strategy")
-    return found
+    if not isinstance(strategy, Strategy):
+        raise ValueError(f"credit_strategy: {name!r} is a {type(strategy).__name__}; write a rlcredit.Strategy")
+    return strategy
