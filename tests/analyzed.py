@@ -49,4 +49,4 @@ def assert_as_analyzed(made: Recorder) -> None:
     assert weights and weights.keys() <= made.wanted.keys()
     assert any((row != 1).any() for row in weights.values())
     differ = sum((row != made.wanted[key][: len(row)]).sum().item() for key, row in weights.items())
-    assert differ <= 2, f"{differ} of {sum(row.numel() for row in weights.values())} tokens"
+    assert differ <= 0.01 * sum(row.numel() for row in weights.values())

@@ -87,7 +87,7 @@ class _Watched(CreditGRPOTrainer):
             ids = torch.tensor([[*prompt, *completion]])
             response = torch.arange(ids.shape[1])[None] >= len(prompt)
             signals = AttentionSignals.without_attention(torch.full(ids.shape, torch.nan))
-            if self.args.credit_needs:
+            if self.args.strategy.needs:
                 signals = analyze(
                     self.model, ids, torch.ones_like(ids), response, self.args, temperature=self.temperature
                 )
