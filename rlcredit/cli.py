@@ -134,6 +134,8 @@ def _fail(error: Exception | str, code: int, *, every_process: bool = False) -> 
         # What the first process says too is said once: a launcher ends this one before its turn comes.
         time.sleep(TURN)
     # a word that the user gave can be of any length, and hold what no terminal can show
+    if details := getattr(error, "details", ""):
+        print(details, file=sys.stderr)
     line = re.sub(r"\S{300,}", lambda word: f"{word[0][:80]}...", " ".join(str(error).split()))
     print(f"rlcredit: {line}".encode(errors="backslashreplace").decode(), file=sys.stderr)
     return code

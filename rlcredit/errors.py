@@ -12,7 +12,14 @@ class RunStopped(RuntimeError):
     """A run that cannot go on, through no fault of its arguments: one line, and what to do next.
 
     The command line turns it into exit code 1 and prints the line without a traceback.
+
+    Attributes:
+        details: lines to be shown before, such as the traceback of a user's own function.
     """
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
 
 
 class ProcessLost(RunStopped):

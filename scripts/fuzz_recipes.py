@@ -109,7 +109,8 @@ def bases(folder: Path) -> dict[str, list[Base]]:
     from rlcredit.config import list_recipes
     from rlcredit.config.fields import options_of
     from rlcredit.evaluation.evaluate import EvaluateArguments
-    from rlcredit.trainers.prepare import ALGORITHMS, ModelConfig, RunArguments
+    from rlcredit.trainers.prepare import ALGORITHMS, ModelConfig
+    from rlcredit.trainers.run_arguments import RunArguments
     from tests.policies import local_data, save_policy
 
     made = []

@@ -18,7 +18,6 @@ from rlcredit.config import find_recipe, peek
 from rlcredit.config.yaml_file import load_yaml
 from rlcredit.errors import InputError
 from rlcredit.tasks import TaskData
-from rlcredit.trainers.plan import batches
 from rlcredit.trainers.prepare import Checked
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "numpy")
@@ -82,7 +81,7 @@ def expect(checked: Checked, settings: Mapping[str, Any], identity: Mapping[str,
         raise InputError(f"eval_steps: {config.eval_steps} is a share; write a number of steps")
     if said := differences(_budget(checked), _budget(base)):
         raise InputError(f"{said[0]}: budgets, data and evaluation are the same for all cells; leave it out")
-    made = batches(checked)
+    made = checked.schedule
     return Expected(
         identity=dict(identity),
         settings=_values(checked, settings),
@@ -96,7 +95,7 @@ def expect(checked: Checked, settings: Mapping[str, Any], identity: Mapping[str,
 
 
 def _budget(checked: Checked) -> dict[str, Any]:
-    config, run, made = checked.config, checked.run, batches(checked)
+    config, run, made = checked.config, checked.run, checked.schedule
     return {
         "max_steps": config.max_steps,
         "completions a step": made.completions / made.steps_per_rollout,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -52,15 +50,6 @@ class Load(Protocol):
     def __call__(
         self, options: Mapping[str, object], *, train: bool = True, tests: Sequence[str] | None = None
     ) -> TaskData: ...
-
-
-def result_of(value: Any) -> Any:
-    """What a reward function gave, awaited if it is an async one."""
-
-    async def awaited() -> Any:
-        return await value
-
-    return asyncio.run(awaited()) if inspect.isawaitable(value) else value
 
 
 def accuracy_reward(check: Checker) -> RewardFunction:

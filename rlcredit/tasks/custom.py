@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rlcredit.errors import InputError
-from rlcredit.tasks.base import RewardFunction, TaskData, result_of
+from rlcredit.tasks.base import RewardFunction, TaskData
 from rlcredit.tasks.checkers import CHECKERS
 from rlcredit.tasks.checkers.verdict import Checker, Verdict
+from rlcredit.tasks.event_loop import result_of
 from rlcredit.tasks.options import options_from, require
 from rlcredit.tasks.questions import QuestionOptions, QuestionTask
 

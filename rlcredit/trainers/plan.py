@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import os
 from typing import NamedTuple
 
 import torch
@@ -16,31 +16,11 @@ from rlcredit.evaluation.sampling import prompt_lengths
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
 from rlcredit.trainers.ppo_config import CreditPPOConfig
 from rlcredit.trainers.prepare import Checked
+from rlcredit.trainers.schedule import Schedule
 
 GB = 1e9
+MANY_PASSES = 50  # over the training set
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-
-
-class Batches(NamedTuple):
-    """Batch arithmetic of a run.
-
-    Attributes:
-        processes: how many there are.
-        completions: generated at once, over all processes.
-        per_step: of them, in one optimiser step.
-        steps: optimiser steps of the run.
-        steps_per_rollout: optimiser steps that use one rollout.
-    """
-
-    processes: int
-    completions: int
-    per_step: int
-    steps: int
-    steps_per_rollout: int
-
-    @property
-    def rollouts(self) -> int:
-        return math.ceil(self.steps / self.steps_per_rollout)
 
 
 class MemoryEstimate(NamedTuple):
@@ -67,23 +47,23 @@ def plan(checked: Checked) -> str:
     """The plan in lines that people read."""
     config, model = checked.config, checked.model
     lengths = prompt_lengths(checked.tokenizer, list(checked.task.train["prompt"]))  # type: ignore[index]
-    sizes = batches(checked)
+    sizes = checked.schedule
     parameters, trained = count(checked.policy, model)
     what = "all trained" if parameters == trained else f"{_many(trained)} trained (LoRA)"
-    prompts = sizes.completions // config.num_generations
+    passes = sizes.rollouts * sizes.prompts / len(lengths)
     tokens = sizes.rollouts * sizes.completions * config.max_completion_length
     lines = {
         "policy": f"{model.model_name_or_path}: {_many(parameters)} parameters, {what}, {model.dtype or 'auto'}",
         "data": f"{checked.run.task}: {len(lengths):,} training rows, prompts of {min(lengths)} to {max(lengths)} "
         f"tokens; held out: {_tests(checked)}",
-        "rollout": f"{sizes.completions:,} completions = {prompts:,} prompts x {config.num_generations}, on "
+        "rollout": f"{sizes.completions:,} completions = {sizes.prompts:,} prompts x {config.num_generations}, on "
         f"{sizes.processes} processes; up to {config.max_completion_length:,} tokens each, temperature "
         f"{config.temperature:g}, by {_generator(config)}",
         "step": f"{sizes.per_step:,} completions ({config.per_device_train_batch_size} a process x "
         f"{config.gradient_accumulation_steps} accumulated); {sizes.steps_per_rollout} steps a rollout",
         "run": f"{sizes.steps:,} steps = {sizes.rollouts:,} rollouts = {sizes.rollouts * sizes.completions:,} "
         f"completions, at most {_many(tokens)} tokens; "
-        f"{sizes.rollouts * prompts / len(lengths):.2f} passes over the data",
+        f"{passes:,.2f} passes over the data",
         "credit": _credit(checked),
         "evaluation": _evaluation(checked),
         "checkpoints": f"every {config.save_steps:g} steps, {config.save_total_limit or 'all'} kept"
@@ -92,22 +72,8 @@ def plan(checked: Checked) -> str:
         "memory": _memory(checked, sizes, max(lengths)),
         "output": str(config.output_dir),
     }
-    notes = [f"note: {line}" for line in checked.notes]
+    notes = [f"note: {line}" for line in [*checked.notes, *_doubts(checked, passes, max(lengths))]]
     return "\n".join([*(f"{name:12} {text}" for name, text in lines.items()), *notes, "checked; nothing was trained"])
-
-
-def batches(checked: Checked) -> Batches:
-    """Batch arithmetic, for the number of processes that the recipe is meant for."""
-    config = checked.config
-    processes = checked.run.processes or config.world_size
-    together = config.per_device_train_batch_size * processes
-    per_step = together * config.gradient_accumulation_steps
-    completions = together * config.steps_per_generation
-    steps_per_rollout = config.steps_per_generation * config.num_iterations // config.gradient_accumulation_steps
-    rows = len(checked.task.train)  # type: ignore[arg-type]
-    an_epoch = rows * config.num_generations * config.num_iterations / per_step
-    steps = config.max_steps if config.max_steps > 0 else math.ceil(config.num_train_epochs * an_epoch)
-    return Batches(processes, completions, per_step, steps, max(1, steps_per_rollout))
 
 
 def count(policy: PretrainedConfig, model: ModelConfig) -> tuple[int, int]:
@@ -158,7 +124,7 @@ def memory(checked: Checked, longest_prompt: int) -> MemoryEstimate:
     )
 
 
-def _memory(checked: Checked, sizes: Batches, longest_prompt: int) -> str:
+def _memory(checked: Checked, sizes: Schedule, longest_prompt: int) -> str:
     estimate = memory(checked, longest_prompt)
     parts = ", ".join(f"{name} {value / GB:.1f}" for name, value in estimate._asdict().items())
     text = f"about {estimate.on_each_of(1) / GB:.1f} GB a device ({parts})"
@@ -169,6 +135,28 @@ def _memory(checked: Checked, sizes: Batches, longest_prompt: int) -> str:
     if checked.config.use_vllm and checked.config.vllm_mode == "colocate":
         text += f"; and vLLM's share, {checked.config.vllm_gpu_memory_utilization:.0%} of the device"
     return text + "; estimated"
+
+
+def _doubts(checked: Checked, passes: float, longest_prompt: int) -> list[str]:
+    """What a plan can work with, and is seldom meant."""
+    doubts = []
+    if passes > MANY_PASSES:
+        doubts.append(f"run: {passes:,.0f} passes over the data; write fewer steps, or give more rows")
+    need, there = memory(checked, longest_prompt).on_each_of(1), _memory_here(checked.config)
+    if there is not None and need > there:
+        doubts.append(
+            f"memory: the estimate of {need / GB:.1f} GB is beyond this machine's {there / GB:.1f} GB a device"
+        )
+    return doubts
+
+
+def _memory_here(config: CreditGRPOConfig) -> float | None:
+    """Bytes of the device that the run would train on here; None where that is another machine's."""
+    if torch.cuda.is_available() and not config.use_cpu:
+        return float(torch.cuda.get_device_properties(0).total_memory)
+    if config.bf16:  # planned where the accelerators are not
+        return None
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def _many(count: float) -> str:

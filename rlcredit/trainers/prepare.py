@@ -2,117 +2,47 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils import is_deepspeed_available
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig, get_peft_config, get_quantization_config
-from trl.import_utils import is_vllm_available
 
-from rlcredit.attention import choose_layers
 from rlcredit.config import model_path, parse, peek
-from rlcredit.config.ranges import Range, check_ranges
 from rlcredit.errors import InputError
 from rlcredit.evaluation.held_out import HeldOut
-from rlcredit.evaluation.sampling import Sampling, prompt_lengths
+from rlcredit.evaluation.sampling import Sampling
 from rlcredit.models.weight_files import refuse_broken
 from rlcredit.runs.log import HeldOutLog, JsonlLog
 from rlcredit.tasks import TASKS, TaskData
-from rlcredit.trainers import checkpoints, critic
+from rlcredit.trainers import checkpoints, checks, critic
 from rlcredit.trainers.grpo import CreditGRPOTrainer
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
 from rlcredit.trainers.ppo import CreditPPOTrainer
 from rlcredit.trainers.ppo_config import CreditPPOConfig
 from rlcredit.trainers.progress import Progress
+from rlcredit.trainers.rehearsal import rehearse
 from rlcredit.trainers.reports import PROMPTS, Reports
-from rlcredit.trainers.rewards import check_signature
+from rlcredit.trainers.reward_signature import check_signature
+from rlcredit.trainers.run_arguments import RunArguments
+from rlcredit.trainers.schedule import Schedule, schedule_of
 
 ALGORITHMS: dict[str, tuple[type[CreditGRPOConfig], type[CreditGRPOTrainer]]] = {
     "grpo": (CreditGRPOConfig, CreditGRPOTrainer),
     "ppo": (CreditPPOConfig, CreditPPOTrainer),
 }
-_RANGES: tuple[Range, ...] = (
-    ("held_out", lambda n: n >= 0, "0 or more"),
-    ("eval_samples", lambda n: n >= 1, "1 or more"),
-    ("eval_batch_size", lambda n: n >= 1, "1 or more"),
-    ("eval_temperature", lambda x: x >= 0, "0 or more"),
-    ("eval_second_temperature", lambda x: x >= 0, "0 or more, or null"),
-    ("credit_report_steps", lambda n: n >= 1, "1 or more, or null"),
-    ("processes", lambda n: n >= 1, "1 or more, or null"),
-)
 # Keys of rlcredit 0.1.0 that are gone.
 REMOVED = {
     "credit_attention": "leave it out: the pass that is read follows from the schedule; where the policy has dropout, "
     "write disable_dropout: true"
 }
-
-
-@dataclass
-class RunArguments:
-    """What a run trains on and how it reports; the model is TRL's `ModelConfig`."""
-
-    algorithm: str = field(
-        default="grpo",
-        metadata={"help": "grpo, or ppo with a critic; its keys are those of PPO.", "choices": [*ALGORITHMS]},
-    )
-    task: str = field(default="countdown", metadata={"help": f"What to learn: {', '.join(TASKS)}."})
-    task_options: dict | None = field(default=None, metadata={"help": "Mapping that the task checks."})
-    held_out: int = field(
-        default=512,
-        metadata={
-            "help": "Problems of each evaluation set, at most, for the accuracy before, during (eval_strategy) and "
-            "after the run; 0: none."
-        },
-    )
-    eval_samples: int = field(default=1, metadata={"help": "Completions a problem in those evaluations."})
-    eval_temperature: float = field(default=0.0, metadata={"help": "Their temperature; 0 is greedy."})
-    eval_second_temperature: float | None = field(
-        default=None,
-        metadata={"help": "Answer the first set at this temperature as well, logged as SET_tTEMPERATURE."},
-    )
-    eval_batch_size: int = field(
-        default=128, metadata={"help": "Completions generated at once by each process in those evaluations."}
-    )
-    credit_report_steps: int | None = field(
-        default=None,
-        metadata={"help": "Every so many steps, write the report of a handful of fixed prompts; null: never."},
-    )
-    processes: int | None = field(
-        default=None,
-        metadata={"help": "How many processes the recipe is meant for: a run on another number says so."},
-    )
-    overwrite: bool = field(
-        default=False, metadata={"help": "Delete the checkpoints and log of an earlier run in output_dir."}
-    )
-    dry_run: bool = field(
-        default=False, metadata={"help": "Check all that can be checked without weights, and print the plan."}
-    )
-
-    def __post_init__(self) -> None:
-        check_ranges(self, _RANGES)
-        if self.eval_samples > 1 and self.eval_temperature == 0:
-            raise ValueError(
-                "eval_temperature: 0 is greedy and all samples would be the same; write 1.0, for instance"
-            )
-        if self.eval_second_temperature == self.eval_temperature:
-            raise ValueError(
-                f"eval_second_temperature: {self.eval_second_temperature:g} is eval_temperature too; write another"
-            )
-        if self.task not in TASKS:
-            near = difflib.get_close_matches(self.task, TASKS, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TASKS)}"
-            raise ValueError(f"task: {self.task!r} is unknown; {hint}")
 
 
 class Checked(NamedTuple):
@@ -124,6 +54,7 @@ class Checked(NamedTuple):
         path: where the policy is.
         policy: the policy's configuration.
         tokenizer: the policy's.
+        schedule: how many rollouts and steps the run has.
         checkpoint: where training goes on, or None.
         notes: what the user should know before training starts.
     """
@@ -135,6 +66,7 @@ class Checked(NamedTuple):
     path: str
     policy: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
+    schedule: Schedule
     checkpoint: str | None
     notes: list[str]
 
@@ -159,53 +91,57 @@ def check(argv: Sequence[str]) -> Checked:
     if not torch.accelerator.is_available():
         # Without it, accelerate's multi-process launch on a CPU starts runs that do not know of each other.
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
-    if _launched_for("DEEPSPEED") and not is_deepspeed_available():
-        raise InputError("deepspeed: the launch config asks for it, and it is not installed; pip install deepspeed")
+    checks.check_launch()
     disable_progress_bar()  # of loading and saving; training has its own
     config_type, _ = ALGORITHMS.get(str(peek(argv, "algorithm")), ALGORITHMS["grpo"])
-    elsewhere = {**REMOVED, **dict.fromkeys(CreditPPOConfig.__annotations__, "it is a key of algorithm: ppo")}
+    advice = {**REMOVED, **dict.fromkeys(CreditPPOConfig.__annotations__, "it is a key of algorithm: ppo")}
     words = list(argv)
     planned = peek(argv, "dry_run") not in (None, False, "false")
-    if planned and not torch.accelerator.is_available() and peek(argv, "use_cpu") is None:
+    elsewhere = planned and not torch.accelerator.is_available() and peek(argv, "use_cpu") is None
+    if elsewhere:
         words += ["--use_cpu", "true"]  # a plan is often made where the GPUs are not, and transformers asks for them
-    run, model, config = parse(words, (RunArguments, ModelConfig, config_type), elsewhere=elsewhere)
+    run, model, config = parse(words, (RunArguments, ModelConfig, config_type), elsewhere=advice)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched > 1 and config.world_size == 1:
         raise InputError(f"{launched} processes were launched, but they do not see each other; add --use_cpu true")
     try:
-        return _checked(run, model, config)
+        lacks = checks.missing_here(config, model, planned_elsewhere=elsewhere)
+        if lacks and not run.dry_run:
+            raise InputError(lacks[0])
+        return _checked(run, model, config, lacks)
     except ValueError as error:  # TRL's and transformers' own checks
         raise InputError(" ".join(str(error).split())) from error
 
 
-def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig) -> Checked:
-    checkpoint = _checkpoint(config)
+def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig, notes: list[str]) -> Checked:
+    checkpoint = checks.checkpoint_of(config)
     earlier = checkpoints.complete(config.output_dir)
     if checkpoint is not None:
-        refuse_broken(checkpoint, "resume_from_checkpoint", _instead_of(Path(checkpoint)), states=True)
+        refuse_broken(checkpoint, "resume_from_checkpoint", checks.instead_of(Path(checkpoint)), states=True)
     if checkpoint is None and earlier and not run.overwrite and not run.dry_run:
         raise InputError(
             f"output_dir: {config.output_dir} holds {earlier[-1].name} of an earlier run; write "
             "--resume_from_checkpoint latest to go on, --overwrite true to delete it, or another output_dir"
         )
     tested = bool(run.held_out) or config.eval_strategy != "no"
-    if unknown := set(config.report_to) - INTEGRATION_TO_CALLBACK.keys():
-        known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
-        raise InputError(f"report_to: {unknown.pop()!r} is not known; write none, or some of {known}")
+    checks.check_installed(config, model)
     task = TASKS[run.task](run.task_options or {}, tests=None if tested else [])
+    assert task.train is not None
     for reward in task.rewards:
-        check_signature(reward, task.train.column_names if task.train is not None else [])
+        check_signature(reward, task.train.column_names)
+    schedule = schedule_of(config, run.processes or config.world_size, len(task.train))
     if not model.model_name_or_path:
         raise InputError("model_name_or_path: is missing; write a folder or the id of a model on the hub")
     path = model_path(model.model_name_or_path)
     if config.use_vllm and not run.dry_run:
-        _check_vllm(config)
-    policy, tokenizer = _check_policy(path, model, config, task)
+        checks.check_vllm(config)
+    policy, tokenizer = checks.check_policy(path, model, config, task)
     if isinstance(config, CreditPPOConfig) and config.critic_model_name_or_path is not None:
         config.critic_model_name_or_path = model_path(config.critic_model_name_or_path)
         trusted = {"trust_remote_code": config.trust_remote_code}
         critic.check(config.critic_model_name_or_path, policy, tokenizer, **trusted)
-    notes = [*task.notes, *_not_sharded()]
+    notes = [*notes, *task.notes, *checks.not_sharded()]
+    notes += rehearse(task.rewards, task.train[0], config.reward_timeout)
     if checkpoint and config.resume_from_checkpoint != checkpoint:  # the newest that counts
         notes += checkpoints.passed_over(checkpoint)
     if run.processes is not None and run.processes != config.world_size and not run.dry_run:
@@ -213,85 +149,7 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig) ->
             f"processes: the recipe is meant for {run.processes}, this run has {config.world_size}: batches are "
             f"{config.world_size / run.processes:g} times as large as there"
         )
-    return Checked(run, model, config, task, path, policy, tokenizer, checkpoint, notes)
-
-
-def _launched_for(engine: str) -> bool:
-    """Whether accelerate's launcher was told to use FSDP or DEEPSPEED."""
-    return os.environ.get(f"ACCELERATE_USE_{engine}", "false").lower() == "true"
-
-
-def _not_sharded() -> list[str]:
-    """A line for a launch config that asks for shards where accelerate, without a word, makes none."""
-    if torch.accelerator.is_available():
-        return []
-    return [
-        f"{engine.lower()}: accelerate shards on accelerators only; on this CPU every process holds the whole model "
-        "(plain DDP)"
-        for engine in ("FSDP", "DEEPSPEED")
-        if _launched_for(engine)
-    ]
-
-
-def _check_vllm(config: CreditGRPOConfig) -> None:
-    """Refuse what TRL would refuse once the policy is loaded."""
-    if not is_vllm_available():
-        raise InputError('use_vllm: vLLM is not installed; write pip install "trl[vllm]", or --use_vllm false')
-    if config.vllm_mode == "server" and not torch.cuda.is_available():
-        raise InputError(
-            "vllm_mode: server sends the weights over NCCL, which needs a CUDA device; write --vllm_mode colocate"
-        )
-
-
-def _checkpoint(config: CreditGRPOConfig) -> str | None:
-    """Where training goes on, or None; refuse names that the file system does not take."""
-    output = Path(config.output_dir)
-    try:
-        there = next(path for path in (output, *output.parents) if path.exists())
-    except OSError as error:
-        raise InputError(f"output_dir: {config.output_dir!r} cannot be a folder ({error.strerror})") from error
-    if "\0" in config.output_dir or not there.is_dir():
-        raise InputError(f"output_dir: {config.output_dir!r} cannot be a folder; write another name")
-    try:
-        return checkpoints.find(config.resume_from_checkpoint, config.output_dir)
-    except OSError as error:
-        wanted = config.resume_from_checkpoint
-        raise InputError(f"resume_from_checkpoint: {wanted!r} cannot be read ({error.strerror})") from error
-
-
-def _instead_of(checkpoint: Path) -> str:
-    names = [path.name for path in checkpoints.complete(checkpoint.parent)]
-    before = names[: names.index(checkpoint.name)] if checkpoint.name in names else []
-    if before:
-        return f"write an earlier checkpoint, {checkpoint.parent / before[-1]}"
-    return "write an earlier checkpoint, or start without resume_from_checkpoint"
-
-
-def _check_policy(
-    path: str, model: ModelConfig, config: CreditGRPOConfig, task: TaskData
-) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
-    """Refuse a policy that is not there, cannot be read, or whose context is too short; give what describes it."""
-    options = {"revision": model.model_revision, "trust_remote_code": config.trust_remote_code}
-    refuse_broken(path, "model_name_or_path", "write the folder of a whole model")
-    try:
-        policy = AutoConfig.from_pretrained(path, **options)
-        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", truncation_side="left", **options)
-    except Exception as error:  # of many kinds: the files are anybody's, and tokenizers raises a bare Exception
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(
-            f"model_name_or_path: {path!r} is neither a folder with a model nor a model that can be reached ({reason})"
-        ) from error
-    if "attention" in config.strategy.needs:
-        choose_layers(policy, config.credit_layers, config.credit_num_layers)
-    context = getattr(policy.get_text_config(), "max_position_embeddings", None)
-    assert task.train is not None
-    longest = max(prompt_lengths(tokenizer, list(task.train["prompt"])))
-    if context and longest + config.max_completion_length > context:
-        raise InputError(
-            f"max_completion_length: a prompt of {longest} tokens and {config.max_completion_length} of "
-            f"completion do not fit the model's context of {context}; shorten one of them"
-        )
-    return policy, tokenizer
+    return Checked(run, model, config, task, path, policy, tokenizer, schedule, checkpoint, notes)
 
 
 def build(checked: Checked) -> CreditGRPOTrainer:

@@ -10,6 +10,7 @@ from transformers.trainer_callback import ProgressCallback
 LINES = 20
 _SHOWN = {
     "reward": "reward {:.3f}",
+    "reward/unscored": "unscored {:.1f}",
     "completions/mean_length": "length {:.0f}",
     "value/explained_variance": "explained {:.2f}",
     "credit/weight_mean": "credit {:.3f}",
@@ -28,7 +29,7 @@ class Progress(ProgressCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
         for name in _SHOWN.keys() & (logs or {}).keys():
-            if logs[name] is not None:
+            if logs[name] is not None and (name != "reward/unscored" or logs[name]):  # said where there are some
                 self._logged[name].append(logs[name])
         due = state.global_step % max(1, state.max_steps // LINES) == 0
         if state.is_world_process_zero and self.training_bar is not None and due and logs and "loss" in logs:

@@ -1,7 +1,8 @@
 """Rewards that fail: a completion that cannot be scored is left out, a reward function that is wrong ends the run.
 
-A signature or a number of scores that is wrong is the user's to mend: `InputError`. An exception, a time-out or a
-score that is not finite makes that completion unscored: it gets no advantage and the run goes on. None keeps TRL's
+A signature or a number of scores that is wrong is the user's to mend: `InputError`. An exception or a time-out leaves
+the completions of that call unscored (with `reward_rescore` only those that cause it), a score that is not finite its
+own: they get no advantage, and the run goes on while some completion of a rollout has a score. None keeps TRL's
 meaning, "this reward does not apply here"; a completion for which every reward says None is unscored too.
 
 A server that does not answer concerns every completion: the call is repeated, and the run stops with a checkpoint if
@@ -10,27 +11,29 @@ that does not help.
 
 from __future__ import annotations
 
+import asyncio
 import functools
-import inspect
 import logging
 import math
-import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+import traceback
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from accelerate.utils import gather_object
 from torch import nn
+from trl.trainer.utils import is_async_callable
 
 from rlcredit.errors import InputError, RunStopped
-from rlcredit.tasks.base import result_of
+from rlcredit.tasks.event_loop import event_loop, within
+from rlcredit.trainers.reward_signature import check_signature, columns_of, name_of
+from rlcredit.trainers.sturdy_config import SturdyGRPOConfig
 
 logger = logging.getLogger(__name__)
 
-# What TRL passes to a reward function beside the columns of the data set.
-TRL_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
-# Row by row, give up on the rest of a batch after this many time-outs: each leaves a thread that cannot be stopped.
+# Row by row, give up on the rest of a batch after this many time-outs.
 TIMEOUTS_PER_BATCH = 3
+FRAMES = 3  # of a traceback that ends a run
 # What means that a server is away, by the class of the exception (Python's, requests', httpx's, aiohttp's, urllib's)
 # or by the status that it answers with.
 OUTAGES = frozenset({"ConnectionError", "TransportError", "ClientConnectionError", "URLError"})
@@ -41,40 +44,47 @@ class RewardsStopped(RunStopped):
     """A reward that the run cannot go on without."""
 
 
-def check_signature(reward: Callable, columns: Iterable[str]) -> None:
-    """Raise an InputError unless the function takes what TRL passes: by name, the data set's columns among it."""
-    passed = {name: None for name in (*TRL_ARGUMENTS, *columns) if name != "prompt"}
-    try:
-        inspect.signature(reward).bind(**passed)
-    except TypeError as error:
-        raise InputError(
-            f"reward {_name(reward)!r}: {error}; write def {_name(reward)}(completions, **kwargs)"
-        ) from error
-
-
 class GuardedRewards:
     """The reward functions of a run, guarded; reward models and their names stay as they are.
 
     Args:
         rewards: what TRL's trainer takes: a function, a model, a name, or a list of them.
-        columns: the columns of the training set.
-        timeout, retries: as for `GuardedReward`.
+        dataset: the training set, whose columns they are given.
+        args: the run's settings of rewards (`SturdyGRPOConfig`).
+        environments: whether TRL passes the environments of the completions.
+        extra_columns: whether more columns may come than the data set has, from a rollout function.
 
     Attributes:
-        functions: the same, for TRL's trainer.
+        functions: the same, for TRL's trainer; their metrics have different names.
+        unscored: completions of the run without any score.
+        rollouts: how many rollouts these were in.
     """
 
-    def __init__(self, rewards: Any, columns: Iterable[str], timeout: float | None, retries: int) -> None:
+    of_one_process = False  # scores are those of all processes
+
+    def __init__(
+        self, rewards: Any, dataset: Any, args: SturdyGRPOConfig, *, environments: bool, extra_columns: bool
+    ) -> None:
         self._guards: list[GuardedReward] = []
+        self._args = args
+        columns = columns_of(dataset)
 
         def guarded(reward: Any) -> Any:
             if not callable(reward) or isinstance(reward, nn.Module):
                 return reward
-            check_signature(reward, columns)
-            self._guards.append(GuardedReward(reward, timeout, retries))
-            return self._guards[-1]
+            check_signature(
+                reward, columns or (), environments=environments, extra_columns=extra_columns or columns is None
+            )
+            kind = AsyncGuardedReward if is_async_callable(reward) else GuardedReward
+            guard = kind(reward, args.reward_timeout, args.reward_retries, rescore=args.reward_rescore)
+            same = sum(other.given_name == guard.given_name for other in self._guards)
+            guard.__name__ = f"{guard.given_name}_{same + 1}" if same else guard.given_name
+            self._guards.append(guard)
+            return guard
 
         self.functions = [guarded(reward) for reward in rewards] if isinstance(rewards, list) else guarded(rewards)
+        self.unscored = self.rollouts = 0
+        self._empty_in_a_row = 0
 
     @property
     def failed(self) -> set[int]:
@@ -87,41 +97,93 @@ class GuardedRewards:
         for kind, reason in gather_object(errors):
             raise kind(reason)
 
+    def count(self, unscored: int, completions: int) -> None:
+        """Note how many completions of a rollout have no score.
+
+        Raises: RewardsStopped, on every process, if none has one and that was so `max_unscored_rollouts` times in a
+            row: a run that is taught nothing.
+        """
+        self.unscored += unscored
+        self.rollouts += unscored > 0
+        self._empty_in_a_row = self._empty_in_a_row + 1 if unscored == completions else 0
+        if self._empty_in_a_row < self._args.max_unscored_rollouts:
+            return
+        self._empty_in_a_row = 0  # a run that goes on from here has another try
+        causes = gather_object([(guard.__name__, guard.cause) for guard in self._guards if guard.failed])
+        name, cause = next(((name, cause) for name, cause in causes if cause), ("", ""))
+        reason = f"reward {name!r} raised {cause.splitlines()[-1]}" if cause else "no reward gave a number"
+        advice = "mend it" + (
+            "" if self._args.reward_rescore else ", or write reward_rescore: true to lose only completions that raise"
+        )
+        raise RewardsStopped(
+            f"none of the {completions} completions of a rollout has a score: {reason}; {advice}", cause
+        )
+
+    def state_dict(self) -> dict[str, int]:
+        return {"unscored": self.unscored, "rollouts": self.rollouts}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.unscored, self.rollouts = state["unscored"], state["rollouts"]
+
 
 class GuardedReward:
-    """A reward function whose failures concern single completions.
+    """A reward function whose failures concern completions, not the run.
 
     Args:
-        reward: a TRL reward function, plain or async: (prompts, completions, **columns) -> a score for each.
+        reward: a TRL reward function: (prompts, completions, **columns) -> a score for each.
         timeout: seconds for one call, or None.
         retries: how often a call is repeated whose server does not answer, after 1, 2, 4, ... seconds.
+        rescore: after a call that raised, call once for each completion, to lose only those that cause it.
 
     Attributes:
         failed: the rows of the last call that raised, timed out or got a score that is not finite.
+        cause: the last frames of what the last call raised, or "".
         error: what ends the run, or None. It is kept, not raised: other processes are waiting for the scores, so all
             have to raise it together.
     """
 
-    def __init__(self, reward: Callable, timeout: float | None = None, retries: int = 0) -> None:
+    def __init__(
+        self, reward: Callable, timeout: float | None = None, retries: int = 0, *, rescore: bool = False
+    ) -> None:
         functools.update_wrapper(self, reward, updated=())
-        self.__name__ = _name(reward)
-        self._reward, self._timeout, self._retries = reward, timeout, retries
+        self.given_name = self.__name__ = name_of(reward)
+        self._reward, self._timeout, self._retries, self._rescore = reward, timeout, retries, rescore
         self._reported: set[str] = set()
         self.failed: set[int] = set()
+        self.cause = ""
         self.error: InputError | RewardsStopped | None = None
 
-    def __call__(self, prompts: Sequence, completions: Sequence, **columns: Any) -> list[float | None]:
+    def __call__(self, prompts: Sequence, completions: Sequence, **columns: Any) -> Any:
         """Scores of all completions; nan for those that could not be scored."""
-        self.failed, self.error = set(), None
+        scoring = self._guarded(prompts, completions, columns)
+        try:
+            scoring.send(None)
+        except StopIteration as ended:  # a coroutine that never waits runs to its end at once
+            return ended.value
+        raise RuntimeError("a plain reward function waited for something")
+
+    async def _call(self, call: Callable[[], Any]) -> Any:
+        return within(self._timeout, call)
+
+    async def _wait(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    async def _guarded(self, prompts: Sequence, completions: Sequence, columns: dict[str, Any]) -> list[float | None]:
+        self.failed, self.cause, self.error = set(), "", None
         log_extra = columns.pop("log_extra", None)
+        scores: list[float | None]
+        extras: dict[str, list]
         try:
             try:
-                scores, extras = self._score(prompts, completions, columns)
+                scores, extras = await self._score(prompts, completions, columns)
             except (InputError, RewardsStopped):
                 raise
-            except Exception as error:  # whatever a user's function raises: find the completions that cause it
+            except Exception as error:  # whatever a user's function raises
                 self._report(error)
-                scores, extras = self._score_rows(prompts, completions, columns)
+                if self._rescore and len(completions) > 1:
+                    scores, extras = await self._score_rows(prompts, completions, columns)
+                else:
+                    scores, extras = [math.nan] * len(completions), {}
         except (InputError, RewardsStopped) as error:
             self.error = error
             return [math.nan] * len(completions)
@@ -131,9 +193,9 @@ class GuardedReward:
         self.failed |= {row for row, score in enumerate(scores) if score is not None and not math.isfinite(score)}
         return [math.nan if row in self.failed else score for row, score in enumerate(scores)]
 
-    def _score(
+    async def _score(
         self, prompts: Sequence, completions: Sequence, columns: dict[str, Any]
-    ) -> tuple[list, dict[str, list]]:
+    ) -> tuple[list[float | None], dict[str, list]]:
         """One call of the function: its scores, and what it logged (kept back until the call has succeeded)."""
         extras: dict[str, list] = {}
 
@@ -144,7 +206,7 @@ class GuardedReward:
             extras.clear()  # what an attempt before logged
             return self._reward(prompts=prompts, completions=completions, log_extra=log_extra, **columns)
 
-        scores = self._answer(call)
+        scores = await self._answer(call)
         if isinstance(scores, str) or not isinstance(scores, Iterable):
             raise InputError(f"reward {self.__name__!r} returned {type(scores).__name__}; return a list of numbers")
         scores = list(scores)
@@ -155,30 +217,26 @@ class GuardedReward:
             )
         return [self._number(score) for score in scores], extras
 
-    def _answer(self, call: Callable[[], Any]) -> Any:
+    async def _answer(self, call: Callable[[], Any]) -> Any:
         """The call's result, asked for again while a server is away. Raises: RewardsStopped if it stays away."""
         for attempt in range(self._retries + 1):
             try:
-                return _within(self._timeout, call)
+                return await self._call(call)
             except Exception as error:
                 if not _is_outage(error):
                     raise
-                last, wait = error, 2.0**attempt
+                last, kind, wait = error, type(error).__name__, 2.0**attempt
             if attempt < self._retries:
-                logger.warning(
-                    "reward %r: no server (%s: %s); asking again in %g s",
-                    self.__name__,
-                    type(last).__name__,
-                    last,
-                    wait,
-                )
-                time.sleep(wait)
+                logger.warning("reward %r: no server (%s: %s); asking again in %g s", self.__name__, kind, last, wait)
+                await self._wait(wait)
         raise RewardsStopped(
             f"reward {self.__name__!r}: its server did not answer {self._retries + 1} times "
-            f"({type(last).__name__}: {' '.join(str(last).split())[:160]})"
+            f"({kind}: {' '.join(str(last).split())[:160]})"
         ) from last
 
-    def _score_rows(self, prompts: Sequence, completions: Sequence, columns: dict[str, Any]) -> tuple[list, dict]:
+    async def _score_rows(
+        self, prompts: Sequence, completions: Sequence, columns: dict[str, Any]
+    ) -> tuple[list[float | None], dict[str, list]]:
         """Call the function once for each completion."""
         scores: list[float | None] = []
         extras: dict[str, list] = {}
@@ -189,7 +247,9 @@ class GuardedReward:
             try:
                 if timeouts >= TIMEOUTS_PER_BATCH:
                     raise TimeoutError("too many time-outs in this batch")
-                (score,), logged = self._score(prompts[row : row + 1], completions[row : row + 1], columns_of_row)
+                (score,), logged = await self._score(
+                    prompts[row : row + 1], completions[row : row + 1], columns_of_row
+                )
             except (InputError, RewardsStopped):
                 raise
             except Exception as error:
@@ -212,11 +272,28 @@ class GuardedReward:
             raise InputError(f"reward {self.__name__!r} returned the score {score!r}; return numbers") from error
 
     def _report(self, error: Exception) -> None:
-        """Say each kind of failure once."""
+        """Keep the last frames, and say each kind of failure once."""
+        self.cause = "".join(
+            traceback.format_exception(type(error), error, error.__traceback__, limit=-FRAMES)
+        ).strip()
         kind = f"{type(error).__name__}: {error}"[:200]
         if kind not in self._reported:
             self._reported.add(kind)
             logger.warning("reward %r failed (%s); such completions stay unscored", self.__name__, kind)
+
+
+class AsyncGuardedReward(GuardedReward):
+    """An async reward function, guarded: on the one event loop that all of them share, beside the others."""
+
+    async def __call__(self, prompts: Sequence, completions: Sequence, **columns: Any) -> list[float | None]:
+        scoring = self._guarded(prompts, completions, columns)
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(scoring, event_loop()))
+
+    async def _call(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        return await asyncio.wait_for(call(), self._timeout)
+
+    async def _wait(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
 
 
 def _is_outage(error: Exception) -> bool:
@@ -227,36 +304,6 @@ def _is_outage(error: Exception) -> bool:
     return any(kind.__name__ in OUTAGES for kind in type(error).__mro__)
 
 
-def _within(timeout: float | None, call: Callable[[], Any]) -> Any:
-    """The call's result, an async one awaited; TimeoutError after `timeout` seconds (its thread is left behind)."""
-
-    def run() -> Any:
-        return result_of(call())
-
-    if timeout is None:
-        return run()
-    outcome: dict[str, Any] = {}
-
-    def worker() -> None:
-        try:
-            outcome["result"] = run()
-        except BaseException as error:  # handed to the caller's thread below
-            outcome["error"] = error
-
-    thread = threading.Thread(target=worker, daemon=True)
-    thread.start()
-    thread.join(timeout)
-    if not outcome:
-        raise TimeoutError(f"no answer within {timeout} s")
-    if "error" in outcome:
-        raise outcome["error"]
-    return outcome["result"]
-
-
 def _row(value: Any, row: int, rows: int) -> Any:
     """A column cut to one row; what is no column stays as it is."""
     return value[row : row + 1] if isinstance(value, list) and len(value) == rows else value
-
-
-def _name(reward: Callable) -> str:
-    return getattr(reward, "__name__", type(reward).__name__)

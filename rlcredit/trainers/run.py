@@ -25,7 +25,8 @@ from rlcredit.trainers.grpo_config import CreditGRPOConfig
 from rlcredit.trainers.plan import plan
 from rlcredit.trainers.ppo import CreditPPOTrainer
 from rlcredit.trainers.ppo_config import CreditPPOConfig
-from rlcredit.trainers.prepare import Checked, RunArguments, build, check
+from rlcredit.trainers.prepare import Checked, build, check
+from rlcredit.trainers.run_arguments import RunArguments
 from rlcredit.trainers.stopping import Terminated, ending_at_once, naming_lost_processes
 
 ACCURACY_FILE = "accuracy.json"

@@ -53,12 +53,17 @@ class SturdyGRPOTrainer(GRPOTrainer):
 
     def __init__(self, model, reward_funcs=None, args=None, train_dataset=None, **kwargs):  # type: ignore[no-untyped-def]
         args = self.checked(args)
-        columns = getattr(train_dataset, "column_names", None) or []
-        self._rewards = GuardedRewards(reward_funcs, columns, args.reward_timeout, args.reward_retries)
-        super().__init__(model, self._rewards.functions, args=args, train_dataset=train_dataset, **kwargs)
+        self.rewards = GuardedRewards(
+            reward_funcs,
+            train_dataset,
+            args,
+            environments=kwargs.get("environment_factory") is not None,
+            extra_columns=kwargs.get("rollout_func") is not None,
+        )
+        super().__init__(model, self.rewards.functions, args=args, train_dataset=train_dataset, **kwargs)
         self.bad_steps = BadSteps(self.accelerator, args.max_bad_steps, self._note_bad_steps)
         self.run_state, self._stop_on_signal = RunState(self), StopOnSignal(self.accelerator)
-        self.run_state.components["bad_steps"] = self.bad_steps
+        self.run_state.components |= {"bad_steps": self.bad_steps, "rewards": self.rewards}
         for callback in (self.bad_steps, self.run_state, self._stop_on_signal):
             self.add_callback(callback)
         self.parts: list[checkpoints.Part] = []
@@ -97,11 +102,13 @@ class SturdyGRPOTrainer(GRPOTrainer):
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):  # type: ignore[no-untyped-def]
         scores = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         failed = torch.zeros(len(prompts), device=self.accelerator.device)
-        failed[list(self._rewards.failed)] = 1
+        failed[list(self.rewards.failed)] = 1
         scores[self.accelerator.gather(failed).bool()] = torch.nan
-        self._rewards.agree()
-        unscored = scores.isnan().all(dim=1).float().sum().item()
-        self._metrics["train" if self.model.training else "eval"]["reward/unscored"].append(unscored)
+        self.rewards.agree()
+        unscored = int(scores.isnan().all(dim=1).sum())
+        self._metrics["train" if self.model.training else "eval"]["reward/unscored"].append(float(unscored))
+        if self.model.training:
+            self.rewards.count(unscored, len(scores))
         return scores
 
     def _compute_loss(self, model, inputs):  # type: ignore[no-untyped-def]
@@ -166,7 +173,8 @@ class SturdyGRPOTrainer(GRPOTrainer):
                 self._save_checkpoint(self.model, trial=None)
                 raise RunStopped(
                     f"{error}; the run so far is in {self._last_checkpoint}, "
-                    "go on from there with --resume_from_checkpoint latest"
+                    "go on from there with --resume_from_checkpoint latest",
+                    error.details,
                 ) from error
 
     def _run_epoch(self, **kwargs):  # type: ignore[no-untyped-def]

@@ -31,6 +31,7 @@ _RANGES: tuple[Range, ...] = (
     ("max_bad_steps", lambda n: n >= 1, "1 or more"),
     ("reward_timeout", lambda x: x > 0, "seconds above 0, or null"),
     ("reward_retries", lambda n: n >= 0, "0 or more"),
+    ("max_unscored_rollouts", lambda n: n >= 1, "1 or more"),
 )
 # TRL refuses other words in the middle of the first step, with the weights loaded and a rollout made; a contract test
 # holds these to TRL's own.
@@ -63,6 +64,16 @@ class SturdyGRPOConfig(GRPOConfig):
             "help": "How often a reward whose server does not answer is called again, after 1, 2, 4, ... seconds; "
             "then the run stops with a checkpoint."
         },
+    )
+    reward_rescore: bool = field(
+        default=False,
+        metadata={
+            "help": "After a reward function raised or took too long, call it again for each completion by itself, so "
+            "that only those that cause it stay unscored; false: all completions of that call do."
+        },
+    )
+    max_unscored_rollouts: int = field(
+        default=1, metadata={"help": "Stop, with a checkpoint, after this many rollouts in a row without any score."}
     )
     on_save_error: str = field(
         default="stop",

@@ -11,13 +11,15 @@ import torch
 from rlcredit import CreditGRPOTrainer
 from rlcredit.attention import Capture
 from rlcredit.errors import InputError, RunStopped
-from rlcredit.trainers.rewards import GuardedReward, check_signature
+from rlcredit.tasks.event_loop import result_of
+from rlcredit.trainers.reward_signature import check_signature
+from rlcredit.trainers.rewards import AsyncGuardedReward, GuardedReward
 from tests import runs, tiny
 from tests.analyzed import Recorder, assert_as_analyzed
 
 
 def rows_of(reward, completions, **columns):
-    guard = GuardedReward(reward, columns.pop("timeout", None))
+    guard = GuardedReward(reward, columns.pop("timeout", None), rescore=columns.pop("rescore", False))
     return guard, guard(["p"] * len(completions), completions, **columns)
 
 
@@ -25,7 +27,7 @@ def test_one_completion_that_raises_costs_only_itself():
     def reward(completions, answer, **kwargs):
         return [1.0 / (len(c) - a) for c, a in zip(completions, answer, strict=True)]
 
-    guard, scores = rows_of(reward, ["ab", "abc", "a"], answer=[1, 3, 0])
+    guard, scores = rows_of(reward, ["ab", "abc", "a"], answer=[1, 3, 0], rescore=True)
     assert scores[0] == 1 and math.isnan(scores[1]) and scores[2] == 1
     assert guard.failed == {1}
 
@@ -42,7 +44,7 @@ def test_a_reward_that_hangs_meets_its_limit():
         return [1.0] * len(completions)
 
     started = time.monotonic()
-    guard, scores = rows_of(reward, ["a", "slow", "b"], timeout=0.1)
+    guard, scores = rows_of(reward, ["a", "slow", "b"], timeout=0.1, rescore=True)
     assert guard.failed == {1} and scores[0] == scores[2] == 1
     assert time.monotonic() - started < 3
 
@@ -51,7 +53,8 @@ def test_async_rewards_are_awaited():
     async def reward(completions, **kwargs):
         return [len(c) for c in completions]
 
-    assert rows_of(reward, ["a", "abc"])[1] == [1, 3]
+    guard = AsyncGuardedReward(reward)
+    assert result_of(guard(["p", "p"], ["a", "abc"])) == [1, 3]
 
 
 def test_what_a_failed_call_logged_is_not_logged_twice():
@@ -60,7 +63,7 @@ def test_what_a_failed_call_logged_is_not_logged_twice():
         return [1 / len(c) for c in completions]
 
     found = []
-    rows_of(reward, ["ab", "", "a"], log_extra=lambda column, values: found.append((column, values)))
+    rows_of(reward, ["ab", "", "a"], rescore=True, log_extra=lambda column, values: found.append((column, values)))
     assert found == [("size", [2, None, 1])]
 
 

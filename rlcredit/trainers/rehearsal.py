@@ -1,0 +1,47 @@
+"""Each reward function called once before a run, as training will call it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from transformers import TrainerState
+from trl.trainer.utils import is_async_callable
+
+from rlcredit.errors import InputError
+from rlcredit.tasks.event_loop import result_of
+from rlcredit.trainers.rewards import AsyncGuardedReward, GuardedReward, RewardsStopped
+
+
+def rehearse(rewards: Sequence[Callable], row: dict[str, Any], timeout: float | None = None) -> list[str]:
+    """Call each reward function once, as training will, with a made-up completion of one training row.
+
+    Args:
+        row: with its `prompt`; the completion is a text, or messages where that is a conversation.
+
+    Returns: a line for each whose server does not answer now.
+
+    Raises: InputError if one raises, or returns what is no score.
+    """
+    prompt, text = row["prompt"], "The answer is 42."
+    completion = text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+    shape = "a text" if isinstance(prompt, str) else "a list of messages"
+    given: dict[str, Any] = {name: [value] for name, value in row.items() if name != "prompt"}
+    given |= {"completion_ids": [[0]], "trainer_state": TrainerState(), "log_metric": lambda *values: None}
+    notes = []
+    for reward in rewards:
+        kind = AsyncGuardedReward if is_async_callable(reward) else GuardedReward
+        guard = kind(reward, timeout)
+        result_of(guard(prompts=[prompt], completions=[completion], **given))
+        if isinstance(guard.error, RewardsStopped):
+            notes.append(f"{guard.error}, now; a run would ask it again")
+        elif guard.error is not None:
+            raise guard.error
+        elif guard.cause:
+            file, line = re.findall(r'File "(.*?)", line (\d+)', guard.cause)[-1]
+            raise InputError(
+                f"reward {guard.__name__!r}: {guard.cause.splitlines()[-1]} ({file}, line {line}), called with the "
+                f"first training row and {shape} as its completion, as training does; mend it"
+            )
+    return notes
