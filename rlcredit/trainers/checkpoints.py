@@ -11,11 +11,12 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from accelerate.utils import gather_object
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
@@ -113,12 +114,13 @@ def agree(path: str | None) -> None:
 # ---- writing ------------------------------------------------------------------------------------------------------
 
 
-def write(trainer: GRPOTrainer, folder: Path, save: Callable[[], None], *, needed: bool) -> bool:
+def write(trainer: GRPOTrainer, folder: Path, steps: Sequence[Callable[[], None]], *, needed: bool) -> bool:
     """Write a checkpoint, then delete older ones beyond `save_total_limit`.
 
     Args:
         folder: where; what an earlier run left there is removed.
-        save: writes all files of this process there.
+        steps: write the files of this process there, in this order. All processes agree on how a step went before
+            the next one, in which they may wait for each other.
         needed: whether the run ends with it, so that it cannot go on without.
 
     Returns: whether it is there. Where one process could not write, it is nowhere: it is removed.
@@ -127,30 +129,29 @@ def write(trainer: GRPOTrainer, folder: Path, save: Callable[[], None], *, neede
     """
     saves, accelerator = trainer.args.should_save, trainer.accelerator
 
-    def write_files() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        save()
-
     if saves:
         shutil.rmtree(folder, ignore_errors=True)
     accelerator.wait_for_everyone()
     # transformers deletes older checkpoints as soon as its own files are written, which is before this one counts
     limit, trainer.args.save_total_limit = trainer.args.save_total_limit, None
     try:
-        reason = _failure_of_any(write_files)
+        failure = _first_failure(
+            lambda: folder.mkdir(parents=True, exist_ok=True),
+            *steps,
+            lambda: mark_complete(folder) if saves else None,
+        )
     finally:
         trainer.args.save_total_limit = limit
-    reason = reason or _failure_of_any(lambda: mark_complete(folder) if saves else None)
-    if reason:
+    if failure:
         if saves:
             shutil.rmtree(folder, ignore_errors=True)
-        line = _not_saved(folder, reason)
+        line = _not_saved(folder, failure.reason)
         if needed or trainer.args.on_save_error == "stop":
-            raise RunStopped(f"{line}; make room, then go on with --resume_from_checkpoint latest")
+            raise RunStopped(f"{line}; {failure.advice}, then go on with --resume_from_checkpoint latest")
         logger.warning("%s, and the run goes on", line)
     elif saves:
         rotate_checkpoints(str(folder.parent), limit, trainer.state.best_model_checkpoint, use_mtime=True)
-    return not reason
+    return failure is None
 
 
 def _not_saved(folder: Path, reason: str) -> str:
@@ -161,14 +162,32 @@ def _not_saved(folder: Path, reason: str) -> str:
     return f"{folder.name} could not be saved ({reason}{free}); {kept}"
 
 
-def _failure_of_any(action: Callable[[], None]) -> str | None:
-    """Run it on every process; why it failed on one of them, told to all, or None."""
-    reason = None
-    try:
-        action()
-    except WRITE_ERRORS as error:
+class Failure(NamedTuple):
+    """Why something could not be written, in a few words, and what to do."""
+
+    reason: str
+    advice: str
+
+    @staticmethod
+    def of(error: Exception) -> Failure:
+        """What one of WRITE_ERRORS says."""
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return next((found for found in gather_object([reason]) if found), None)
+        if isinstance(error, HfHubHTTPError):
+            return Failure(f"the hub: {reason}", "mend the token or the connection, or write --push_to_hub false")
+        return Failure(reason, "make room")
+
+
+def _first_failure(*steps: Callable[[], None]) -> Failure | None:
+    """Run the steps on every process, up to the first that fails on one of them: why it failed, told to all."""
+    for step in steps:
+        failure = None
+        try:
+            step()
+        except WRITE_ERRORS as error:
+            failure = Failure.of(error)
+        if failures := [other for other in gather_object([failure]) if other]:
+            return failures[0]
+    return None
 
 
 def mark_complete(folder: Path) -> None:

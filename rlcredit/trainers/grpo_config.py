@@ -34,4 +34,4 @@ class CreditGRPOConfig(CreditArguments, SturdyGRPOConfig):
         return strategy_of(self)
 
     def compared_settings(self) -> dict[str, Any]:
-        return self.credit_settings()
+        return {**super().compared_settings(), **self.credit_settings()}

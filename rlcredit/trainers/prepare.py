@@ -32,6 +32,7 @@ from rlcredit.trainers.rehearsal import rehearse
 from rlcredit.trainers.reports import PROMPTS, Reports
 from rlcredit.trainers.reward_signature import check_signature
 from rlcredit.trainers.run_arguments import RunArguments
+from rlcredit.trainers.run_state import changes_since
 from rlcredit.trainers.schedule import Schedule, schedule_of
 
 ALGORITHMS: dict[str, tuple[type[CreditGRPOConfig], type[CreditGRPOTrainer]]] = {
@@ -144,6 +145,10 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig, no
     notes += rehearse(task.rewards, task.train[0], config.reward_timeout)
     if checkpoint and config.resume_from_checkpoint != checkpoint:  # the newest that counts
         notes += checkpoints.passed_over(checkpoint)
+    if checkpoint and run.dry_run:  # a run says it when it resumes
+        notes += [
+            f"resumed with another {line}" for line in changes_since(Path(checkpoint), config.compared_settings())
+        ]
     if run.processes is not None and run.processes != config.world_size and not run.dry_run:
         notes.append(
             f"processes: the recipe is meant for {run.processes}, this run has {config.world_size}: batches are "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import random
 from collections import deque
 from pathlib import Path
@@ -21,6 +22,7 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from rlcredit.errors import InputError
+from rlcredit.trainers.sturdy_config import ROLLOUT_SETTINGS
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +101,12 @@ class RunState(TrainerCallback):
             "wandb_run": _wandb_run(),
             "components": self._components(),
         }
-        torch.save(state, _file(folder, self._trainer.accelerator.process_index))
+        path = _file(folder, self._trainer.accelerator.process_index)
+        torch.save(state, path)
+        try:
+            _read(path, "cpu")  # what cannot be read back would be found by the resume
+        except pickle.UnpicklingError as error:
+            raise RuntimeError(f"{path.name} cannot be read back: {' '.join(str(error).split())[:120]}") from error
 
     def load(self, folder: Path) -> None:
         """Read this process's state, to be put back when training begins.
@@ -114,15 +121,7 @@ class RunState(TrainerCallback):
             logger.warning("%s was not written by rlcredit: the run goes on from its weights, not bit for bit", folder)
             return
         # torch knows no "cpu:0", which is what the device is called in a process launched on a CPU
-        device = "cpu" if accelerator.device.type == "cpu" else accelerator.device
-        state = torch.load(path, map_location=device, weights_only=True)
-        if isinstance(state, dict) and {"processes", "credit", "frozen"} <= state.keys():
-            raise InputError(
-                f"resume_from_checkpoint: {folder} was written by rlcredit 0.1.0; go on from it with that version, or "
-                f"start from its weights with --model_name_or_path {folder} and another output_dir"
-            )
-        if not isinstance(state, dict) or state.get("format") != FORMAT:
-            raise InputError(f"resume_from_checkpoint: {path} is no state of a run; write an earlier checkpoint")
+        state = _checked(path, "cpu" if accelerator.device.type == "cpu" else accelerator.device)
         if state["processes"] != accelerator.num_processes:
             logger.warning(
                 "%s was written by %d processes and is resumed by %d: the run goes on, but not bit for bit",
@@ -132,6 +131,8 @@ class RunState(TrainerCallback):
             )
             shared = {name for name, component in self.components.items() if not component.of_one_process}
             state["components"] = {name: state["components"][name] for name in shared & state["components"].keys()}
+        if _drops_rollout(state["settings"], self._settings):
+            state["components"].pop("trl", None)
         if accelerator.is_main_process:
             for line in changes(state["settings"], self._settings):
                 logger.warning("resumed with another %s", line)
@@ -143,6 +144,8 @@ class RunState(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         if self._resumed is not None:  # put back now, since transformers has set its own values by now
             self._restore(self._resumed)
+            if "trl" not in self._resumed:  # the next step generates anew
+                self._trainer._step = state.global_step * args.gradient_accumulation_steps
             self._resumed = None
 
     def on_step_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
@@ -170,8 +173,38 @@ class RunState(TrainerCallback):
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The settings that differ, as lines `name: 0.4 -> 0.2`."""
-    return [f"{name}: {before.get(name)} -> {now.get(name)}" for name in now if before.get(name) != now.get(name)]
+    """The settings that differ, as lines `name: 0.4 -> 0.2`, and what that costs."""
+    lines = [f"{name}: {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]
+    dropped = {name for name in ROLLOUT_SETTINGS if before.get(name) != now.get(name)}
+    cost = ": the rollout at hand is dropped, and the next step generates anew"
+    return [line + cost if line.split(":")[0] in dropped else line for line in lines]
+
+
+def changes_since(folder: Path, settings: dict[str, Any]) -> list[str]:
+    """The same for the settings that a checkpoint was written with. Raises: InputError as for `RunState.load`."""
+    path = _file(folder, 0)
+    return changes(_checked(path, "cpu")["settings"], settings) if path.is_file() else []
+
+
+def _drops_rollout(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether the rollout at hand was made under settings that its use depends on, and they have changed."""
+    return any(before.get(name) != now.get(name) for name in ROLLOUT_SETTINGS)
+
+
+def _checked(path: Path, device: str | torch.device) -> dict[str, Any]:
+    state = _read(path, device)
+    if isinstance(state, dict) and {"processes", "credit", "frozen"} <= state.keys():
+        raise InputError(
+            f"resume_from_checkpoint: {path.parent} was written by rlcredit 0.1.0; go on from it with that version, "
+            f"or start from its weights with --model_name_or_path {path.parent} and another output_dir"
+        )
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise InputError(f"resume_from_checkpoint: {path} is no state of a run; write an earlier checkpoint")
+    return state
+
+
+def _read(path: Path, device: str | torch.device) -> Any:
+    return torch.load(path, map_location=device, weights_only=True)
 
 
 def _file(folder: Path, process: int) -> Path:
@@ -191,12 +224,19 @@ def _refill(table: Any, rows: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Deques and default dicts as lists and dicts, which `weights_only` loads."""
+    """The value in types that `weights_only` loads: deques and default dicts as lists and dicts, numpy's numbers as
+    Python's, and the name of its type for what has no such form, such as an image in a table of prompts."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | deque):
         return [_plain(item) for item in value]
-    return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if value is None or type(value) in (bool, int, float, complex, str, bytes) or isinstance(value, Tensor):
+        return value
+    return str(value) if isinstance(value, str) else f"<{type(value).__name__}>"
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:

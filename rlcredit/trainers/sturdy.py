@@ -13,6 +13,7 @@ Nothing of TRL is copied. The trainer overrides these seams and calls `super()` 
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -204,11 +205,10 @@ class SturdyGRPOTrainer(GRPOTrainer):
         if folder == self._last_checkpoint:  # stopped before the step that follows it
             return
 
-        def save() -> None:
-            self.run_state.save(folder)
-            for part in self.parts:
-                part.save(folder)
-            super(SturdyGRPOTrainer, self)._save_checkpoint(model, trial)
-
-        if checkpoints.write(self, folder, save, needed=self._ends_early or self.was_stopped):
+        steps = [
+            partial(self.run_state.save, folder),
+            *(partial(part.save, folder) for part in self.parts),
+            partial(super()._save_checkpoint, model, trial),
+        ]
+        if checkpoints.write(self, folder, steps, needed=self._ends_early or self.was_stopped):
             self._last_checkpoint = folder

@@ -42,6 +42,18 @@ WORDS = {
     "importance_sampling_level": ("token", "sequence"),
     "on_save_error": ("stop", "continue"),
 }
+# What a rollout that is still in use was made under: where one has changed, the rollout cannot be used on.
+ROLLOUT_SETTINGS = (
+    "algorithm",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "steps_per_generation",
+    "num_generations",
+    "num_iterations",
+    "beta",
+    "use_vllm",
+    "vllm_importance_sampling_correction",
+)
 
 
 @dataclass
@@ -111,4 +123,4 @@ class SturdyGRPOConfig(GRPOConfig):
 
     def compared_settings(self) -> dict[str, Any]:
         """What a checkpoint keeps of the settings: a run that resumes with others says which."""
-        return {}
+        return {"algorithm": type(self).__name__, **{name: getattr(self, name) for name in ROLLOUT_SETTINGS[1:]}}

@@ -143,3 +143,17 @@ def test_a_real_disk_that_fills_up(tmp_path, choice):
         assert done.returncode == 0, done.stderr[-3000:]
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", ["stop", "continue"])
+def test_a_disk_that_is_full_for_one_process_of_two_ends_or_goes_on_for_both(tmp_path, choice):
+    """The own file of the second process cannot be written: the first must not wait for it in a collective."""
+    done = command.run_module("tests.faults.full_disk", tmp_path, choice, processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    kept = [path.name for path in checkpoints.folders(tmp_path)]
+    if choice == "continue":
+        assert kept == ["checkpoint-2", "checkpoint-6"] and "could not be saved" in done.stderr
+    else:
+        assert kept == ["checkpoint-2"]
+        assert all(f"process {rank} stopped: checkpoint-4 could not be saved" in done.stdout for rank in range(2))

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
 from transformers import TrainerState
 
 from rlcredit import CreditGRPOConfig, CreditGRPOTrainer, CreditPPOTrainer
-from rlcredit.errors import InputError
+from rlcredit.errors import InputError, RunStopped
 from rlcredit.runs import log
 from rlcredit.runs.log import JsonlLog
-from rlcredit.trainers import checkpoints, critic
+from rlcredit.trainers import checkpoints, critic, run_state
 from tests import runs, tiny
+
+
+class Unreadable:
+    """Of no type that `weights_only` loads."""
+
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
 
@@ -264,3 +271,66 @@ def test_processes_that_found_different_checkpoints_do_not_start(monkeypatch):
         checkpoints.agree("run/checkpoint-2")
     monkeypatch.setattr(checkpoints, "gather_object", lambda found: [*found, "run/checkpoint-2"])
     checkpoints.agree("run/checkpoint-2")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line"),
+    [
+        (
+            dict(per_device_train_batch_size=8, steps_per_generation=2),
+            dict(per_device_train_batch_size=4, steps_per_generation=2, gradient_accumulation_steps=2),
+            "per_device_train_batch_size: 8 -> 4",
+        ),
+        ({}, dict(steps_per_generation=3), "steps_per_generation: 4 -> 3"),
+        ({}, dict(beta=0.05), "beta: 0.0 -> 0.05"),
+        ({}, dict(num_iterations=2), "num_iterations: 1 -> 2"),
+    ],
+    ids=["batch", "steps-a-rollout", "beta", "iterations"],
+)
+def test_a_run_resumed_with_other_sizes_drops_the_rollout_at_hand_and_goes_on(tmp_path, caplog, before, after, line):
+    """After three of four steps that use one rollout; the first step then generates a new one."""
+    settings = dict(save_strategy="steps", save_steps=3)
+    runs.trained(tmp_path, **settings, **before, max_steps=3)
+    again = runs.trainer(tmp_path, **{**settings, **before, **after}, max_steps=6)
+    rollouts = []
+
+    class Counter(CreditGRPOTrainer):
+        def _generate_and_score_completions(self, inputs):
+            rollouts.append(self.state.global_step)
+            return super()._generate_and_score_completions(inputs)
+
+    again.__class__ = Counter
+    again.train(resume_from_checkpoint="latest")
+    assert again.state.global_step == 6 and rollouts[0] == 3
+    assert f"resumed with another {line}: the rollout at hand is dropped" in caplog.text
+    assert all(math.isfinite(entry["loss"]) for entry in runs.logged(again))
+
+
+def test_what_rewards_log_is_kept_in_plain_types(tmp_path):
+    """numpy's numbers in the table of completions made every checkpoint unreadable."""
+
+    def reward(completions, log_extra, **_):
+        log_extra("size", [np.float32(len(text)) for text in completions])
+        log_extra("shape", [np.array([1, 2]) for _ in completions])
+        log_extra("object", [object() for _ in completions])
+        return [float(len(text)) for text in completions]
+
+    runs.trained(tmp_path, reward=reward, max_steps=2, save_strategy="steps", save_steps=2)
+    again = runs.trainer(tmp_path, reward=reward, max_steps=3)
+    again.train(resume_from_checkpoint="latest")
+    extra = again._logs["extra"]
+    assert isinstance(extra["size"][0], float) and extra["shape"][0] == [1, 2] and extra["object"][0] == "<object>"
+
+
+def test_a_state_that_cannot_be_read_back_is_no_checkpoint(tmp_path, monkeypatch):
+    plain = run_state._plain
+    monkeypatch.setattr(run_state, "_plain", lambda value: value if isinstance(value, Unreadable) else plain(value))
+
+    def reward(completions, log_extra, **_):
+        log_extra("object", [Unreadable() for _ in completions])
+        return [float(len(text)) for text in completions]
+
+    made = runs.trainer(tmp_path, reward=reward, max_steps=2, save_strategy="steps", save_steps=2)
+    with pytest.raises(RunStopped, match=r"checkpoint-2 could not be saved .*cannot be read back"):
+        made.train()
+    assert not checkpoints.folders(tmp_path)
