@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from peft import LoraConfig, TaskType, get_peft_model
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
@@ -98,31 +98,19 @@ def check(path: str, policy: PreTrainedConfig, tokenizer: PreTrainedTokenizerBas
         )
 
 
-def load(policy: PreTrainedModel, path: str | None, lora_r: int, **options: Any) -> nn.Module:
+def load(policy: nn.Module, path: str | None, lora_r: int, **options: Any) -> nn.Module:
     """A critic from a path, or with a copy of the policy's weights; its head starts at zero unless the path has one.
 
-    Values start at zero [not in the paper], so that the first advantages are the rewards' alone.
+    Values start at zero [not in the paper], so that the first advantages are the rewards' alone. The critic is trained
+    in float32 whatever the policy's precision: steps of 16-bit weights are mostly rounded away.
+
+    Args:
+        policy: a model of transformers, wrapped by PEFT or not: with adapters, their merged weights are the policy's.
     """
-    config = copy.deepcopy(policy.config) if path is None else AutoConfig.from_pretrained(path, **options)
-    config.num_labels, config.classifier_dropout = 1, 0.0
-    has_class = type(config) in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
-    new_head = True
     if path is None:
-        if has_class:
-            critic = AutoModelForTokenClassification.from_config(config, dtype=policy.dtype)
-        else:
-            critic = ValueModel(AutoModel.from_config(config, dtype=policy.dtype))
-        critic.base_model.load_state_dict(_without_adapter(policy.base_model.state_dict()))
-    elif has_class:
-        critic, report = AutoModelForTokenClassification.from_pretrained(
-            path, config=config, dtype=policy.dtype, output_loading_info=True, **options
-        )
-        new_head = bool(report["missing_keys"])
+        critic, new_head = _copy_of(policy), True
     else:
-        critic = ValueModel(AutoModel.from_pretrained(path, dtype=policy.dtype, **options))
-        if (Path(path) / HEAD_FILE).is_file():
-            critic.score.load_state_dict(load_file(Path(path) / HEAD_FILE))
-            new_head = False
+        critic, new_head = _from_files(path, **options)
     for module in critic.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -139,10 +127,56 @@ def load(policy: PreTrainedModel, path: str | None, lora_r: int, **options: Any)
     return critic
 
 
-def _without_adapter(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The base model's own weights, where PEFT has put an adapter around them."""
-    own = {name: value for name, value in state.items() if "lora_" not in name and ".modules_to_save." not in name}
-    return {name.replace(".base_layer.", ".").replace(".original_module.", "."): v for name, v in own.items()}
+def _copy_of(policy: nn.Module) -> nn.Module:
+    merged: Any = _merged(policy) if isinstance(policy, PeftModel) else policy
+    config = _with_one_value(copy.deepcopy(merged.config))
+    if _has_class(config):
+        critic = AutoModelForTokenClassification.from_config(config, dtype=torch.float32)
+    else:
+        critic = ValueModel(AutoModel.from_config(config, dtype=torch.float32))
+    critic.base_model.load_state_dict(merged.base_model.state_dict())
+    return critic
+
+
+def _merged(policy: PeftModel) -> nn.Module:
+    """The policy's weights with its adapters in them. Raises: InputError, naming what PEFT cannot merge."""
+    kind = policy.active_peft_config.peft_type
+    instead = "write the folder or id of a whole model as critic_model_name_or_path"
+    if getattr(policy.get_base_model(), "is_quantized", False):
+        raise InputError(
+            f"critic_model_name_or_path: the policy's weights are quantised and cannot be copied; {instead}"
+        )
+    try:
+        return copy.deepcopy(policy).merge_and_unload()
+    except (AttributeError, NotImplementedError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"critic_model_name_or_path: PEFT cannot merge adapters of the kind {kind.value} ({reason}); {instead}"
+        ) from error
+
+
+def _from_files(path: str, **options: Any) -> tuple[nn.Module, bool]:
+    """The critic, and whether its head is new."""
+    config = _with_one_value(AutoConfig.from_pretrained(path, **options))
+    if _has_class(config):
+        critic, report = AutoModelForTokenClassification.from_pretrained(
+            path, config=config, dtype=torch.float32, output_loading_info=True, **options
+        )
+        return critic, bool(report["missing_keys"])
+    critic = ValueModel(AutoModel.from_pretrained(path, dtype=torch.float32, **options))
+    if not (Path(path) / HEAD_FILE).is_file():
+        return critic, True
+    critic.score.load_state_dict(load_file(Path(path) / HEAD_FILE))
+    return critic, False
+
+
+def _with_one_value(config: PreTrainedConfig) -> PreTrainedConfig:
+    config.num_labels, config.classifier_dropout = 1, 0.0
+    return config
+
+
+def _has_class(config: PreTrainedConfig) -> bool:
+    return type(config) in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
 
 
 def head_of(critic: nn.Module) -> nn.Linear:
@@ -230,7 +264,11 @@ class Critic(TrainerCallback):
                 f"{state.max_steps}; write fewer"
             )
         self.scheduler = get_scheduler(
-            args.lr_scheduler_type, self.optimizer, args.get_warmup_steps(state.max_steps), state.max_steps
+            args.lr_scheduler_type,
+            self.optimizer,
+            args.get_warmup_steps(state.max_steps),
+            state.max_steps,
+            scheduler_specific_kwargs=args.lr_scheduler_kwargs,
         )
         if self._resumed is not None:
             self.optimizer.load_state_dict(self._resumed["optimizer"])

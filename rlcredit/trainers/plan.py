@@ -13,6 +13,7 @@ from trl import ModelConfig, get_peft_config
 from rlcredit.attention import choose_layers
 from rlcredit.errors import InputError
 from rlcredit.evaluation.sampling import prompt_lengths
+from rlcredit.trainers import checks
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
 from rlcredit.trainers.ppo_config import CreditPPOConfig
 from rlcredit.trainers.prepare import Checked
@@ -99,26 +100,29 @@ def memory(checked: Checked, longest_prompt: int) -> MemoryEstimate:
 
     A layer keeps about 34·B·N·h bytes in 16 bits without its attention map (eq. 2 there, the fused kernels' part left
     out); with gradient checkpointing it keeps its input, 2·B·N·h, and one layer is whole at a time. The logits are
-    those of the completion's tokens: as they are, in float32 and as a gradient. What generation needs is not in it.
+    those of the completion's tokens: as they are, in float32 and as a gradient. float32 weights that compute in 16
+    bits (`bf16: true`) are cast once a pass: a copy of 2 bytes each. What generation needs is not in it.
     """
     config, policy = checked.config, checked.policy.get_text_config()
     parameters, trained = count(checked.policy, checked.model)
-    size = BYTES.get(checked.model.dtype or "", 2 if config.bf16 else 4)
+    size = BYTES.get(checked.model.dtype or "", 4)
+    computed = 2 if config.bf16 or config.fp16 else size
     kept = 0.5 if checked.model.load_in_4bit else 1 if checked.model.load_in_8bit else size
     adapters = trained < parameters
     own = 4 if adapters else size  # adapters are kept in float32
     critic = parameters if isinstance(config, CreditPPOConfig) else 0
     critic_trained = critic if isinstance(config, CreditPPOConfig) and not config.critic_lora_r else 0
     reference = parameters if config.beta and not adapters else 0
+    cast = (0 if computed == size else 2 * (parameters + reference)) + (2 * critic if computed == 2 else 0)
     B, N = config.per_device_train_batch_size, longest_prompt + config.max_completion_length
-    unit = B * N * policy.hidden_size * size
+    unit = B * N * policy.hidden_size * computed
     layers = policy.num_hidden_layers
     activations = (layers + 17) * unit if config.gradient_checkpointing else layers * 17 * unit
-    logits = B * config.max_completion_length * policy.vocab_size * (2 * size + 4)
+    logits = B * config.max_completion_length * policy.vocab_size * (2 * computed + 4)
     return MemoryEstimate(
-        weights=parameters * kept + (trained * own if adapters else 0) + (critic + reference) * size,
-        gradients=(trained + critic_trained) * own,
-        optimiser=2 * (trained + critic_trained) * own,
+        weights=parameters * kept + (trained * own if adapters else 0) + reference * size + 4 * critic + cast,
+        gradients=trained * own + 4 * critic_trained,
+        optimiser=2 * (trained * own + 4 * critic_trained),
         activations=float(activations),
         logits=float(logits),
     )
@@ -140,6 +144,12 @@ def _memory(checked: Checked, sizes: Schedule, longest_prompt: int) -> str:
 def _doubts(checked: Checked, passes: float, longest_prompt: int) -> list[str]:
     """What a plan can work with, and is seldom meant."""
     doubts = []
+    trained_in_16_bits = BYTES.get(checked.model.dtype or "", 4) == 2 and not checked.model.use_peft
+    if trained_in_16_bits and not checks.launched_for("FSDP") and not checks.launched_for("DEEPSPEED"):
+        doubts.append(
+            f"dtype: {checked.model.dtype} weights mostly round steps away under plain DDP; write dtype: float32 with "
+            "bf16: true, or launch with FSDP or DeepSpeed"
+        )
     if passes > MANY_PASSES:
         doubts.append(f"run: {passes:,.0f} passes over the data; write fewer steps, or give more rows")
     need, there = memory(checked, longest_prompt).on_each_of(1), _memory_here(checked.config)

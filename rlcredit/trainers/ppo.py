@@ -53,7 +53,6 @@ class CreditPPOTrainer(CreditGRPOTrainer):
         super().__init__(model, reward_funcs, args=args, train_dataset=train_dataset, **kwargs)
         args = self.args
         policy = self.accelerator.unwrap_model(self.model)
-        policy = policy.get_base_model() if hasattr(policy, "peft_config") else policy
         options = {"trust_remote_code": args.trust_remote_code}
         if args.critic_model_name_or_path is not None:
             critic.check(args.critic_model_name_or_path, policy.config, self.processing_class, **options)

@@ -29,6 +29,7 @@ from rlcredit.evaluation.held_out import HeldOut, metrics_of
 from rlcredit.evaluation.samples import Table
 from rlcredit.trainers import checkpoints
 from rlcredit.trainers.bad_steps import BadSteps
+from rlcredit.trainers.precision import warn_of_16_bits
 from rlcredit.trainers.rewards import GuardedRewards, RewardsStopped
 from rlcredit.trainers.run_state import RunState
 from rlcredit.trainers.sampler import EpochSampler
@@ -74,6 +75,8 @@ class SturdyGRPOTrainer(GRPOTrainer):
                     "sync_ref_model: a reference that moves is not saved where weights are sharded; leave it out"
                 )
             self.parts.append(checkpoints.MovingReference(self.accelerator.unwrap_model(self.ref_model), args))
+        if not self.is_sharded:  # FSDP and DeepSpeed train in float32 beside it
+            warn_of_16_bits(self.model, args.learning_rate)
         self._last_checkpoint: Path | None = None
         self._ends_early = False
         self.held_out: HeldOut | None = None
