@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from rlcredit.benchmark.expected import Expected, differences
 from rlcredit.benchmark.grid import Cell
 from rlcredit.errors import InputError
 from rlcredit.files import remove_whole, write_whole
-from rlcredit.runs import log
-from rlcredit.runs.folder import ACCURACY_FILE, Curve, Run, read_run
+from rlcredit.runs.files import ACCURACY_FILE, Shares, read_held_out
+from rlcredit.runs.folder import Run, read_run
+from rlcredit.stats.curves import Curve, last_tenth
 
 FORMAT = 1
 STAMP = "benchmark.json"
@@ -63,9 +64,9 @@ def collect(folder: Path, cell: Cell, expected: Expected, **told: str) -> dict[s
     """The cell that a run's folder holds, with what else is told of it. Raises: Unfinished if it is not at its end."""
     try:
         run = read_run(folder)
-        lines = log.read(folder / log.HELD_OUT_FILE)
-    except (InputError, ValueError) as error:
-        raise Unfinished(" ".join(str(error).split())) from error
+        measured: dict[int, Shares] = read_held_out(folder)
+    except InputError as error:
+        raise Unfinished(str(error)) from error
     trained = run.curves.get("loss")
     steps = trained.step_T.astype(int).tolist() if trained is not None else []
     if steps != list(range(1, expected.steps + 1)):
@@ -82,32 +83,28 @@ def collect(folder: Path, cell: Cell, expected: Expected, **told: str) -> dict[s
         "steps_a_rollout": expected.steps_a_rollout,
         "seconds_a_step": _seconds_a_step(run, expected.steps_a_rollout),
         "credit_share": _credit_share(run),
-        "last_entropy": _last(run, "entropy"),
+        "last_entropy": _short(last_tenth(run.curves["entropy"].value_T)) if "entropy" in run.curves else None,
         "samples": expected.samples,
         "second_temperature": expected.second_temperature,
-        "held_out": _held_out(run, lines, expected),
+        "held_out": _held_out(run, measured, expected),
         "curves": _curves(run),
     }
 
 
-def _held_out(run: Run, lines: Sequence[Mapping[str, Any]], expected: Expected) -> dict[str, dict[str, str]]:
+def _held_out(run: Run, during: Mapping[int, Shares], expected: Expected) -> dict[str, dict[str, str]]:
     """By set and step, the digits of the problems."""
-    try:
-        measured = {int(line["step"]): line["right"] for line in lines}
-    except (KeyError, TypeError, ValueError) as error:
-        raise Unfinished(f"{run.folder / log.HELD_OUT_FILE}: is damaged") from error
-    measured[0] = run.accuracies.get("before")
-    measured[expected.steps] = run.accuracies.get("after")
+    before, after = (run.accuracies.get(part, {}) for part in ("before", "after"))
+    measured = {**during, 0: before, expected.steps: after}
     if missing := [step for step in expected.evaluated if not measured.get(step)]:
         raise Unfinished(f"{run.folder}: the evaluation at step {missing[0]} is missing ({ACCURACY_FILE})")
     sizes = {name: len(values) for name, values in measured[0].items()}
-    found: dict[str, dict[str, str]] = {name: {} for name in sizes}
+    digits: dict[str, dict[str, str]] = {name: {} for name in sizes}
     for step in expected.evaluated:
         if {name: len(values) for name, values in measured[step].items()} != sizes:
             raise Unfinished(f"{run.folder}: the evaluation at step {step} is of other problems than the first")
         for name, values in measured[step].items():
-            found[name][str(step)] = "".join(str(round(value * expected.samples)) for value in values)
-    return found
+            digits[name][str(step)] = "".join(str(round(value * expected.samples)) for value in values)
+    return digits
 
 
 def _seconds_a_step(run: Run, cycle: int) -> float | None:
@@ -126,12 +123,6 @@ def _credit_share(run: Run) -> float | None:
     if credit is None or steps is None:
         return None
     return _short(float(credit.value_T.sum() / steps.value_T.sum()))
-
-
-def _last(run: Run, name: str) -> float | None:
-    """Mean of a curve over the last tenth of the run."""
-    curve = run.curves.get(name)
-    return None if curve is None else _short(float(np.mean(curve.value_T[-math.ceil(len(curve.value_T) / 10) :])))
 
 
 def _curves(run: Run) -> dict[str, dict[str, list[float]]]:
@@ -170,16 +161,16 @@ def read_cell(path: Path, cell: Cell) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        checksum = found.pop("checksum")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        checksum = content.pop("checksum")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise Unfinished(f"{path}: is no whole cell") from error
-    if checksum != _checksum(found):
+    if checksum != _checksum(content):
         raise Unfinished(f"{path}: its checksum is wrong")
     for key, wanted in (("format", FORMAT), ("name", cell.variant.name), ("seed", cell.seed)):
-        if found.get(key) != wanted:
-            raise InputError(f"{path}: its {key} is {found.get(key)!r} instead of {wanted!r}; put it elsewhere")
-    return found
+        if content.get(key) != wanted:
+            raise InputError(f"{path}: its {key} is {content.get(key)!r} instead of {wanted!r}; put it elsewhere")
+    return content
 
 
 def _checksum(cell: Mapping[str, Any]) -> str:
@@ -198,9 +189,9 @@ def _text(cell: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def refuse_different(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def refuse_different(path: Path, content: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Raise an InputError that names the differences, if a cell was run with anything else."""
-    if said := differences(found, expected):
+    if said := differences(content, expected):
         more = f" and {len(said) - 4} more" if len(said) > 4 else ""
         raise InputError(
             f"{path}: was run with {', '.join(said[:4])}{more}; cells of one grid must agree: delete it to run it "

@@ -26,7 +26,7 @@ from transformers.utils.logging import disable_progress_bar
 from rlcredit.config import list_keys, model_path, parse
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.evaluation.loading import ModelArguments, load_model, load_set, load_tokenizer
-from rlcredit.evaluation.samples import SAMPLES_FILE, Batch, Store, batches, draw, table
+from rlcredit.evaluation.samples import SAMPLES_FILE, SampleBatch, Store, batches, draw, table
 from rlcredit.evaluation.sampling import Sampling, prompt_lengths
 from rlcredit.files import write_whole
 from rlcredit.stats.estimates import Estimate, summarize
@@ -122,7 +122,7 @@ def _tokenizer(path: str, args: EvaluateArguments, rows: Dataset) -> PreTrainedT
 
 
 def _draw_all(
-    mine: Sequence[Batch],
+    mine: Sequence[SampleBatch],
     batches_in_all: int,
     path: str,
     tokenizer: PreTrainedTokenizerBase,
@@ -198,19 +198,17 @@ def _settings(args: EvaluateArguments, path: str, rows: Dataset) -> dict[str, An
 
 def _report(args: EvaluateArguments, store: Store, notes: Sequence[str]) -> None:
     """Say what came out, and keep it beside the samples."""
-    found = table(store.records())
-    estimates = summarize(*found)
+    drawn = table(store.records())
+    estimates = summarize(*drawn)
     settings = json.loads((args.folder / SETTINGS_FILE).read_text())
     document = {
         "settings": settings,
-        "estimates": {
-            name: dict(zip(("value", "low", "high"), value, strict=True)) for name, value in estimates.items()
-        },
+        "estimates": {name: estimate._asdict() for name, estimate in estimates.items()},
         "torch": torch.__version__,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     write_whole(args.folder / METRICS_FILE, json.dumps(document, indent=2) + "\n")
-    problems, samples = found.correct_PS.shape
+    problems, samples = drawn.correct_PS.shape
     print("\n".join(notes) + "\n" if notes else "", end="")
     print(f"{args.task}: {problems} problems x {samples} samples, temperature {args.temperature:g}, {args.model}")
     print(format_estimates(estimates))
@@ -220,11 +218,7 @@ def _report(args: EvaluateArguments, store: Store, notes: Sequence[str]) -> None
 def format_estimates(estimates: Mapping[str, Estimate]) -> str:
     """A line an estimate, its 95 % interval behind it."""
     width = max(map(len, estimates))
-    return "\n".join(
-        f"{name:{width}}  {value.value:8{shape}}  [{value.low:{shape}}, {value.high:{shape}}]"
-        for name, value in estimates.items()
-        for shape in [".1f" if name == "length" else ".3f"]
-    )
+    return "\n".join(f"{name:{width}}  {estimate}" for name, estimate in estimates.items())
 
 
 def describe() -> str:

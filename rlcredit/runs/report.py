@@ -12,17 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlcredit.errors import InputError
+from rlcredit.files import write_whole
+from rlcredit.runs.files import REPORT_FILE
 from rlcredit.runs.folder import Run, distinct, read_run
-from rlcredit.runs.page import write_runs_page
+from rlcredit.runs.page import runs_page
 
-FILE_NAME = "report.html"
 ADVICE = "write rlcredit report RUN_DIR [RUN_DIR ...] [--output FILE.html]"
 
 
 def report(argv: Sequence[str]) -> None:
     """Run `rlcredit report RUN_DIR [RUN_DIR ...] [--output FILE]`. Raises: InputError."""
     folders, output = _words(argv)
-    path = output or (folders[0] / FILE_NAME if len(folders) == 1 else Path(FILE_NAME))
+    path = output or (folders[0] / REPORT_FILE if len(folders) == 1 else Path(REPORT_FILE))
     runs: list[Run] = []
     left_out: list[str] = []
     for folder in folders:
@@ -34,12 +35,13 @@ def report(argv: Sequence[str]) -> None:
             left_out.append(str(error))
     if not runs:
         raise InputError(f"none of the {len(folders)} runs can be read; the first: {left_out[0]}")
-    command = shlex.join(["rlcredit", "report", *argv])
+    command, created = (
+        shlex.join(["rlcredit", "report", *argv]),
+        time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
+    )
+    page = runs_page(distinct(runs), left_out, command, created)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_runs_page(
-            distinct(runs), left_out, command, time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()), path
-        )
+        write_whole(path, page)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); write --output FILE.html") from error
     for reason in left_out:

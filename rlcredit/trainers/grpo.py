@@ -38,7 +38,7 @@ from rlcredit.attention.capture import StopForward
 from rlcredit.credit import weighted_advantage
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.evaluation.held_out import HeldOut, metrics_of
-from rlcredit.evaluation.samples import Table
+from rlcredit.evaluation.samples import SampleTable
 from rlcredit.models.modes import evaluating
 from rlcredit.signals import AttentionSignals
 from rlcredit.trainers import checkpoints
@@ -322,7 +322,7 @@ class CreditGRPOTrainer(GRPOTrainer):
 
     # ---- evaluation -----------------------------------------------------------------------------------------------
 
-    def measure_held_out(self) -> dict[str, Table] | None:
+    def measure_held_out(self) -> dict[str, SampleTable] | None:
         """Samples of the held-out sets, by name; None without such sets, or where the policy's weights are sharded."""
         if self.held_out is None or self.is_sharded:
             return None
