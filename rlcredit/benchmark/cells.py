@@ -25,6 +25,7 @@ from rlcredit.files import remove_whole, write_whole
 from rlcredit.runs.files import ACCURACY_FILE, Shares, read_held_out
 from rlcredit.runs.folder import Run, read_run
 from rlcredit.stats.curves import Curve, last_tenth
+from rlcredit.stats.estimates import rounded
 
 FORMAT = 1
 STAMP = "benchmark.json"
@@ -83,7 +84,9 @@ def collect(folder: Path, cell: Cell, expected: Expected, **told: str) -> dict[s
         "steps_a_rollout": expected.steps_a_rollout,
         "seconds_a_step": _seconds_a_step(run, expected.steps_a_rollout),
         "credit_share": _credit_share(run),
-        "last_entropy": _short(last_tenth(run.curves["entropy"].value_T)) if "entropy" in run.curves else None,
+        "last_entropy": rounded(last_tenth(run.curves["entropy"].value_T), DIGITS)
+        if "entropy" in run.curves
+        else None,
         "samples": expected.samples,
         "second_temperature": expected.second_temperature,
         "held_out": _held_out(run, measured, expected),
@@ -114,7 +117,7 @@ def _seconds_a_step(run: Run, cycle: int) -> float | None:
         return None
     whole = len(curve.value_T) // cycle * cycle
     times = curve.value_T[:whole].reshape(-1, cycle).mean(1) if whole else curve.value_T
-    return _short(float(np.median(times)))
+    return rounded(float(np.median(times)), DIGITS)
 
 
 def _credit_share(run: Run) -> float | None:
@@ -122,7 +125,7 @@ def _credit_share(run: Run) -> float | None:
     credit, steps = run.curves.get("credit/seconds"), run.curves.get("step_time")
     if credit is None or steps is None:
         return None
-    return _short(float(credit.value_T.sum() / steps.value_T.sum()))
+    return rounded(float(credit.value_T.sum() / steps.value_T.sum()), DIGITS)
 
 
 def _curves(run: Run) -> dict[str, dict[str, list[float]]]:
@@ -138,12 +141,8 @@ def _points(curve: Curve, *, thin: bool) -> dict[str, list[float]]:
     cut = [np.arange(start, min(start + stride, count)) for start in range(0, count, stride)]
     return {
         "step": [int(curve.step_T[part[-1]]) for part in cut],
-        "value": [_short(float(np.mean(curve.value_T[part]))) for part in cut],
+        "value": [rounded(float(np.mean(curve.value_T[part])), DIGITS) for part in cut],
     }
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")
 
 
 # ---- the file -----------------------------------------------------------------------------------------------------

@@ -82,13 +82,13 @@ def expect(checked: Checked, settings: Mapping[str, Any], identity: Mapping[str,
         raise InputError(f"eval_steps: {config.eval_steps} is a share; write a number of steps")
     if said := differences(_budget(checked), _budget(base)):
         raise InputError(f"{said[0]}: budgets, data and evaluation are the same for all cells; leave it out")
-    made = batches(checked)
+    budget = batches(checked)
     return Expected(
         identity=dict(identity),
         settings=_values(checked, settings),
         steps=config.max_steps,
-        completions_a_rollout=made.completions,
-        steps_a_rollout=made.steps_a_rollout,
+        completions_a_rollout=budget.completions,
+        steps_a_rollout=budget.steps_a_rollout,
         evaluated=_evaluated(checked),
         samples=run.eval_samples,
         second_temperature=run.eval_second_temperature,
@@ -96,10 +96,10 @@ def expect(checked: Checked, settings: Mapping[str, Any], identity: Mapping[str,
 
 
 def _budget(checked: Checked) -> dict[str, Any]:
-    config, run, made = checked.config, checked.run, batches(checked)
+    config, run, budget = checked.config, checked.run, batches(checked)
     return {
         "max_steps": config.max_steps,
-        "completions a step": made.completions / made.steps_a_rollout,
+        "completions a step": budget.completions / budget.steps_a_rollout,
         "max_completion_length": config.max_completion_length,
         "evaluations": _evaluated(checked),
         **{key: getattr(run, key) for key in ("task", "task_options", "held_out", "eval_samples")},
@@ -144,24 +144,24 @@ def _values(checked: Checked, keys: Sequence[str] | Mapping[str, Any]) -> dict[s
 
 def _digest_of_data(task: TaskData) -> str:
     """Of every row to train on and every one to be measured on."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for rows in (task.train, *task.tests.values()):
         for row in rows or ():
-            found.update(json.dumps(row, sort_keys=True, default=str).encode())
-    return found.hexdigest()[:16]
+            digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:16]
 
 
 def _digest(folder: Path) -> str | None:
     """Of a policy in a folder; None for one that is fetched by its id."""
     if not folder.is_dir():
         return None
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in (".json", ".safetensors", ".jinja", ".model", ".txt"):
-            found.update(path.name.encode())
+            digest.update(path.name.encode())
             with path.open("rb") as file:
-                found.update(hashlib.file_digest(file, "sha256").digest())
-    return found.hexdigest()[:16]
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 def _device() -> str:
@@ -170,11 +170,11 @@ def _device() -> str:
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else str(torch.accelerator.current_accelerator())
 
 
-def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+def differences(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
     """What a cell was run with that is not as expected: `max_steps 60 instead of 80`."""
     said = []
     for part, wanted in expected.items():
-        given = found.get(part)
+        given = actual.get(part)
         if isinstance(wanted, dict) and isinstance(given, dict):
             for key in sorted({*wanted, *given}):
                 if given.get(key) != wanted.get(key):

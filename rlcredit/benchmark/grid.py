@@ -141,11 +141,11 @@ def _of_strategy(name: str, known: Mapping[str, Variant]) -> Variant:
 
 def known_variants(recipe: str) -> dict[str, Variant]:
     """Every variant of the recipe's sets, by name."""
-    found: dict[str, Variant] = {}
+    variants: dict[str, Variant] = {}
     for name in set_names(recipe):
         for variant in read_set(set_path(recipe, name)):
-            found.setdefault(variant.name, variant)
-    return found
+            variants.setdefault(variant.name, variant)
+    return variants
 
 
 def set_names(recipe: str) -> list[str]:
@@ -177,7 +177,7 @@ def _variant(name: str, settings: Any, where: str) -> Variant:
     given = dict(settings)
     against = given.pop("against", BASELINE)
     names = against if isinstance(against, list) else [against]
-    if not names or not all(isinstance(one, str) for one in names):
+    if not names or not all(isinstance(item, str) for item in names):
         raise InputError(f"{where}: {name}: against is {against!r}; write the name of a variant, or a list of them")
     if odd := [key for key in given if not str(key).isidentifier()]:
         raise InputError(f"{where}: {name}: {odd[0]!r} is no key; write one of `rlcredit train`, credit_alpha say")
@@ -193,8 +193,8 @@ def read_seeds(words: Iterable[str]) -> list[int]:
     """`0..4`, `0 1 5`, `0..2 7`: whole numbers from 0, none twice. Raises: InputError."""
     seeds: list[int] = []
     for word in words:
-        found = re.fullmatch(r"(\d{1,9})(?:\.\.(\d{1,9}))?", str(word))
-        first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, -1)
+        match = re.fullmatch(r"(\d{1,9})(?:\.\.(\d{1,9}))?", str(word))
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
         if last < first or last - first > 999:
             raise InputError(f"seeds: {word!r} is no seed; write 0..4, or 0 1 2")
         seeds += range(first, last + 1)

@@ -20,9 +20,10 @@ from rlcredit.benchmark.grid import BASELINE, Variant
 from rlcredit.evaluation.held_out import second_name
 from rlcredit.runs.files import validation_name
 from rlcredit.stats.curves import Curve, area, best, curve_of, reached
-from rlcredit.stats.estimates import Estimate, mean_interval
+from rlcredit.stats.estimates import Estimate, mean_interval, rounded
 from rlcredit.stats.seeds import SeedComparison, censored_median, compare_runs, completions_by, lowest_p
 
+DIGITS = 8
 Cells = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """By variant and seed, what `cells.read_cell` gives."""
 COMPARED = ("final", "final_t", "best", "area", "area_t", "reward_area")
@@ -114,7 +115,7 @@ def _summaries(by_seed: Mapping[int, Mapping[str, float]]) -> dict[str, Any]:
     return {
         key: {
             **_entry(mean_interval([values[key] for values in by_seed.values()])),
-            "by_seed": {str(seed): _short(values[key]) for seed, values in by_seed.items()},
+            "by_seed": {str(seed): rounded(values[key], DIGITS) for seed, values in by_seed.items()},
         }
         for key in keys
     }
@@ -127,7 +128,7 @@ def _reached(cells: Mapping[int, Mapping[str, Any]], main: str, target: float) -
         completions = (
             None if step is None else completions_by(step, cell["completions_a_rollout"], cell["steps_a_rollout"])
         )
-        by_seed[str(seed)] = {"step": None if step is None else _short(step), "completions": completions}
+        by_seed[str(seed)] = {"step": None if step is None else rounded(step, DIGITS), "completions": completions}
     steps = [entry["step"] for entry in by_seed.values()]
     return {
         "by_seed": by_seed,
@@ -201,13 +202,9 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _entry(estimate: Estimate) -> dict[str, float | None]:
-    return {name: None if math.isnan(value) else _short(value) for name, value in estimate._asdict().items()}
+    return {name: None if math.isnan(value) else rounded(value, DIGITS) for name, value in estimate._asdict().items()}
 
 
 def estimate_in(entry: Mapping[str, Any]) -> Estimate:
     """The estimate that an entry of the document holds; nan where it has null."""
     return Estimate(*(math.nan if entry[name] is None else entry[name] for name in Estimate._fields))
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.8g}")

@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -162,18 +162,24 @@ def checked(plan: Plan) -> Plan:
 def finished_cells(plan: Plan) -> dict[str, dict[str, Any]]:
     """The whole cells that are there already, by name; those of other recipes are refused (InputError)."""
     finished = {}
+    for cell, content in _stored_cells(plan, "it is run again"):
+        expected = plan.expected[cell.variant.name]
+        wanted = {**expected.identity, "settings": expected.settings, "steps": expected.steps}
+        cell_files.refuse_different(plan.file(cell), content, wanted)
+        finished[cell.name] = content
+    return finished
+
+
+def _stored_cells(plan: Plan, otherwise: str) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """The cells that are there, with their content; of a damaged one it is said what becomes of it."""
     for cell in plan.grid.cells:
-        path, expected = plan.file(cell), plan.expected[cell.variant.name]
         try:
-            content = cell_files.read_cell(path, cell)
+            content = cell_files.read_cell(plan.file(cell), cell)
         except Unfinished as error:
-            print(f"{error}; it is run again")
+            print(f"{error}; {otherwise}")
             continue
         if content is not None:
-            wanted = {**expected.identity, "settings": expected.settings, "steps": expected.steps}
-            cell_files.refuse_different(path, content, wanted)
-            finished[cell.name] = content
-    return finished
+            yield cell, content
 
 
 def _train(plan: Plan, at_once: int | None, keep_runs: bool) -> list[Job]:
@@ -249,21 +255,12 @@ def read_cells(plan: Plan) -> dict[str, dict[int, dict[str, Any]]]:
     """
     cells: dict[str, dict[int, dict[str, Any]]] = {variant.name: {} for variant in plan.grid.variants}
     first: dict[str, Any] | None = None
-    for variant in plan.grid.variants:
-        for seed in plan.grid.seeds:
-            cell = Cell(variant, seed)
-            try:
-                content = cell_files.read_cell(plan.file(cell), cell)
-            except Unfinished as error:
-                print(f"{error}; it is left out")
-                continue
-            if content is None:
-                continue
-            first = first or content
-            own = next(iter(cells[variant.name].values()), content)
-            agreed = {key: first[key] for key in SHARED}
-            cell_files.refuse_different(plan.file(cell), content, {**agreed, "settings": own["settings"]})
-            cells[variant.name][seed] = content
+    for cell, content in _stored_cells(plan, "it is left out"):
+        first, by_seed = first or content, cells[cell.variant.name]
+        own = next(iter(by_seed.values()), content)
+        agreed = {key: first[key] for key in SHARED}
+        cell_files.refuse_different(plan.file(cell), content, {**agreed, "settings": own["settings"]})
+        by_seed[cell.seed] = content
     return {name: by_seed for name, by_seed in cells.items() if by_seed}
 
 

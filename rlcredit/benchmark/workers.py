@@ -119,7 +119,7 @@ def stop(running: Sequence[Job], asked: Sequence[int]) -> None:
 def _start(job: Job, devices: Sequence[str], lock: IO[Any]) -> bool:
     """Start a run, or go on with it; False where there is nothing left to do."""
     job._resumed = job.prepare()
-    if job._resumed and _is_done(job):  # it had ended when its grid was killed
+    if job._resumed and _missing(job) is None:  # it had ended when its grid was killed
         return False
     job.attempts += 1
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -141,27 +141,22 @@ def _start(job: Job, devices: Sequence[str], lock: IO[Any]) -> bool:
     return True
 
 
-def _is_done(job: Job) -> bool:
+def _missing(job: Job) -> str | None:
+    """What the job's result lacks; None where it is whole, and the job done."""
     try:
         job.collect()
-    except job.unfinished:
-        return False
+    except job.unfinished as error:
+        return str(error)
     job.state = "done"
-    return True
+    return None
 
 
 def _end(job: Job, code: int) -> None:
     """Take in a run that has ended: done, once more, or failed."""
-    reason = f"ended with {code}: {job.last_words()}"
-    if code == 0:
-        try:
-            job.collect()
-        except job.unfinished as error:
-            reason = f"{error}: {job.last_words()}"
-        else:
-            job.state = "done"
-            return
-    job.reason = reason
+    reason = f"ended with {code}" if code else _missing(job)
+    if reason is None:
+        return
+    job.reason = f"{reason}: {job.last_words()}"
     if job.attempts >= ATTEMPTS or (code == 2 and not job._resumed):  # bad input stays bad
         job.state = "failed"
         return

@@ -47,16 +47,11 @@ def compare(argv: Sequence[str]) -> None:
     p = "p < 0.0001" if comparison.p_value < 1e-4 else f"p = {comparison.p_value:.4f}"
     print(f"B - A  {comparison.difference:+.3f}  {p}  ({comparison.problems} problems, paired)")
     for title, problems in (("gained", comparison.gained), ("lost", comparison.lost)):
-        _list(title, problems, first)
-
-
-def _list(title: str, problems: Sequence[int], evaluation: Evaluation) -> None:
-    print(f"{title}: {len(problems)}")
-    for problem in problems[:SHOWN]:
-        name, question = evaluation.problems[problem]
-        print(f"  {name}  {' '.join(question.split())[:90]}")
-    if len(problems) > SHOWN:
-        print(f"  and {len(problems) - SHOWN} more")
+        print(f"{title}: {len(problems)}")
+        for name, question in (first.problems[problem] for problem in problems[:SHOWN]):
+            print(f"  {name}  {' '.join(question.split())[:90]}")
+        if len(problems) > SHOWN:
+            print(f"  and {len(problems) - SHOWN} more")
 
 
 def _read(folder: Path) -> Evaluation:

@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
@@ -29,7 +29,7 @@ from rlcredit.evaluation.loading import ModelArguments, load_model, load_set, lo
 from rlcredit.evaluation.samples import SAMPLES_FILE, SampleBatch, Store, batches, draw, table
 from rlcredit.evaluation.sampling import Sampling, prompt_lengths
 from rlcredit.files import write_whole
-from rlcredit.stats.estimates import Estimate, summarize
+from rlcredit.stats.estimates import summarize
 from rlcredit.tasks import EVALUATION_SETS, TaskData
 
 SETTINGS_FILE = "settings.json"
@@ -211,14 +211,10 @@ def _report(args: EvaluateArguments, store: Store, notes: Sequence[str]) -> None
     problems, samples = drawn.correct_PS.shape
     print("\n".join(notes) + "\n" if notes else "", end="")
     print(f"{args.task}: {problems} problems x {samples} samples, temperature {args.temperature:g}, {args.model}")
-    print(format_estimates(estimates))
-    print(f"samples:  {args.folder / SAMPLES_FILE}")
-
-
-def format_estimates(estimates: Mapping[str, Estimate]) -> str:
-    """A line an estimate, its 95 % interval behind it."""
     width = max(map(len, estimates))
-    return "\n".join(f"{name:{width}}  {estimate}" for name, estimate in estimates.items())
+    for name, estimate in estimates.items():
+        print(f"{name:{width}}  {estimate}")
+    print(f"samples:  {args.folder / SAMPLES_FILE}")
 
 
 def describe() -> str:

@@ -44,23 +44,16 @@ class HeldOut:
         if self.second is not None:
             name, rows, _ = wanted[0]
             wanted.append((second_name(name, self.second.temperature), rows, self.second))
-        return {name: self._answered(rows, sampling, model, tokenizer, accelerator) for name, rows, sampling in wanted}
-
-    def _answered(
-        self,
-        rows: Dataset,
-        sampling: Sampling,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        accelerator: Accelerator,
-    ) -> SampleTable:
-        cut = batches(rows, tokenizer, self.samples, self.batch_size)
-        mine = cut[accelerator.process_index :: accelerator.num_processes]
-        with accelerator.autocast():
-            records = [
-                record for batch in mine for record in draw(model, tokenizer, rows, batch, sampling, self.check)
-            ]
-        return table(gather_object(records))
+        tables = {}
+        for name, rows, sampling in wanted:
+            cut = batches(rows, tokenizer, self.samples, self.batch_size)
+            mine = cut[accelerator.process_index :: accelerator.num_processes]
+            with accelerator.autocast():
+                records = [
+                    record for batch in mine for record in draw(model, tokenizer, rows, batch, sampling, self.check)
+                ]
+            tables[name] = table(gather_object(records))
+        return tables
 
 
 def second_name(name: str, temperature: float) -> str:

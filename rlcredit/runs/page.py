@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
@@ -20,8 +20,8 @@ from markupsafe import Markup
 from rlcredit.pages.frame import cell, clean, exact, render
 from rlcredit.runs.folder import LoggedCompletion, Run
 from rlcredit.runs.groups import Group, changes, grouped, standings, summaries
-from rlcredit.stats.curves import Band, Curve, Smoothing, band, curve_of, smoothed
-from rlcredit.stats.estimates import Estimate
+from rlcredit.stats.curves import Curve, Smoothing, band, curve_of, smoothed
+from rlcredit.stats.estimates import Estimate, rounded
 
 ALPHAS = (0.05, 0.1, 0.3)
 DIGITS = 5
@@ -95,8 +95,11 @@ def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, create
         heading=runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side",
         subject=_subject(groups),
         facts=_facts(runs[0]),
-        rows=[_row(run, group) for group in groups for run in group.runs],
-        notes=[*(note for group in groups for note in group.notes), *_notes(runs)],
+        rows=[(run, group.label) for group in groups for run in group.runs],
+        notes=[
+            *(note for group in groups for note in group.notes),
+            *(note if len(runs) == 1 else f"{run.name}: {note}" for run in runs for note in run.notes),
+        ],
         left_out=left_out,
         sections=_sections(drawn),
         alphas=data["alphas"],
@@ -166,7 +169,9 @@ def _chart(chart: Chart, runs: Sequence[Run], groups: Sequence[Group]) -> dict[s
             curve = curve_of({step: accuracy.value for step, accuracy in accuracies.items()})
             bounds[at] = tuple(np.array([accuracy[place] for accuracy in accuracies.values()]) for place in (1, 2))
         else:
-            curve = _finite(run.curves.get(chart.key))
+            logged = run.curves.get(chart.key, curve_of({}))
+            finite_T = np.isfinite(logged.value_T)
+            curve = Curve(logged.step_T[finite_T], logged.value_T[finite_T])
         if len(curve.step_T):
             curves[at] = curve
     if not curves:
@@ -178,13 +183,6 @@ def _chart(chart: Chart, runs: Sequence[Run], groups: Sequence[Group]) -> dict[s
         "lines": [_line(chart, at, curve, bounds.get(at), most) for at, curve in curves.items()],
         "bands": _bands(chart, curves, runs, groups, most),
     }
-
-
-def _finite(curve: Curve | None) -> Curve:
-    if curve is None:
-        return Curve(np.array([], dtype=int), np.array([]))
-    finite_T = np.isfinite(curve.value_T)
-    return Curve(curve.step_T[finite_T], curve.value_T[finite_T])
 
 
 def _most_points(runs: int) -> int:
@@ -205,14 +203,15 @@ def _line(chart: Chart, at: int, curve: Curve, bounds: tuple[np.ndarray, ...] | 
     return {
         "run": at,
         "x": curve.step_T[kept].tolist(),
-        "raw": drawn("raw", 1),
-        **{how: {f"{alpha:g}": drawn(how, alpha) for alpha in ALPHAS} for how in _smoothings(chart)},
+        **_by_smoothing(chart, drawn),
         "interval": None if bounds is None else {"low": _plain(bounds[0][kept]), "high": _plain(bounds[1][kept])},
     }
 
 
-def _smoothings(chart: Chart) -> tuple[Literal["ema", "peak"], ...]:
-    return ("ema", "peak") if chart.peak else ("ema",)
+def _by_smoothing(chart: Chart, drawn: Callable[[Smoothing, float], Any]) -> dict[str, Any]:
+    """What is drawn of the chart as logged, and at each smoothing that the page offers for it."""
+    ways: tuple[Smoothing, ...] = ("ema", "peak") if chart.peak else ("ema",)
+    return {"raw": drawn("raw", 1), **{how: {f"{alpha:g}": drawn(how, alpha) for alpha in ALPHAS} for how in ways}}
 
 
 def _bands(
@@ -221,31 +220,24 @@ def _bands(
     bands = []
     for number, group in enumerate(groups):
         members = [curves[at] for at in (_place(run, runs) for run in group.runs) if at in curves]
-        if len(members) < 2:
+        raw = band(members) if len(members) > 1 else None
+        if raw is None or not len(raw.step_T):
             continue
+        kept = _kept(len(raw.step_T), most)
 
-        def drawn(how: Smoothing, alpha: float, members: Sequence[Curve] = members) -> dict[str, Any]:
-            return _drawn(band([smoothed(curve, how, alpha) for curve in members]), most)
+        def drawn(
+            how: Smoothing, alpha: float, members: Sequence[Curve] = members, kept: np.ndarray = kept
+        ) -> dict[str, Any]:
+            _, mean_T, low_T, high_T, _ = band([smoothed(curve, how, alpha) for curve in members])
+            return {"mean": _plain(mean_T[kept]), "low": _plain(low_T[kept]), "high": _plain(high_T[kept])}
 
-        raw = band(members)
-        if not len(raw.step_T):
-            continue
-        x = raw.step_T[_kept(len(raw.step_T), most)].tolist()
-        entry: dict[str, Any] = {"group": number, "kind": raw.kind, "x": x, "raw": _drawn(raw, most)}
-        for how in _smoothings(chart):
-            entry[how] = {f"{alpha:g}": drawn(how, alpha) for alpha in ALPHAS}
-        bands.append(entry)
+        x = raw.step_T[kept].tolist()
+        bands.append({"group": number, "kind": raw.kind, "x": x, **_by_smoothing(chart, drawn)})
     return bands
 
 
-def _drawn(over_seeds: Band, most: int) -> dict[str, Any]:
-    kept = _kept(len(over_seeds.step_T), most)
-    return {"mean": _plain(over_seeds.mean_T[kept]), "low": _plain(over_seeds.low_T[kept]),
-            "high": _plain(over_seeds.high_T[kept])}  # fmt: skip
-
-
 def _plain(value_T: np.ndarray) -> list[float | None]:
-    return [float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None for value in value_T.tolist()]
+    return [rounded(value, DIGITS) if math.isfinite(value) else None for value in value_T.tolist()]
 
 
 # ---- words --------------------------------------------------------------------------------------------------------
@@ -256,14 +248,10 @@ def _sections(drawn: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "title": title,
-            "charts": [{"number": at, **_titles(chart)} for at, chart in numbered if chart["section"] == title],
+            "charts": [{"number": at, **chart} for at, chart in numbered if chart["section"] == title],
         }
         for title in dict.fromkeys(chart["section"] for chart in drawn)
     ]
-
-
-def _titles(chart: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: chart[key] for key in ("title", "unit", "metric")}
 
 
 def _subject(groups: Sequence[Group]) -> list[str]:
@@ -291,31 +279,15 @@ def _time(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
-def _row(run: Run, group: Group) -> dict[str, Any]:
-    return {
-        "name": run.name,
-        "group": group.label,
-        "seed": run.facts.get("seed", DASH),
-        "step": run.last_step,
-        "folder": str(run.folder),
-    }
-
-
-def _notes(runs: Sequence[Run]) -> list[str]:
-    return [note if len(runs) == 1 else f"{run.name}: {note}" for run in runs for note in run.notes]
-
-
 def _tails(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Mean over the runs of a group of each metric's mean of the last tenth."""
-    by_group = [[{entry.key: entry.tail for entry in summaries(run)} for run in group.runs] for group in groups]
-    keys = sorted({key for members in by_group for tails in members for key in tails})
-    return [{"key": key, "values": [_mean([tails[key] for tails in members if key in tails]) for members in by_group]}
-            for key in keys]  # fmt: skip
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    finite = [value for value in values if math.isfinite(value)]
-    return float(np.mean(finite)) if finite else None
+    by_group = [
+        [{entry.key: entry.tail for entry in summaries(run) if entry.logged} for run in group.runs] for group in groups
+    ]
+    keys = sorted({key for group in groups for run in group.runs for key in run.curves})
+    tails = {key: [[of_run[key] for of_run in members if key in of_run] for members in by_group] for key in keys}
+    return [{"key": key, "values": [np.mean(of_group).item() if of_group else None for of_group in of_groups]}
+            for key, of_groups in tails.items()]  # fmt: skip
 
 
 def _number(value: float | None) -> str:

@@ -51,6 +51,11 @@ class Estimate(NamedTuple):
         return format(self)
 
 
+def rounded(value: float, digits: int) -> float:
+    """The value with so many significant digits, for files."""
+    return float(f"{value:.{digits}g}")
+
+
 def pass_at_k(correct_PS: np.ndarray, k: int) -> np.ndarray:
     """The chance that one of k samples, drawn from a problem's n without putting back, is right: [P]. Unbiased.
 
