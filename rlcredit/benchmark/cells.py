@@ -1,9 +1,9 @@
-"""A finished cell: one small JSON file that is whole, right and comparable, or is not used.
+"""A finished cell: one small JSON file, used only where it is whole, undamaged and comparable.
 
 recipe, data, policy, device, versions   what it was run with, which has to agree over a grid
 settings   the variant's own, over the recipe's
 curves     logged metrics over steps, thinned; the reward whole
-held_out   by evaluation set and step: how many of each problem's samples were right, one digit a problem
+held_out   by evaluation set and step: how many samples of each problem were right, one digit a problem
 checksum   of all the rest
 """
 
@@ -55,14 +55,14 @@ KEPT = (
 
 
 class Unfinished(Exception):
-    """A run's folder that is no finished cell; the message says what is missing."""
+    """The folder of a run is not a finished cell; the message says what is missing."""
 
 
 # ---- from a run's folder to a cell --------------------------------------------------------------------------------
 
 
 def collect(folder: Path, cell: Cell, expected: Expected, **told: str) -> dict[str, Any]:
-    """The cell that a run's folder holds, with what else is told of it. Raises: Unfinished if it is not at its end."""
+    """The cell that a run's folder holds, with `told` added. Raises: Unfinished if the run is not complete."""
     try:
         run = read_run(folder)
         measured: dict[int, Shares] = read_held_out(folder)
@@ -121,7 +121,7 @@ def _seconds_a_step(run: Run, cycle: int) -> float | None:
 
 
 def _credit_share(run: Run) -> float | None:
-    """Of all the seconds of the run's steps, those that credit took; None where it reads nothing."""
+    """The share of credit in the seconds of all steps; None where credit reads nothing."""
     credit, steps = run.curves.get("credit/seconds"), run.curves.get("step_time")
     if credit is None or steps is None:
         return None
@@ -155,7 +155,7 @@ def write_cell(path: Path, cell: Mapping[str, Any]) -> None:
 def read_cell(path: Path, cell: Cell) -> dict[str, Any] | None:
     """The finished cell in a file; None if there is none.
 
-    Raises: Unfinished if the file is damaged; InputError if it is whole, and no cell of this name and format.
+    Raises: Unfinished if the file is damaged; InputError if it is a whole cell of another name, seed or format.
     """
     if not path.is_file():
         return None
@@ -163,7 +163,7 @@ def read_cell(path: Path, cell: Cell) -> dict[str, Any] | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         checksum = content.pop("checksum")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise Unfinished(f"{path}: is no whole cell") from error
+        raise Unfinished(f"{path}: is not a whole cell") from error
     if checksum != _checksum(content):
         raise Unfinished(f"{path}: its checksum is wrong")
     for key, wanted in (("format", FORMAT), ("name", cell.variant.name), ("seed", cell.seed)):
@@ -177,7 +177,7 @@ def _checksum(cell: Mapping[str, Any]) -> str:
 
 
 def _text(cell: Mapping[str, Any]) -> str:
-    """JSON with one line a key and one a curve."""
+    """JSON with one line for each key and for each curve."""
     lines = []
     for key, value in cell.items():
         if key in ("curves", "held_out"):
@@ -202,9 +202,9 @@ def refuse_different(path: Path, content: Mapping[str, Any], expected: Mapping[s
 
 
 def prepare_folder(folder: Path, cell: Cell, expected: Expected, code: str) -> bool:
-    """Make a run's folder ready to start or to go on; what was begun with other settings or code is deleted.
+    """Make a run's folder ready to start or to go on; a run of other settings or code is deleted.
 
-    Returns: whether something is there to go on from.
+    Returns: whether there is a run to go on with.
 
     Raises: InputError for a folder that no benchmark has made.
     """
@@ -221,6 +221,6 @@ def prepare_folder(folder: Path, cell: Cell, expected: Expected, code: str) -> b
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Raise an InputError for a folder with anything in it that no benchmark has put there."""
+    """Raise an InputError for a folder that is not empty and that no benchmark has made."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / STAMP).is_file():
-        raise InputError(f"runs: {folder} is of no benchmark; write another --runs, or move it away")
+        raise InputError(f"runs: {folder} was not made by a benchmark; write another --runs, or move it away")

@@ -1,4 +1,4 @@
-"""What a cell is run with and has to show: known before it runs, and compared with what finished cells say."""
+"""What a cell is run with and must contain: known before the run, and compared with finished cells."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ PLUMBING = {*OF_A_CELL, "run_name", "report_to", "save_steps", "save_total_limit
 
 
 class Expected(NamedTuple):
-    """What the run of a variant has to show, and what its results are made with.
+    """What the finished run of a variant must contain, and what it is run with.
 
     Attributes:
-        identity: recipe, data, policy, device and versions: what has to agree over a grid.
+        identity: recipe, data, policy, device and versions, which are the same for all cells of a grid.
         settings: of the variant, as the run's dataclasses have them.
         steps, completions_a_rollout, steps_a_rollout: the budget.
         evaluated: the steps at which held-out sets are measured.
@@ -49,7 +49,7 @@ class Expected(NamedTuple):
 
 
 def identify(base: Checked, recipe: Sequence[str]) -> dict[str, Any]:
-    """What all cells of a grid have to share: of the recipe without any variant, and the words that name it."""
+    """What all cells of a grid share, from the checked recipe without any variant and the words that name it."""
     return {
         "recipe": _values(base, sorted(set(_written(recipe)) - PLUMBING)),
         "data": _digest_of_data(base.task),
@@ -60,7 +60,7 @@ def identify(base: Checked, recipe: Sequence[str]) -> dict[str, Any]:
 
 
 def expect(checked: Checked, settings: Mapping[str, Any], identity: Mapping[str, Any], base: Checked) -> Expected:
-    """What a checked run of a variant has to show; `base` is the recipe without the variant.
+    """What the run of a checked variant must contain; `base` is the recipe without the variant.
 
     Raises: InputError for recipes whose budget or evaluation does not fit a benchmark, or differs from the base's.
     """
@@ -121,7 +121,7 @@ def versions() -> dict[str, str]:
 
 
 def code_digest() -> str:
-    """Of rlcredit's own code below the benchmark: cells of different code are compared with a note."""
+    """Digest of rlcredit's code below the benchmark: cells of different code are compared with a note."""
     root = Path(rlcredit.__file__).parent
     files = sorted(
         path for path in root.rglob("*.py") if path.relative_to(root).parts[0] not in ("benchmark", "cli.py")
@@ -143,7 +143,7 @@ def _values(checked: Checked, keys: Sequence[str] | Mapping[str, Any]) -> dict[s
 
 
 def _digest_of_data(task: TaskData) -> str:
-    """Of every row to train on and every one to be measured on."""
+    """Digest of every row to train on and every row to be measured on."""
     digest = hashlib.sha256()
     for rows in (task.train, *task.tests.values()):
         for row in rows or ():
@@ -152,7 +152,7 @@ def _digest_of_data(task: TaskData) -> str:
 
 
 def _digest(folder: Path) -> str | None:
-    """Of a policy in a folder; None for one that is fetched by its id."""
+    """Digest of a policy in a folder; None for a policy that is fetched by its id."""
     if not folder.is_dir():
         return None
     digest = hashlib.sha256()
@@ -171,7 +171,7 @@ def _device() -> str:
 
 
 def differences(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    """What a cell was run with that is not as expected: `max_steps 60 instead of 80`."""
+    """Where the settings of a cell are not as expected: `max_steps 60 instead of 80`."""
     said = []
     for part, wanted in expected.items():
         given = actual.get(part)

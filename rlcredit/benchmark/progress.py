@@ -1,4 +1,4 @@
-"""The grid while it runs: a table in a terminal, a line a change elsewhere."""
+"""The grid while it runs: a table in a terminal; elsewhere a line for every change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From finished cells to one document: every number that the tables and figures show, and those behind them.
+"""From finished cells to one document with every number of the tables and figures, and the numbers behind them.
 
 before, final   held-out accuracy at step 0 and after the last step
 best            held-out accuracy at the evaluation whose validation accuracy is highest (`stats.curves.best`)
@@ -52,7 +52,7 @@ def sets_of(cell: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
 
 
 def measures(cell: Mapping[str, Any]) -> dict[str, float]:
-    """What one cell comes to; what it did not measure is left out."""
+    """The measures of one cell; those that the cell does not have are left out."""
     main, second, validation = sets_of(cell)
     steps, greedy = accuracy_curve(cell, main)
     values = {"before": greedy[0], "final": greedy[-1], "area": area(steps, greedy)}

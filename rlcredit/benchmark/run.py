@@ -1,6 +1,6 @@
-"""`rlcredit benchmark`: a grid of runs, kept cell by cell, and what it comes to.
+"""`rlcredit benchmark`: a grid of runs, kept cell by cell, and its results.
 
-OUTPUT/cells/NAME-seedN.json      finished cells; they are kept, in a repository say, and never run again
+OUTPUT/cells/NAME-seedN.json      finished cells, which are kept (in a repository, for example) and never run again
 OUTPUT/results.json, .md, -curves.png, -differences.png (.svg)      with --set: results-SET...
 RUNS/NAME-seedN/                  ordinary output folders of `rlcredit train`, deleted when the cell is kept
 """
@@ -126,7 +126,7 @@ def benchmark(argv: Sequence[str]) -> None:
 
 
 def _command(args: BenchmarkArguments, recipe: Sequence[str]) -> str:
-    """What makes these results, without the flags that change nothing in them."""
+    """The command of these results, without the flags that change nothing in them."""
     words = ["rlcredit", "benchmark", *recipe]
     for key in ("strategies", "set", "seeds"):
         if values := getattr(args, key):
@@ -144,7 +144,7 @@ def checked(plan: Plan) -> Plan:
     words = ["--output_dir", str(plan.runs / "checked"), "--resume_from_checkpoint", "auto"]
     base = check([*plan.recipe, *words])
     if base.run.dry_run or base.run.overwrite:
-        raise InputError("dry_run, overwrite: are no keys of a benchmark's recipe; leave them out")
+        raise InputError("dry_run, overwrite: are not keys of a benchmark's recipe; leave them out")
     identity = identify(base, plan.recipe)
     expected = {}
     for variant in plan.grid.variants:
@@ -171,7 +171,7 @@ def finished_cells(plan: Plan) -> dict[str, dict[str, Any]]:
 
 
 def _stored_cells(plan: Plan, otherwise: str) -> Iterator[tuple[Cell, dict[str, Any]]]:
-    """The cells that are there, with their content; of a damaged one it is said what becomes of it."""
+    """The cells that are there, with their content; of a damaged cell a line says what becomes of it."""
     for cell in plan.grid.cells:
         try:
             content = cell_files.read_cell(plan.file(cell), cell)
@@ -233,7 +233,7 @@ def _make_folder(key: str, folder: Path) -> None:
 
 
 def _cores() -> int:
-    """Those that this process may use, where the system says."""
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -249,7 +249,7 @@ def _devices() -> list[str]:
 
 
 def read_cells(plan: Plan) -> dict[str, dict[int, dict[str, Any]]]:
-    """By variant and seed, the finished cells, which have to agree: but for the settings, over all variants too.
+    """The finished cells by variant and seed. Cells of one variant agree in all settings, all cells in SHARED.
 
     Raises: InputError that names the difference.
     """
@@ -281,7 +281,7 @@ def write_results(plan: Plan, command: str) -> None:
 
 
 def summary(results: Mapping[str, Any]) -> list[str]:
-    """A line a variant for the terminal."""
+    """One line for each variant, for the terminal."""
     lines = []
     pairs = {(p["variant"], p["against"]): p for p in reversed(results["paired"]) if p["measure"] == "final"}
     for name, variant in results["variants"].items():

@@ -59,7 +59,7 @@ def _read(folder: Path) -> Evaluation:
     try:
         settings = json.loads((folder / SETTINGS_FILE).read_text())
         if not isinstance(settings, dict):
-            raise ValueError(f"{SETTINGS_FILE} is no JSON object")
+            raise ValueError(f"{SETTINGS_FILE} is not a JSON object")
         records = read_samples(folder / SAMPLES_FILE)
         drawn = table(records)
     except (OSError, ValueError, RecursionError) as error:

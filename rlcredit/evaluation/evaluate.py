@@ -169,7 +169,7 @@ def _open(args: EvaluateArguments, path: str, rows: Dataset, state: PartialState
     try:
         earlier = json.loads(file.read_text()) if file.is_file() else None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"output: {file} is no JSON; write another --output, or delete it") from error
+        raise InputError(f"output: {file} is not JSON; write another --output, or delete it") from error
     state.wait_for_everyone()
     if earlier is not None and earlier != settings:
         earlier = earlier if isinstance(earlier, dict) else {}
@@ -197,7 +197,7 @@ def _settings(args: EvaluateArguments, path: str, rows: Dataset) -> dict[str, An
 
 
 def _report(args: EvaluateArguments, store: Store, notes: Sequence[str]) -> None:
-    """Say what came out, and keep it beside the samples."""
+    """Print the estimates, and write them beside the samples."""
     drawn = table(store.records())
     estimates = summarize(*drawn)
     settings = json.loads((args.folder / SETTINGS_FILE).read_text())

@@ -182,7 +182,7 @@ def read_samples(path: Path) -> list[Record]:
         return pq.read_table(path, schema=SCHEMA).to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path}: is no table of samples ({reason:.120}); write --overwrite true") from error
+        raise InputError(f"{path}: is not a table of samples ({reason:.120}); write --overwrite true") from error
 
 
 def _write(path: Path, records: Sequence[Record]) -> None:

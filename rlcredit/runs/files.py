@@ -77,9 +77,9 @@ def read_lines(path: Path, *, tail: int | None = None) -> tuple[list[dict[str, A
         except (ValueError, RecursionError) as error:
             if number == len(texts):
                 return lines, True
-            raise InputError(f"{path}: line {number} is no JSON; {ODD}") from error
+            raise InputError(f"{path}: line {number} is not JSON; {ODD}") from error
         if not isinstance(line, dict) or type(line.get("step")) is not int or not is_number(line["step"]):
-            raise InputError(f"{path}: line {number} is no log of a step; {ODD}")
+            raise InputError(f"{path}: line {number} is not the log of a step; {ODD}")
         lines.append(line)
     return lines, False
 
@@ -135,7 +135,7 @@ def read_facts(folder: Path) -> tuple[dict[str, str], int | None]:
     facts = _read_object(path)
     samples = facts.get("eval_samples")
     if samples is not None and (type(samples) is not int or samples < 1):
-        raise InputError(f"{path}: eval_samples: {samples!r:.40} is no number of completions; write 1 or more")
+        raise InputError(f"{path}: eval_samples: {samples!r:.40} is not a number of completions; write 1 or more")
     return {key: str(facts[key]) for key in FACTS if facts.get(key) is not None}, samples
 
 
@@ -147,7 +147,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        raise InputError(f"{path}: is no JSON object; delete it to go on without it")
+        raise InputError(f"{path}: is not a JSON object; delete it to go on without it")
     return content
 
 

@@ -1,7 +1,7 @@
 """A run's output folder, read into one `Run`; nothing is unpickled.
 
-Only log.jsonl is needed. Without run.json a folder's name speaks: uniform-seed1, uniform_s2 and uniform/seed_3 are
-seeds of "uniform". Of the tables of completions three are read: at the start, the middle and the end.
+Only log.jsonl is needed. Without run.json the name of the folder tells the seed: uniform-seed1, uniform_s2 and
+uniform/seed_3 are seeds of "uniform". Three of the tables of completions are read: at the start, middle and end.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Run(NamedTuple):
 def read_run(folder: Path) -> Run:
     """The run in this folder. Raises: InputError of one line if there is none, or a file of it is broken."""
     if not (folder / LOG_FILE).is_file():
-        raise InputError(f"{folder}: is no run's output folder, it has no {LOG_FILE}{_advice(folder)}")
+        raise InputError(f"{folder}: is not a run's output folder: it has no {LOG_FILE}{_advice(folder)}")
     curves, notes = _read_curves(folder / LOG_FILE)
     facts, eval_samples = read_facts(folder)
     name, kin, seed = _named(folder.resolve())
@@ -121,7 +121,7 @@ def _advice(folder: Path) -> str:
 
 
 def _named(folder: Path) -> tuple[str, Path, str | None]:
-    """(name, kin, seed) of a folder; one that is called by its seed alone is named after its parent too."""
+    """(name, kin, seed) of a folder; a folder called by its seed alone is named after its parent too."""
     parts = SEED.fullmatch(folder.name)
     if parts is None:
         return folder.name, folder, None
@@ -131,13 +131,13 @@ def _named(folder: Path) -> tuple[str, Path, str | None]:
 
 
 def distinct(runs: Sequence[Run]) -> list[Run]:
-    """The runs, those of one name called by their whole folders."""
+    """The runs, where runs of the same name are called by their whole folders."""
     names = [run.name for run in runs]
     return [run._replace(name=str(run.folder)) if names.count(run.name) > 1 else run for run in runs]
 
 
 def _read_curves(path: Path) -> tuple[dict[str, Curve], list[str]]:
-    """The log by metric, and notes on it. Raises: InputError where there is no number in it."""
+    """The log by metric, and notes on the log. Raises: InputError where the log holds no number."""
     lines, torn = read_lines(path)
     notes = ["The log's last line is cut short, as by a crash or in mid-write, and is left out."] if torn else []
     kept: dict[int, dict[str, float]] = {}
@@ -192,7 +192,7 @@ def _rows(path: Path, step: int, moment: str) -> list[LoggedCompletion]:
         ]
     except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
         said = " ".join(str(error).split())[:120]
-        raise InputError(f"{path}: is no table of completions ({said}); delete it to report without it") from error
+        raise InputError(f"{path}: is not a table of completions ({said}); delete it to report without it") from error
 
 
 def _words(value: Any) -> str:

@@ -1,6 +1,6 @@
-"""Runs side by side: seeds of one thing as a group, and what they come to.
+"""Runs side by side: those that differ in their seed alone as a group, and the accuracy of each group.
 
-    group      runs of one algorithm, credit strategy, model and task (run.json), or one name but for the seed
+    group      runs of one algorithm, credit strategy, model and task (run.json), or of one name without its seed
     final      accuracy after training, or else the last evaluation
     best       accuracy at the evaluation that is best on the validation set, where one was measured
     mean       over the runs of a group, with Student's t interval over seeds; of one run, its interval over problems
@@ -106,31 +106,29 @@ def _label(run: Run) -> str:
 
 
 def _longer(run: Run, label: str) -> str:
-    """The label with what tells groups of one strategy apart."""
+    """The label with the model and the task, which tell groups of one strategy apart."""
     more = [run.facts[key] for key in ("model", "task") if key in run.facts]
     return ", ".join([label, *more]) if more else f"{run.kin.parent.name}/{label}"
 
 
 def _doubts(label: str, runs: Sequence[Run]) -> list[str]:
-    """What speaks against calling these runs seeds of one thing."""
+    """Reasons why these runs may differ in more than their seed."""
     seeds = [run.facts["seed"] for run in runs if "seed" in run.facts]
     twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
     notes = [f"{label}: seed {seed} is there {seeds.count(seed)} times." for seed in twice]
     if len({_essence(run.facts["command"]) for run in runs if "command" in run.facts}) > 1:
-        notes.append(f"{label}: its runs are taken as seeds of one thing, but their commands differ in more.")
+        notes.append(f"{label}: its runs are grouped as seeds, but their commands differ in more than the seed.")
     return notes
 
 
 def _essence(command: str) -> str:
-    """A command without what one run has to itself."""
+    """A command without the flags that differ between the seeds of one grid."""
     return re.sub(rf"\s--(?:{'|'.join(OF_ONE_RUN)})(?:=\S+|(?:\s+(?!--)\S+)?)(?=\s|$)", "", command)
 
 
 def baseline(groups: Sequence[Group], group: Group) -> Group | None:
-    """What a group is compared with: uniform credit, best of the same model, task and algorithm; or the first group.
-
-    None if that is the group itself.
-    """
+    """What a group is compared with: uniform credit, preferably of the same model, task and algorithm, or else the first
+    group. None if that is the group itself."""
     facts = group.runs[0].facts
 
     def kinship(other: Group) -> list[bool]:

@@ -14,7 +14,7 @@ from rlcredit.runs.files import HELD_OUT_FILE, LOG_FILE, append_line, go_back
 class JsonlLog(TrainerCallback):
     """Appends every log of the main process, with its step; a resumed run drops the steps that it will repeat.
 
-    A line that does not fit on the disk is left out, with a warning: what a full disk ends is decided by checkpoints.
+    A line that does not fit on the disk is left out, with a warning: a full disk ends a run at its next checkpoint.
     """
 
     def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]

@@ -62,13 +62,13 @@ def _words(argv: Sequence[str]) -> tuple[list[Path], Path | None]:
                 raise InputError(f"--output: takes one file, once; {ADVICE}")
             output = Path(value)
         elif word.startswith("-"):
-            raise InputError(f"{word}: is no flag of rlcredit report; {ADVICE}")
+            raise InputError(f"{word}: is not a flag of rlcredit report; {ADVICE}")
         else:
             folders.setdefault(Path(word).resolve(), Path(word))
     if not folders:
         raise InputError(f"rlcredit report takes the output folder of a run; {ADVICE}")
     if output is not None and (output.suffix != ".html" or output.is_dir()):
-        raise InputError(f"--output: {output} is no page; write a file that ends in .html")
+        raise InputError(f"--output: {output} is not a page; write a file that ends in .html")
     return list(folders.values()), output
 
 

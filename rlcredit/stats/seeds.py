@@ -1,4 +1,4 @@
-"""Two ways of training compared by their runs: one answer, wherever it is asked for.
+"""Two ways of training compared by their runs: the one comparison behind `rlcredit benchmark` and `rlcredit report`.
 
     paired       where two seeds or more are in both groups, and each stands once in its group: over these seeds,
                  d_s = b_s - a_s, because one seed means the same data order and the same first rollouts;

@@ -140,8 +140,8 @@ def test_strategies_of_ones_own_and_unknown_ones():
         ("a b: {credit_alpha: 0.1}", "cannot name files"),
         ("a: 3", "write settings such as"),
         ("a: {seed: 3}", "seed is set by the grid"),
-        ("a: {credit-alpha: 0.1}", "'credit-alpha' is no key"),
-        ("a: {task_options.numbers: 3}", "'task_options.numbers' is no key"),
+        ("a: {credit-alpha: 0.1}", "'credit-alpha' is not a key"),
+        ("a: {task_options.numbers: 3}", "'task_options.numbers' is not a key"),
         ("a: {against: []}", "name of a variant"),
         ("a: {credit_alpha: 0.1}\na: {credit_alpha: 0.2}", "duplicate key"),
     ],
@@ -156,7 +156,7 @@ def test_bad_sets(text, expected, tmp_path):
 
 def test_what_is_compared_with_has_to_be_there(tmp_path):
     (tmp_path / "s.yaml").write_text("a: {credit_alpha: 0.1, against: nobody}")
-    with pytest.raises(InputError, match="'nobody' is no variant"):
+    with pytest.raises(InputError, match="'nobody' is not a variant"):
         make_grid(RECIPE, [], [str(tmp_path / "s.yaml")], [0])
 
 
@@ -311,7 +311,7 @@ def test_a_damaged_run_is_no_cell(tmp_path):
     (folder / "held_out.jsonl").write_text(lines.replace("[1.0, 0.0, 1.0]", "[1.0, 0.0]", 1))
     with pytest.raises(Unfinished, match="step 2 is of other problems than the first"):
         cell_files.collect(folder, Cell(UNIFORM, 0), EXPECTED, **TOLD)
-    with pytest.raises(Unfinished, match="is no run's output folder"):
+    with pytest.raises(Unfinished, match="is not a run's output folder"):
         cell_files.collect(tmp_path / "nowhere", Cell(UNIFORM, 0), EXPECTED, **TOLD)
     lines = (run_folder(tmp_path / "hole") / "log.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "hole/log.jsonl").write_text("".join(lines[1:]))  # as after a disk that was full for a while
@@ -367,7 +367,7 @@ def test_a_folder_begun_with_other_settings_is_begun_anew(tmp_path):
         assert not (folder / "checkpoint-2").exists()
         (folder / "checkpoint-2").mkdir()
     (folder / "benchmark.json").unlink()  # whose is this?
-    with pytest.raises(InputError, match="is of no benchmark"):
+    with pytest.raises(InputError, match="was not made by a benchmark"):
         cell_files.prepare_folder(folder, cell, other, "abc")
     assert (folder / "checkpoint-2").exists()
 

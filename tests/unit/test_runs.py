@@ -161,18 +161,18 @@ def test_values_that_are_no_numbers_are_not_drawn_or_averaged(tmp_path):
     [
         ({}, "it has no log.jsonl"),
         ({"log.jsonl": ""}, "is empty"),
-        ({"log.jsonl": "\n"}, "is no JSON|is empty"),
+        ({"log.jsonl": "\n"}, "is not JSON|is empty"),
         ({"log.jsonl": '{"step": 1, "rew'}, "is empty"),
         ({"log.jsonl": '{"step": 1}\n'}, "is empty"),
-        ({"log.jsonl": '{"step": 1, "re\n{"step": 2, "reward": 1}\n'}, "line 1 is no JSON"),
-        ({"log.jsonl": "[1]\n"}, "line 1 is no log of a step"),
-        ({"log.jsonl": '{"reward": 1}\n'}, "line 1 is no log of a step"),
-        ({"accuracy.json": '{"before": {"a": [0.5'}, "accuracy.json: is no JSON object"),
+        ({"log.jsonl": '{"step": 1, "re\n{"step": 2, "reward": 1}\n'}, "line 1 is not JSON"),
+        ({"log.jsonl": "[1]\n"}, "line 1 is not the log of a step"),
+        ({"log.jsonl": '{"reward": 1}\n'}, "line 1 is not the log of a step"),
+        ({"accuracy.json": '{"before": {"a": [0.5'}, "accuracy.json: is not a JSON object"),
         ({"accuracy.json": '{"before": 0.5}'}, "a list of values"),
         ({"accuracy.json": '{"before": {"a": [2]}}'}, "a list of values"),
-        ({"run.json": "[]"}, "run.json: is no JSON object"),
+        ({"run.json": "[]"}, "run.json: is not a JSON object"),
         ({"run.json": '{"eval_samples": "many"}'}, "eval_samples: 'many'"),
-        ({"completions/completions_00001.parquet": "PAR1 broken"}, "is no table of completions"),
+        ({"completions/completions_00001.parquet": "PAR1 broken"}, "is not a table of completions"),
     ],
 )
 def test_what_is_broken_is_one_line(tmp_path, files, said):
@@ -244,7 +244,7 @@ def test_run_json_says_what_belongs_together(tmp_path):
     notes = grouped([runs[0], read_run(other)])[0].notes
     assert notes == [
         "coupled_rhythm: seed 1 is there 2 times.",
-        "coupled_rhythm: its runs are taken as seeds of one thing, but their commands differ in more.",
+        "coupled_rhythm: its runs are grouped as seeds, but their commands differ in more than the seed.",
     ]
 
 
@@ -473,7 +473,7 @@ def test_report_writes_one_page_and_says_where(tmp_path, capsys, monkeypatch):
     assert [line.split(":")[0] for line in said] == ["left out", "left out", "report"]
     html = (tmp_path / "report.html").read_text()
     assert [run["name"] for run in data_of(html)["runs"]] == ["a-s1", "a-s2"]
-    assert "Left out." in html and "it has no log.jsonl" in html and "is no table of completions" in html
+    assert "Left out." in html and "it has no log.jsonl" in html and "is not a table of completions" in html
     report([str(first), f"--output={tmp_path / 'new' / 'x.html'}"])
     assert (tmp_path / "new" / "x.html").is_file()
     assert not list(tmp_path.rglob("*.tmp"))
@@ -484,7 +484,7 @@ def test_report_writes_one_page_and_says_where(tmp_path, capsys, monkeypatch):
     ("argv", "said"),
     [
         ([], "takes the output folder"),
-        (["--out", "x"], "--out: is no flag"),
+        (["--out", "x"], "--out: is not a flag"),
         (["{a}", "--output"], "takes one file"),
         (["{a}", "--output", "x.html", "--output=y.html"], "takes one file"),
         (["{a}", "--output", "{a}/log.jsonl"], "ends in .html"),
