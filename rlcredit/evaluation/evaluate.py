@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
@@ -30,7 +30,7 @@ from rlcredit.evaluation.samples import SAMPLES_FILE, SampleBatch, Store, batche
 from rlcredit.evaluation.sampling import Sampling, prompt_lengths
 from rlcredit.files import write_whole
 from rlcredit.stats.estimates import summarize
-from rlcredit.tasks import EVALUATION_SETS, TaskData
+from rlcredit.tasks import EVALUATION_SETS
 
 SETTINGS_FILE = "settings.json"
 METRICS_FILE = "metrics.json"
@@ -100,8 +100,15 @@ def evaluate(argv: Sequence[str]) -> None:
     todo = store.missing(wanted)
     state.wait_for_everyone()  # every process has to see the same batches missing
     if todo:
-        _draw_all(todo[state.process_index :: state.num_processes], len(wanted), path, tokenizer, task, rows, store,
-                  args, state)  # fmt: skip
+        model = load_model(path, args, state.device)
+        for batch in _with_progress(todo[state.process_index :: state.num_processes], len(wanted), args.task, state):
+            try:
+                store.keep(batch, draw(model, tokenizer, rows, batch, args.sampling, task.check))
+            except torch.OutOfMemoryError as error:
+                raise RunStopped(
+                    f"out of memory with {len(batch.pairs)} completions at once; write a smaller --batch_size (now "
+                    f"{args.batch_size}) and --overwrite true"
+                ) from error
     state.wait_for_everyone()
     if state.is_main_process:
         store.close(wanted)
@@ -121,38 +128,19 @@ def _tokenizer(path: str, args: EvaluateArguments, rows: Dataset) -> PreTrainedT
     return tokenizer
 
 
-def _draw_all(
-    mine: Sequence[SampleBatch],
-    batches_in_all: int,
-    path: str,
-    tokenizer: PreTrainedTokenizerBase,
-    task: TaskData,
-    rows: Dataset,
-    store: Store,
-    args: EvaluateArguments,
-    state: PartialState,
-) -> None:
-    """Draw and store this process's batches."""
-    assert task.check is not None
-    model = load_model(path, args, state.device)
-    done = batches_in_all - len(mine) if state.num_processes == 1 else 0
-    quiet = not sys.stderr.isatty()
-    bar = tqdm(
+def _with_progress(mine: Sequence[SampleBatch], in_all: int, name: str, state: PartialState) -> Iterable[SampleBatch]:
+    """This process's batches, with a bar on the main process."""
+    done = in_all - len(mine) if state.num_processes == 1 else 0
+    return tqdm(
         mine,
-        desc=args.task,
+        desc=name,
         unit="batch",
         initial=done,
         total=len(mine) + done,
         disable=not state.is_main_process,
-        mininterval=10 if quiet else 0.5,
+        mininterval=0.5 if sys.stderr.isatty() else 10,
         dynamic_ncols=True,
     )
-    for batch in bar:
-        try:
-            store.keep(batch, draw(model, tokenizer, rows, batch, args.sampling, task.check))
-        except torch.OutOfMemoryError as error:
-            raise RunStopped(f"out of memory with {len(batch.pairs)} completions at once; write a smaller "
-                             f"--batch_size (now {args.batch_size}) and --overwrite true") from error  # fmt: skip
 
 
 # ---- the folder ---------------------------------------------------------------------------------------------------

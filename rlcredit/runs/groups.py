@@ -127,8 +127,8 @@ def _essence(command: str) -> str:
 
 
 def baseline(groups: Sequence[Group], group: Group) -> Group | None:
-    """What a group is compared with: uniform credit, preferably of the same model, task and algorithm, or else the first
-    group. None if that is the group itself."""
+    """What a group is compared with: uniform credit, preferably of the same model, task and algorithm, or else the
+    first group. None if that is the group itself."""
     facts = group.runs[0].facts
 
     def kinship(other: Group) -> list[bool]:

@@ -14,7 +14,7 @@ from rlcredit.runs.files import HELD_OUT_FILE, LOG_FILE, append_line, go_back
 class JsonlLog(TrainerCallback):
     """Appends every log of the main process, with its step; a resumed run drops the steps that it will repeat.
 
-    A line that does not fit on the disk is left out, with a warning: a full disk ends a run at its next checkpoint.
+    A line that does not fit on the disk is left out, with a warning: only a checkpoint that does not fit ends a run.
     """
 
     def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]

@@ -121,9 +121,7 @@ def mean_interval(values_P: ArrayLike) -> Estimate:
 
     One problem tells nothing about the spread: nan bounds. Equal values give an interval without width.
     """
-    values_P = np.asarray(values_P, dtype=float)
-    if values_P.ndim != 1 or not len(values_P):
-        raise ValueError(f"one value a problem is needed, in one dimension, not shape {values_P.shape}")
+    values_P = _vector(values_P)
     value, problems = float(values_P.mean()), len(values_P)
     if problems == 1:
         return Estimate(value, math.nan, math.nan)
@@ -190,11 +188,17 @@ def _matrix(name: str, values_PS: ArrayLike) -> np.ndarray:
     return matrix
 
 
-def in_unit_interval(values_P: ArrayLike) -> np.ndarray:
-    """values_P as float64 [P], checked: one problem or more, each value in [0, 1]."""
+def _vector(values_P: ArrayLike) -> np.ndarray:
+    """values_P as float64 [P]."""
     values_P = np.asarray(values_P, dtype=float)
     if values_P.ndim != 1 or not len(values_P):
         raise ValueError(f"one value a problem is needed, in one dimension, not shape {values_P.shape}")
+    return values_P
+
+
+def in_unit_interval(values_P: ArrayLike) -> np.ndarray:
+    """values_P as float64 [P], checked: one problem or more, each value in [0, 1]."""
+    values_P = _vector(values_P)
     if not ((values_P >= 0) & (values_P <= 1)).all():
         raise ValueError("values must lie in [0, 1]")
     return values_P

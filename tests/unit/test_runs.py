@@ -14,6 +14,14 @@ import pytest
 
 from rlcredit.errors import InputError
 from rlcredit.pages.frame import clean
+from rlcredit.runs.files import (
+    append_line,
+    read_accuracies,
+    read_facts,
+    read_held_out,
+    write_accuracies,
+    write_facts,
+)
 from rlcredit.runs.folder import Run, distinct, read_run
 from rlcredit.runs.groups import Standing, baseline, changes, grouped, standings, summaries
 from rlcredit.runs.page import charts, runs_page
@@ -198,6 +206,27 @@ def test_completions_are_taken_at_start_middle_and_end_of_what_was_logged(tmp_pa
     ]  # fmt: skip
     assert [sample.prompt for sample in samples[:4]] == ["p0", "p3", "p6", "p9"]
     assert samples[1].numbers == {"countdown_reward": 0.3, "credit_weight_mean": 1.5, "advantage": -1.5}
+
+
+def test_what_is_written_is_read(tmp_path):
+    shares = {"countdown": [0.25, 1.0], "countdown_validation": [0.0]}
+    assert (read_facts(tmp_path), read_accuracies(tmp_path), read_held_out(tmp_path)) == (({}, None), {}, {})
+    write_facts(tmp_path, {"algorithm": "ppo", "seed": 3, "eval_samples": 4})
+    assert read_facts(tmp_path) == ({"algorithm": "ppo", "seed": "3"}, 4)
+    write_accuracies(tmp_path, before=shares)
+    assert read_accuracies(tmp_path) == {"before": shares}
+    write_accuracies(tmp_path, before=shares, after=shares)
+    assert read_accuracies(tmp_path) == {"before": shares, "after": shares}
+    for step in (20, 40):
+        append_line(tmp_path / "held_out.jsonl", {"step": step, "right": shares})
+    assert read_held_out(tmp_path) == {20: shares, 40: shares}
+    for text in ('{"step": 60}\n', '{"step": 60, "right": {"countdown": [2]}}\n', '{"step": 60, "right": [1]}\n'):
+        (tmp_path / "held_out.jsonl").write_text(text)
+        with pytest.raises(InputError, match=r"held_out.jsonl: an evaluation is a list of values in \[0, 1\]"):
+            read_held_out(tmp_path)
+    (tmp_path / "accuracy.json").write_text('{"after": {}}')
+    with pytest.raises(InputError, match=r"accuracy\.json: holds no accuracies before the run"):
+        read_accuracies(tmp_path)
 
 
 # ---- groups -------------------------------------------------------------------------------------------------------
