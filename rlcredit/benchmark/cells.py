@@ -1,9 +1,9 @@
-"""A finished cell: one small JSON file that is whole, right and comparable, or is not used.
+"""A finished cell: one small JSON file, used only where it is whole, undamaged and comparable.
 
 recipe, data, policy, device, versions   what it was run with, which has to agree over a grid
 settings   the variant's own, over the recipe's
 curves     logged metrics over steps, thinned; the reward whole
-held_out   by evaluation set and step: how many of each problem's samples were right, one digit a problem
+held_out   by evaluation set and step: how many samples of each problem were right, one digit a problem
 checksum   of all the rest
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ from rlcredit.benchmark.expected import Expected, differences
 from rlcredit.benchmark.grid import Cell
 from rlcredit.errors import InputError
 from rlcredit.files import remove_whole, write_whole
-from rlcredit.runs import log
-from rlcredit.runs.folder import ACCURACY_FILE, Curve, Run, read_run
+from rlcredit.runs.files import ACCURACY_FILE, Shares, read_held_out
+from rlcredit.runs.folder import Run, read_run
+from rlcredit.stats.curves import Curve, last_tenth
+from rlcredit.stats.estimates import rounded
 
 FORMAT = 1
 STAMP = "benchmark.json"
@@ -53,19 +55,19 @@ KEPT = (
 
 
 class Unfinished(Exception):
-    """A run's folder that is no finished cell; the message says what is missing."""
+    """The folder of a run is not a finished cell; the message says what is missing."""
 
 
 # ---- from a run's folder to a cell --------------------------------------------------------------------------------
 
 
 def collect(folder: Path, cell: Cell, expected: Expected, **told: str) -> dict[str, Any]:
-    """The cell that a run's folder holds, with what else is told of it. Raises: Unfinished if it is not at its end."""
+    """The cell that a run's folder holds, with `told` added. Raises: Unfinished if the run is not complete."""
     try:
         run = read_run(folder)
-        lines = log.read(folder / log.HELD_OUT_FILE)
-    except (InputError, ValueError) as error:
-        raise Unfinished(" ".join(str(error).split())) from error
+        measured: dict[int, Shares] = read_held_out(folder)
+    except InputError as error:
+        raise Unfinished(str(error)) from error
     trained = run.curves.get("loss")
     steps = trained.step_T.astype(int).tolist() if trained is not None else []
     if steps != list(range(1, expected.steps + 1)):
@@ -82,32 +84,30 @@ def collect(folder: Path, cell: Cell, expected: Expected, **told: str) -> dict[s
         "steps_a_rollout": expected.steps_a_rollout,
         "seconds_a_step": _seconds_a_step(run, expected.steps_a_rollout),
         "credit_share": _credit_share(run),
-        "last_entropy": _last(run, "entropy"),
+        "last_entropy": rounded(last_tenth(run.curves["entropy"].value_T), DIGITS)
+        if "entropy" in run.curves
+        else None,
         "samples": expected.samples,
         "second_temperature": expected.second_temperature,
-        "held_out": _held_out(run, lines, expected),
+        "held_out": _held_out(run, measured, expected),
         "curves": _curves(run),
     }
 
 
-def _held_out(run: Run, lines: Sequence[Mapping[str, Any]], expected: Expected) -> dict[str, dict[str, str]]:
+def _held_out(run: Run, during: Mapping[int, Shares], expected: Expected) -> dict[str, dict[str, str]]:
     """By set and step, the digits of the problems."""
-    try:
-        measured = {int(line["step"]): line["right"] for line in lines}
-    except (KeyError, TypeError, ValueError) as error:
-        raise Unfinished(f"{run.folder / log.HELD_OUT_FILE}: is damaged") from error
-    measured[0] = run.accuracies.get("before")
-    measured[expected.steps] = run.accuracies.get("after")
+    before, after = (run.accuracies.get(part, {}) for part in ("before", "after"))
+    measured = {**during, 0: before, expected.steps: after}
     if missing := [step for step in expected.evaluated if not measured.get(step)]:
         raise Unfinished(f"{run.folder}: the evaluation at step {missing[0]} is missing ({ACCURACY_FILE})")
     sizes = {name: len(values) for name, values in measured[0].items()}
-    found: dict[str, dict[str, str]] = {name: {} for name in sizes}
+    digits: dict[str, dict[str, str]] = {name: {} for name in sizes}
     for step in expected.evaluated:
         if {name: len(values) for name, values in measured[step].items()} != sizes:
             raise Unfinished(f"{run.folder}: the evaluation at step {step} is of other problems than the first")
         for name, values in measured[step].items():
-            found[name][str(step)] = "".join(str(round(value * expected.samples)) for value in values)
-    return found
+            digits[name][str(step)] = "".join(str(round(value * expected.samples)) for value in values)
+    return digits
 
 
 def _seconds_a_step(run: Run, cycle: int) -> float | None:
@@ -117,21 +117,15 @@ def _seconds_a_step(run: Run, cycle: int) -> float | None:
         return None
     whole = len(curve.value_T) // cycle * cycle
     times = curve.value_T[:whole].reshape(-1, cycle).mean(1) if whole else curve.value_T
-    return _short(float(np.median(times)))
+    return rounded(float(np.median(times)), DIGITS)
 
 
 def _credit_share(run: Run) -> float | None:
-    """Of all the seconds of the run's steps, those that credit took; None where it reads nothing."""
+    """The share of credit in the seconds of all steps; None where credit reads nothing."""
     credit, steps = run.curves.get("credit/seconds"), run.curves.get("step_time")
     if credit is None or steps is None:
         return None
-    return _short(float(credit.value_T.sum() / steps.value_T.sum()))
-
-
-def _last(run: Run, name: str) -> float | None:
-    """Mean of a curve over the last tenth of the run."""
-    curve = run.curves.get(name)
-    return None if curve is None else _short(float(np.mean(curve.value_T[-math.ceil(len(curve.value_T) / 10) :])))
+    return rounded(float(credit.value_T.sum() / steps.value_T.sum()), DIGITS)
 
 
 def _curves(run: Run) -> dict[str, dict[str, list[float]]]:
@@ -147,12 +141,8 @@ def _points(curve: Curve, *, thin: bool) -> dict[str, list[float]]:
     cut = [np.arange(start, min(start + stride, count)) for start in range(0, count, stride)]
     return {
         "step": [int(curve.step_T[part[-1]]) for part in cut],
-        "value": [_short(float(np.mean(curve.value_T[part]))) for part in cut],
+        "value": [rounded(float(np.mean(curve.value_T[part])), DIGITS) for part in cut],
     }
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")
 
 
 # ---- the file -----------------------------------------------------------------------------------------------------
@@ -165,21 +155,21 @@ def write_cell(path: Path, cell: Mapping[str, Any]) -> None:
 def read_cell(path: Path, cell: Cell) -> dict[str, Any] | None:
     """The finished cell in a file; None if there is none.
 
-    Raises: Unfinished if the file is damaged; InputError if it is whole, and no cell of this name and format.
+    Raises: Unfinished if the file is damaged; InputError if it is a whole cell of another name, seed or format.
     """
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        checksum = found.pop("checksum")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        checksum = content.pop("checksum")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise Unfinished(f"{path}: is no whole cell") from error
-    if checksum != _checksum(found):
+        raise Unfinished(f"{path}: is not a whole cell") from error
+    if checksum != _checksum(content):
         raise Unfinished(f"{path}: its checksum is wrong")
     for key, wanted in (("format", FORMAT), ("name", cell.variant.name), ("seed", cell.seed)):
-        if found.get(key) != wanted:
-            raise InputError(f"{path}: its {key} is {found.get(key)!r} instead of {wanted!r}; put it elsewhere")
-    return found
+        if content.get(key) != wanted:
+            raise InputError(f"{path}: its {key} is {content.get(key)!r} instead of {wanted!r}; put it elsewhere")
+    return content
 
 
 def _checksum(cell: Mapping[str, Any]) -> str:
@@ -187,7 +177,7 @@ def _checksum(cell: Mapping[str, Any]) -> str:
 
 
 def _text(cell: Mapping[str, Any]) -> str:
-    """JSON with one line a key and one a curve."""
+    """JSON with one line for each key and for each curve."""
     lines = []
     for key, value in cell.items():
         if key in ("curves", "held_out"):
@@ -198,9 +188,9 @@ def _text(cell: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def refuse_different(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def refuse_different(path: Path, content: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Raise an InputError that names the differences, if a cell was run with anything else."""
-    if said := differences(found, expected):
+    if said := differences(content, expected):
         more = f" and {len(said) - 4} more" if len(said) > 4 else ""
         raise InputError(
             f"{path}: was run with {', '.join(said[:4])}{more}; cells of one grid must agree: delete it to run it "
@@ -212,9 +202,9 @@ def refuse_different(path: Path, found: Mapping[str, Any], expected: Mapping[str
 
 
 def prepare_folder(folder: Path, cell: Cell, expected: Expected, code: str) -> bool:
-    """Make a run's folder ready to start or to go on; what was begun with other settings or code is deleted.
+    """Make a run's folder ready to start or to go on; a run of other settings or code is deleted.
 
-    Returns: whether something is there to go on from.
+    Returns: whether there is a run to go on with.
 
     Raises: InputError for a folder that no benchmark has made.
     """
@@ -231,6 +221,6 @@ def prepare_folder(folder: Path, cell: Cell, expected: Expected, code: str) -> b
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Raise an InputError for a folder with anything in it that no benchmark has put there."""
+    """Raise an InputError for a folder that is not empty and that no benchmark has made."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / STAMP).is_file():
-        raise InputError(f"runs: {folder} is of no benchmark; write another --runs, or move it away")
+        raise InputError(f"runs: {folder} was not made by a benchmark; write another --runs, or move it away")

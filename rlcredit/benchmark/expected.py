@@ -1,4 +1,4 @@
-"""What a cell is run with and has to show: known before it runs, and compared with what finished cells say."""
+"""What a cell is run with and must contain: known before the run, and compared with finished cells."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ PLUMBING = {*OF_A_CELL, "run_name", "report_to", "save_steps", "save_total_limit
 
 
 class Expected(NamedTuple):
-    """What the run of a variant has to show, and what its results are made with.
+    """What the finished run of a variant must contain, and what it is run with.
 
     Attributes:
-        identity: recipe, data, policy, device and versions: what has to agree over a grid.
+        identity: recipe, data, policy, device and versions, which are the same for all cells of a grid.
         settings: of the variant, as the run's dataclasses have them.
         steps, completions_a_rollout, steps_a_rollout: the budget.
         evaluated: the steps at which held-out sets are measured.
@@ -48,7 +48,7 @@ class Expected(NamedTuple):
 
 
 def identify(base: Checked, recipe: Sequence[str]) -> dict[str, Any]:
-    """What all cells of a grid have to share: of the recipe without any variant, and the words that name it."""
+    """What all cells of a grid share, from the checked recipe without any variant and the words that name it."""
     return {
         "recipe": _values(base, sorted(set(_written(recipe)) - PLUMBING)),
         "data": _digest_of_data(base.task),
@@ -59,7 +59,7 @@ def identify(base: Checked, recipe: Sequence[str]) -> dict[str, Any]:
 
 
 def expect(checked: Checked, settings: Mapping[str, Any], identity: Mapping[str, Any], base: Checked) -> Expected:
-    """What a checked run of a variant has to show; `base` is the recipe without the variant.
+    """What the run of a checked variant must contain; `base` is the recipe without the variant.
 
     Raises: InputError for recipes whose budget or evaluation does not fit a benchmark, or differs from the base's.
     """
@@ -81,13 +81,13 @@ def expect(checked: Checked, settings: Mapping[str, Any], identity: Mapping[str,
         raise InputError(f"eval_steps: {config.eval_steps} is a share; write a number of steps")
     if said := differences(_budget(checked), _budget(base)):
         raise InputError(f"{said[0]}: budgets, data and evaluation are the same for all cells; leave it out")
-    made = checked.schedule
+    budget = checked.schedule
     return Expected(
         identity=dict(identity),
         settings=_values(checked, settings),
         steps=config.max_steps,
-        completions_a_rollout=made.completions,
-        steps_a_rollout=made.steps_per_rollout,
+        completions_a_rollout=budget.completions,
+        steps_a_rollout=budget.steps_per_rollout,
         evaluated=_evaluated(checked),
         samples=run.eval_samples,
         second_temperature=run.eval_second_temperature,
@@ -95,10 +95,10 @@ def expect(checked: Checked, settings: Mapping[str, Any], identity: Mapping[str,
 
 
 def _budget(checked: Checked) -> dict[str, Any]:
-    config, run, made = checked.config, checked.run, checked.schedule
+    config, run, budget = checked.config, checked.run, checked.schedule
     return {
         "max_steps": config.max_steps,
-        "completions a step": made.completions / made.steps_per_rollout,
+        "completions a step": budget.completions / budget.steps_per_rollout,
         "max_completion_length": config.max_completion_length,
         "evaluations": _evaluated(checked),
         **{key: getattr(run, key) for key in ("task", "task_options", "held_out", "eval_samples")},
@@ -120,7 +120,7 @@ def versions() -> dict[str, str]:
 
 
 def code_digest() -> str:
-    """Of rlcredit's own code below the benchmark: cells of different code are compared with a note."""
+    """Digest of rlcredit's code below the benchmark: cells of different code are compared with a note."""
     root = Path(rlcredit.__file__).parent
     files = sorted(
         path for path in root.rglob("*.py") if path.relative_to(root).parts[0] not in ("benchmark", "cli.py")
@@ -142,25 +142,25 @@ def _values(checked: Checked, keys: Sequence[str] | Mapping[str, Any]) -> dict[s
 
 
 def _digest_of_data(task: TaskData) -> str:
-    """Of every row to train on and every one to be measured on."""
-    found = hashlib.sha256()
+    """Digest of every row to train on and every row to be measured on."""
+    digest = hashlib.sha256()
     for rows in (task.train, *task.tests.values()):
         for row in rows or ():
-            found.update(json.dumps(row, sort_keys=True, default=str).encode())
-    return found.hexdigest()[:16]
+            digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:16]
 
 
 def _digest(folder: Path) -> str | None:
-    """Of a policy in a folder; None for one that is fetched by its id."""
+    """Digest of a policy in a folder; None for a policy that is fetched by its id."""
     if not folder.is_dir():
         return None
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in (".json", ".safetensors", ".jinja", ".model", ".txt"):
-            found.update(path.name.encode())
+            digest.update(path.name.encode())
             with path.open("rb") as file:
-                found.update(hashlib.file_digest(file, "sha256").digest())
-    return found.hexdigest()[:16]
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 def _device() -> str:
@@ -169,11 +169,11 @@ def _device() -> str:
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else str(torch.accelerator.current_accelerator())
 
 
-def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    """What a cell was run with that is not as expected: `max_steps 60 instead of 80`."""
+def differences(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """Where the settings of a cell are not as expected: `max_steps 60 instead of 80`."""
     said = []
     for part, wanted in expected.items():
-        given = found.get(part)
+        given = actual.get(part)
         if isinstance(wanted, dict) and isinstance(given, dict):
             for key in sorted({*wanted, *given}):
                 if given.get(key) != wanted.get(key):

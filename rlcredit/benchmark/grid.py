@@ -1,7 +1,7 @@
-"""What a grid is made of: variants (a strategy, or named settings) at seeds, each cell a run of `rlcredit train`.
+"""What a grid is made of: variants (a strategy, or named settings) and seeds; each cell is a run of `rlcredit train`.
 
-A set is a YAML file in `sets/` beside the recipe: one variant a line, its settings over the recipe's, and what it is
-compared with (`against`; `uniform` where nothing is said).
+A set is a YAML file in `sets/` beside the recipe. Each line is a variant: its settings over the recipe's, and what it
+is compared with (`against`, by default `uniform`).
 
     coupled_rhythm: {credit_strategy: coupled_rhythm}
     coupled_bottom: {credit_strategy: coupled_rhythm, credit_select: bottom, against: [uniform, coupled_rhythm]}
@@ -65,19 +65,19 @@ class Cell:
         return f"{self.variant.name}-seed{self.seed}"
 
     def words(self, recipe: Sequence[str], folder: Path) -> list[str]:
-        """The words of `rlcredit train` that train it in a folder; `recipe`: --config and what is set over it."""
+        """The words of `rlcredit train` that train the cell in a folder; `recipe`: --config and flags over it."""
         own = ["--seed", str(self.seed), "--credit_seed", str(self.seed), "--output_dir", str(folder)]
         return [*recipe, *self.variant.words, *own]
 
     def command(self, recipe: Sequence[str], environment: Mapping[str, str]) -> str:
-        """The command that reproduces it, with the variables that it needs."""
+        """The command that reproduces the cell, with the environment variables that it needs."""
         words = ["rlcredit", "train", *self.words(recipe, Path("outputs") / self.name)]
         return " ".join([*(f"{key}={value}" for key, value in environment.items()), shlex.join(words)])
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The cells to run, variant by variant; the baseline and what variants are compared with are among them.
+    """The cells to run; the baseline and all variants that others are compared with are among them.
 
     Attributes:
         title: what names its results: `results`, or `results-SET`.
@@ -116,7 +116,7 @@ def make_grid(recipe: str, strategies: Sequence[str], sets: Sequence[str], seeds
     for name in [BASELINE, *(name for variant in wanted for name in variant.against)]:
         if name not in chosen:
             if name != BASELINE and name not in known:
-                raise InputError(f"against: {name!r} is no variant; write one of {', '.join([*chosen, *known])}")
+                raise InputError(f"against: {name!r} is not a variant; write one of {', '.join([*chosen, *known])}")
             chosen[name] = known.get(name) or Variant(BASELINE, {"credit_strategy": BASELINE})
     first = [variant for variant in chosen.values() if variant.name == BASELINE]
     others = [variant for variant in chosen.values() if variant.name != BASELINE]
@@ -141,11 +141,11 @@ def _of_strategy(name: str, known: Mapping[str, Variant]) -> Variant:
 
 def known_variants(recipe: str) -> dict[str, Variant]:
     """Every variant of the recipe's sets, by name."""
-    found: dict[str, Variant] = {}
+    variants: dict[str, Variant] = {}
     for name in set_names(recipe):
         for variant in read_set(set_path(recipe, name)):
-            found.setdefault(variant.name, variant)
-    return found
+            variants.setdefault(variant.name, variant)
+    return variants
 
 
 def set_names(recipe: str) -> list[str]:
@@ -161,7 +161,7 @@ def set_path(recipe: str, name: str) -> Path:
     names = set_names(recipe)
     near = difflib.get_close_matches(name, names, 1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise InputError(f"set: {name!r} is no set; {hint}There are {', '.join(names) or 'none beside this recipe'}")
+    raise InputError(f"set: {name!r} is not a set; {hint}There are {', '.join(names) or 'none beside this recipe'}")
 
 
 def read_set(path: Path) -> list[Variant]:
@@ -177,10 +177,10 @@ def _variant(name: str, settings: Any, where: str) -> Variant:
     given = dict(settings)
     against = given.pop("against", BASELINE)
     names = against if isinstance(against, list) else [against]
-    if not names or not all(isinstance(one, str) for one in names):
+    if not names or not all(isinstance(item, str) for item in names):
         raise InputError(f"{where}: {name}: against is {against!r}; write the name of a variant, or a list of them")
     if odd := [key for key in given if not str(key).isidentifier()]:
-        raise InputError(f"{where}: {name}: {odd[0]!r} is no key; write one of `rlcredit train`, credit_alpha say")
+        raise InputError(f"{where}: {name}: {odd[0]!r} is not a key; write one of `rlcredit train`, credit_alpha say")
     if own := [key for key in given if key in OF_A_CELL]:
         raise InputError(f"{where}: {name}: {own[0]} is set by the grid; leave it out")
     return Variant(name, given, tuple(names))
@@ -193,10 +193,10 @@ def read_seeds(words: Iterable[str]) -> list[int]:
     """`0..4`, `0 1 5`, `0..2 7`: whole numbers from 0, none twice. Raises: InputError."""
     seeds: list[int] = []
     for word in words:
-        found = re.fullmatch(r"(\d{1,9})(?:\.\.(\d{1,9}))?", str(word))
-        first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, -1)
+        match = re.fullmatch(r"(\d{1,9})(?:\.\.(\d{1,9}))?", str(word))
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
         if last < first or last - first > 999:
-            raise InputError(f"seeds: {word!r} is no seed; write 0..4, or 0 1 2")
+            raise InputError(f"seeds: {word!r} is not a seed; write 0..4, or 0 1 2")
         seeds += range(first, last + 1)
     if len(set(seeds)) < len(seeds):
         raise InputError(f"seeds: {' '.join(map(str, seeds))}: one stands there twice; write each once")

@@ -7,61 +7,65 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rlcredit.benchmark.grid import BASELINE
-from rlcredit.benchmark.results import COMPARED, TITLES
+from rlcredit.benchmark.results import COMPARED, TITLES, estimate_in
 
 NOTHING = "-"  # in a table, where there is no value
 
 
-def markdown(found: Mapping[str, Any], title: str, figures: Sequence[str]) -> str:
+def markdown(results: Mapping[str, Any], title: str, figures: Sequence[str]) -> str:
     """results.md: the tables, with what is needed to read them."""
-    parts = [f"# {title}", _opening(found), "## Held-out accuracy", _accuracy_table(found)]
-    parts += ["## Differences, paired by seed", _reading(found), _paired_table(found)]
-    parts += [f"## Until the final accuracy of uniform ({found['target']:.3f}, greedy)", _reached_table(found)]
-    parts += ["## Cost, entropy, length", _cost_table(found)]
-    if found["notes"]:
-        parts += ["## Notes", "\n".join(f"- {note}" for note in found["notes"])]
+    parts = [f"# {title}", _opening(results), "## Held-out accuracy", _accuracy_table(results)]
+    parts += ["## Differences, paired by seed", _reading(results), _paired_table(results)]
+    parts += [f"## Until the final accuracy of uniform ({results['target']:.3f}, greedy)", _reached_table(results)]
+    parts += ["## Cost, entropy, length", _cost_table(results)]
+    if results["notes"]:
+        parts += ["## Notes", "\n".join(f"- {note}" for note in results["notes"])]
     parts += [f"![{name.rpartition('/')[2].removesuffix('.png')}]({name})" for name in figures]
-    parts += ["## Cells", _commands(found)]
+    parts += ["## Cells", _commands(results)]
     return "\n\n".join(parts) + "\n"
 
 
-def _opening(found: Mapping[str, Any]) -> str:
-    sets = found["sets"]
+def _opening(results: Mapping[str, Any]) -> str:
+    sets = results["sets"]
     chosen = f" Best is chosen on {sets['validation']}, never on the held-out set." if sets["validation"] else ""
     sampled = f" Sampled: {sets['second']}." if sets["second"] else ""
-    packages = ", ".join(f"{name} {found['versions'][name]}" for name in ("torch", "transformers", "trl"))
+    packages = ", ".join(f"{name} {results['versions'][name]}" for name in ("torch", "transformers", "trl"))
     return (
-        f"```\n{found['command']}\n```\n\n"
-        f"{found['finished'][:10]}; {found['device']}; {packages}. {found['steps']} steps; "
-        f"{found['problems']} held-out problems ({sets['main']}), the same for all.{sampled}{chosen} "
-        f"Means over seeds {', '.join(map(str, found['seeds']))}, with 95 % intervals over seeds (Student's t)."
+        f"```\n{results['command']}\n```\n\n"
+        f"{results['finished'][:10]}; {results['device']}; {packages}. {results['steps']} steps; "
+        f"{results['problems']} held-out problems ({sets['main']}), the same for all.{sampled}{chosen} "
+        f"Means over seeds {', '.join(map(str, results['seeds']))}, with 95 % intervals over seeds (Student's t)."
     )
 
 
-def _reading(found: Mapping[str, Any]) -> str:
-    tested = sum(pair["low"] is not None for pair in found["paired"])
-    seeds = len(found["variants"][BASELINE]["measures"]["final"]["by_seed"])
+def _reading(results: Mapping[str, Any]) -> str:
+    tested = sum(pair["low"] is not None for pair in results["paired"])
+    seeds = len(results["variants"][BASELINE]["measures"]["final"]["by_seed"])
     return (
         "Paired by seed: the same data in the same order and, where no note says otherwise, the same first rollouts. "
         f"The interval is Student's t over seeds. p is an exact sign-flip test; with {seeds} seeds it cannot go below "
-        f"{_fraction(found['lowest_p'])}, however large the difference. `higher` and `lower`: the interval leaves out "
-        f"0; `open`: it cannot be told. Of {tested} intervals about {tested / 20:.1f} would leave out 0 if nothing "
-        "differed at all."
+        f"{_fraction(results['lowest_p'])}, however large the difference. `higher` and `lower`: the interval leaves "
+        f"out 0; `open`: it cannot be told. Of {tested} intervals about {tested / 20:.1f} would leave out 0 if "
+        "nothing differed at all."
     )
 
 
-def _accuracy_table(found: Mapping[str, Any]) -> str:
-    keys = ["before", "final", "best", "area", "before_t", "final_t", "area_t"]
-    titles = ["before, greedy", "final", "best on validation", "area", "before, sampled", "final", "area"]
-    there = [key for key in keys if any(key in one["measures"] for one in found["variants"].values())]
+def _accuracy_table(results: Mapping[str, Any]) -> str:
+    titles = {"before": "before, greedy", "final": "final", "best": "best on validation", "area": "area",
+              "before_t": "before, sampled", "final_t": "final", "area_t": "area"}  # fmt: skip
+    there = [key for key in titles if any(key in variant["measures"] for variant in results["variants"].values())]
     rows = [
-        [f"`{name}`", str(len(one["measures"]["final"]["by_seed"])), *(_shown(one["measures"].get(k)) for k in there)]
-        for name, one in found["variants"].items()
+        [
+            f"`{name}`",
+            str(len(variant["measures"]["final"]["by_seed"])),
+            *(_shown(variant["measures"].get(k)) for k in there),
+        ]
+        for name, variant in results["variants"].items()
     ]
-    return _table(["", "seeds", *(titles[keys.index(key)] for key in there)], rows)
+    return _table(["", "seeds", *(titles[key] for key in there)], rows)
 
 
-def _paired_table(found: Mapping[str, Any]) -> str:
+def _paired_table(results: Mapping[str, Any]) -> str:
     rows = [
         [
             f"`{pair['variant']}`",
@@ -73,21 +77,21 @@ def _paired_table(found: Mapping[str, Any]) -> str:
             pair["verdict"],
         ]
         for key in COMPARED
-        for pair in found["paired"]
+        for pair in results["paired"]
         if pair["measure"] == key
     ]
     return _table(["", "against", "measure", "difference", "p", "seeds", ""], rows)
 
 
-def _reached_table(found: Mapping[str, Any]) -> str:
+def _reached_table(results: Mapping[str, Any]) -> str:
     rows = []
-    for name, one in found["variants"].items():
-        reach, count = one["reached"], len(one["reached"]["by_seed"])
+    for name, variant in results["variants"].items():
+        reach, count = variant["reached"], len(variant["reached"]["by_seed"])
         steps, completions = reach["median_step"], reach["median_completions"]
         rows.append(
             [
                 f"`{name}`",
-                f"{steps:.0f}" if steps is not None else f"> {found['steps']}",
+                f"{steps:.0f}" if steps is not None else f"> {results['steps']}",
                 f"{completions:,.0f}" if completions is not None else "censored",
                 f"{count - reach['never']} of {count}",
             ]
@@ -96,7 +100,7 @@ def _reached_table(found: Mapping[str, Any]) -> str:
     return f"{text}\n\n" + _table(["", "steps", "completions", "seeds that reach it"], rows)
 
 
-def _cost_table(found: Mapping[str, Any]) -> str:
+def _cost_table(results: Mapping[str, Any]) -> str:
     shapes: dict[str, Callable[[float], str]] = {
         "seconds_a_step": "{:.2f}".format,
         "credit_share": "{:.1%}".format,
@@ -104,8 +108,8 @@ def _cost_table(found: Mapping[str, Any]) -> str:
         "length": "{:.1f}".format,
     }
     rows = []
-    for name, one in found["variants"].items():
-        values = [one["measures"].get(key, {}).get("value") for key in shapes]
+    for name, variant in results["variants"].items():
+        values = [variant["measures"].get(key, {}).get("value") for key in shapes]
         shown = [shape(v) if v is not None else NOTHING for shape, v in zip(shapes.values(), values, strict=True)]
         rows.append([f"`{name}`", *shown])
     text = "Seconds depend on what else the machine did; credit's share of a step's time much less."
@@ -114,21 +118,19 @@ def _cost_table(found: Mapping[str, Any]) -> str:
     )
 
 
-def _commands(found: Mapping[str, Any]) -> str:
-    lines = [one["command"] for one in found["variants"].values()]
+def _commands(results: Mapping[str, Any]) -> str:
+    lines = [variant["command"] for variant in results["variants"].values()]
     return "Any cell alone, with its `--seed` and `--credit_seed`:\n\n```\n" + "\n".join(lines) + "\n```"
 
 
-def _shown(estimate: Mapping[str, Any] | None, shape: str = ".3f") -> str:
-    if estimate is None or estimate["value"] is None:
-        return NOTHING
-    if estimate["low"] is None:
-        return f"{estimate['value']:{shape}}"
-    return f"{estimate['value']:{shape}} [{estimate['low']:{shape}}, {estimate['high']:{shape}}]"
+def _shown(entry: Mapping[str, Any] | None, shape: str = ".3f") -> str:
+    return NOTHING if entry is None or entry["value"] is None else f"{estimate_in(entry):{shape}}"
 
 
-def _fraction(p: float) -> str:
+def _fraction(p: float | None) -> str:
     """A p-value, as a fraction of one where it is one: 1/16."""
+    if p is None:
+        return NOTHING
     return f"1/{round(1 / p)}" if p < 1 and math.isclose(1 / p, round(1 / p)) and 1 / p < 1000 else f"{p:.3g}"
 
 

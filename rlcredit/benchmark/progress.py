@@ -1,11 +1,9 @@
-"""The grid while it runs: a table in a terminal, a line a change elsewhere."""
+"""The grid while it runs: a table in a terminal; elsewhere a line for every change."""
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 from rich.console import Console
 from rich.live import Live
@@ -13,13 +11,12 @@ from rich.table import Table
 
 from rlcredit.benchmark.grid import Grid
 from rlcredit.benchmark.workers import Job
-from rlcredit.runs.log import FILE_NAME
+from rlcredit.runs.files import last_logged
 
 EVERY = 1.0  # seconds between two looks
-TAIL = 8192
 
 
-class Progress:
+class GridProgress:
     """Shows every cell: waiting, its step and reward, its final accuracy, or that it failed.
 
     Args:
@@ -44,7 +41,7 @@ class Progress:
         self._said: dict[str, str] = {}
         self._last, self._start = 0.0, time.monotonic()
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> GridProgress:
         if self._console.is_terminal:
             self._live = Live(self._table(), console=self._console, auto_refresh=False)
             self._live.start()
@@ -103,32 +100,3 @@ class Progress:
             return "[red]failed[/red]"
         step, reward = last_logged(job.folder)
         return f"{step}/{self._steps[variant]}" + (f"  {reward:.2f}" if reward is not None else "")
-
-
-def last_logged(folder: Path) -> tuple[int, float | None]:
-    """The last step in a run's log and the last reward, from the end of the file."""
-    path = folder / FILE_NAME
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL))
-            lines = file.read().decode("utf-8", "replace").split("\n")
-    except OSError:
-        return 0, None
-    step, rewards = 0, []
-    for line in _whole(lines):
-        step = line.get("step", step)
-        if line.get("reward") is not None:
-            rewards.append(line["reward"])
-    return step, rewards[-1] if rewards else None
-
-
-def _whole(lines: Sequence[str]) -> list[dict]:
-    found = []
-    for line in lines:
-        try:
-            read = json.loads(line)
-        except ValueError:
-            continue  # cut at the start of the tail, or still being written
-        if isinstance(read, dict):
-            found.append(read)
-    return found

@@ -1,7 +1,7 @@
-"""From finished cells to one document: every number that the tables and figures show, and those behind them.
+"""From finished cells to one document with every number of the tables and figures, and the numbers behind them.
 
 before, final   held-out accuracy at step 0 and after the last step
-best            held-out accuracy at the evaluation whose validation accuracy is highest (statistics.best)
+best            held-out accuracy at the evaluation whose validation accuracy is highest (`stats.curves.best`)
 area            mean height of the held-out curve over the steps
 reached         steps until the curve has the final accuracy of `uniform`, the mean over its seeds
 length          mean tokens of the held-out answers at the end; entropy: of the last tenth of the run, in nats
@@ -18,18 +18,12 @@ import numpy as np
 
 from rlcredit.benchmark.grid import BASELINE, Variant
 from rlcredit.evaluation.held_out import second_name
-from rlcredit.stats.estimates import Estimate, mean_interval
-from rlcredit.stats.seeds import (
-    Paired,
-    area,
-    best,
-    censored_median,
-    completions_by,
-    lowest_p,
-    paired,
-    reached,
-)
+from rlcredit.runs.files import validation_name
+from rlcredit.stats.curves import Curve, area, best, curve_of, reached
+from rlcredit.stats.estimates import Estimate, mean_interval, rounded
+from rlcredit.stats.seeds import SeedComparison, censored_median, compare_runs, completions_by, lowest_p
 
+DIGITS = 8
 Cells = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """By variant and seed, what `cells.read_cell` gives."""
 COMPARED = ("final", "final_t", "best", "area", "area_t", "reward_area")
@@ -43,41 +37,40 @@ TITLES = {
 }
 
 
-def accuracy_curve(cell: Mapping[str, Any], name: str) -> tuple[list[int], list[float]]:
-    """Steps, and the accuracy of a set at each."""
-    held_out = cell["held_out"][name]
-    steps = sorted(map(int, held_out))
-    return steps, [float(np.mean([int(digit) for digit in held_out[str(step)]])) / cell["samples"] for step in steps]
+def accuracy_curve(cell: Mapping[str, Any], name: str) -> Curve:
+    """The accuracy of a set over the steps of its evaluations."""
+    right = {int(step): [int(digit) for digit in digits] for step, digits in cell["held_out"][name].items()}
+    return curve_of({step: float(np.mean(counts)) / cell["samples"] for step, counts in right.items()})
 
 
 def sets_of(cell: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
     """The main held-out set; its name at the second temperature and that of the validation set, where there are."""
     main, *others = cell["held_out"]
-    temperature, validation = cell["second_temperature"], f"{main}_validation"
+    temperature, validation = cell["second_temperature"], validation_name(main)
     second = None if temperature is None else second_name(main, temperature)
     return main, second, validation if validation in others else None
 
 
 def measures(cell: Mapping[str, Any]) -> dict[str, float]:
-    """What one cell comes to; what it did not measure is left out."""
+    """The measures of one cell; those that the cell does not have are left out."""
     main, second, validation = sets_of(cell)
     steps, greedy = accuracy_curve(cell, main)
-    found = {"before": greedy[0], "final": greedy[-1], "area": area(steps, greedy)}
+    values = {"before": greedy[0], "final": greedy[-1], "area": area(steps, greedy)}
     if second is not None:
         _, sampled = accuracy_curve(cell, second)
-        found |= {"before_t": sampled[0], "final_t": sampled[-1], "area_t": area(steps, sampled)}
+        values |= {"before_t": sampled[0], "final_t": sampled[-1], "area_t": area(steps, sampled)}
     if validation is not None:
         _, checked = accuracy_curve(cell, validation)
         chosen = best(checked)
-        found |= {"best": greedy[chosen], "best_step": float(steps[chosen]), "validation": checked[chosen]}
+        values |= {"best": greedy[chosen], "best_step": steps[chosen], "validation": checked[chosen]}
     curves = cell["curves"]
     if len(curves.get("reward", {}).get("step", [])) > 1:
-        found["reward_area"] = area(curves["reward"]["step"], curves["reward"]["value"])
+        values["reward_area"] = area(curves["reward"]["step"], curves["reward"]["value"])
     if lengths := curves.get(f"eval/{main}/length", {}).get("value"):
-        found["length"] = lengths[-1]
+        values["length"] = lengths[-1]
     told = {"entropy": "last_entropy", "credit_share": "credit_share", "seconds_a_step": "seconds_a_step"}
-    found |= {name: cell[key] for name, key in told.items() if cell[key] is not None}
-    return found
+    values |= {name: cell[key] for name, key in told.items() if cell[key] is not None}
+    return {name: float(value) for name, value in values.items()}
 
 
 def document(variants: Sequence[Variant], seeds: Sequence[int], cells: Cells, command: str) -> dict[str, Any]:
@@ -85,19 +78,19 @@ def document(variants: Sequence[Variant], seeds: Sequence[int], cells: Cells, co
     if not cells.get(BASELINE):
         raise ValueError(f"no cell of {BASELINE} is finished")
     there = [variant for variant in variants if cells.get(variant.name)]
-    one = next(iter(cells[BASELINE].values()))
+    example = next(iter(cells[BASELINE].values()))
     values = {v.name: {seed: measures(cell) for seed, cell in cells[v.name].items()} for v in there}
-    target = float(np.mean([found["final"] for found in values[BASELINE].values()]))
-    main, second, validation = sets_of(one)
+    target = float(np.mean([of_cell["final"] for of_cell in values[BASELINE].values()]))
+    main, second, validation = sets_of(example)
     return {
         "command": command,
         "finished": max(cell["finished"] for of_variant in cells.values() for cell in of_variant.values()),
-        "device": one["device"],
-        "versions": one["versions"],
-        "recipe": one["recipe"],
+        "device": example["device"],
+        "versions": example["versions"],
+        "recipe": example["recipe"],
         "sets": {"main": main, "second": second, "validation": validation},
-        "problems": len(one["held_out"][main]["0"]),
-        "steps": one["steps"],
+        "problems": len(example["held_out"][main]["0"]),
+        "steps": example["steps"],
         "seeds": list(seeds),
         "lowest_p": lowest_p(len(cells[BASELINE])),
         "variants": {
@@ -118,58 +111,62 @@ def document(variants: Sequence[Variant], seeds: Sequence[int], cells: Cells, co
 
 def _summaries(by_seed: Mapping[int, Mapping[str, float]]) -> dict[str, Any]:
     """Each measure's mean over seeds, with its 95 % interval and the seeds' own values."""
-    keys = [key for key in next(iter(by_seed.values())) if all(key in found for found in by_seed.values())]
+    keys = [key for key in next(iter(by_seed.values())) if all(key in values for values in by_seed.values())]
     return {
         key: {
-            **_estimate(mean_interval([found[key] for found in by_seed.values()])),
-            "by_seed": {str(seed): _short(found[key]) for seed, found in by_seed.items()},
+            **_entry(mean_interval([values[key] for values in by_seed.values()])),
+            "by_seed": {str(seed): rounded(values[key], DIGITS) for seed, values in by_seed.items()},
         }
         for key in keys
     }
 
 
 def _reached(cells: Mapping[int, Mapping[str, Any]], main: str, target: float) -> dict[str, Any]:
-    found = {}
+    by_seed = {}
     for seed, cell in cells.items():
         step = reached(*accuracy_curve(cell, main), target)
         completions = (
             None if step is None else completions_by(step, cell["completions_a_rollout"], cell["steps_a_rollout"])
         )
-        found[str(seed)] = {"step": None if step is None else _short(step), "completions": completions}
-    steps = [one["step"] for one in found.values()]
+        by_seed[str(seed)] = {"step": None if step is None else rounded(step, DIGITS), "completions": completions}
+    steps = [entry["step"] for entry in by_seed.values()]
     return {
-        "by_seed": found,
+        "by_seed": by_seed,
         "never": sum(step is None for step in steps),
         "median_step": censored_median(steps),
-        "median_completions": censored_median([one["completions"] for one in found.values()]),
+        "median_completions": censored_median([entry["completions"] for entry in by_seed.values()]),
     }
 
 
 def _pairs(
     variants: Sequence[Variant], values: Mapping[str, Mapping[int, Mapping[str, float]]]
 ) -> list[dict[str, Any]]:
-    """Every variant against what it is compared with, over the seeds that both have."""
-    made = []
+    """Every variant against what it is compared with."""
+    pairs = []
     for variant in variants:
         for other in variant.against:
             if variant.name in (other, BASELINE) or other not in values:
                 continue
-            shared = [seed for seed in values[variant.name] if seed in values[other]]
-            for key in COMPARED if shared else ():
-                if not all(key in values[name][seed] for name in (other, variant.name) for seed in shared):
+            for key in COMPARED:
+                groups = [
+                    [(seed, measured[key]) for seed, measured in values[name].items() if key in measured]
+                    for name in (other, variant.name)
+                ]
+                if not all(groups):
                     continue
-                found = paired(*([values[name][seed][key] for seed in shared] for name in (other, variant.name)))
-                made.append({"variant": variant.name, "against": other, "measure": key, **_pair(found)})
-    return made
+                pairs.append(
+                    {"variant": variant.name, "against": other, "measure": key, **_pair(compare_runs(*groups))}
+                )
+    return pairs
 
 
-def _pair(found: Paired) -> dict[str, Any]:
+def _pair(comparison: SeedComparison) -> dict[str, Any]:
     return {
-        **_estimate(found.difference),
-        "p": found.p_value,
-        "lowest_p": found.lowest_p,
-        "seeds": found.seeds,
-        "verdict": found.verdict,
+        **_entry(comparison.difference),
+        "p": comparison.p_value,
+        "lowest_p": lowest_p(comparison.seeds) if comparison.seeds else None,
+        "seeds": comparison.seeds,
+        "verdict": comparison.verdict,
     }
 
 
@@ -204,12 +201,10 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
-def _estimate(estimate: Estimate) -> dict[str, float | None]:
-    return {
-        name: None if math.isnan(value) else _short(value)
-        for name, value in zip(("value", "low", "high"), estimate, strict=True)
-    }
+def _entry(estimate: Estimate) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else rounded(value, DIGITS) for name, value in estimate._asdict().items()}
 
 
-def _short(value: float) -> float:
-    return float(f"{value:.8g}")
+def estimate_in(entry: Mapping[str, Any]) -> Estimate:
+    """The estimate that an entry of the document holds; nan where it has null."""
+    return Estimate(*(math.nan if entry[name] is None else entry[name] for name in Estimate._fields))

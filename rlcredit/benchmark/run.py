@@ -1,6 +1,6 @@
-"""`rlcredit benchmark`: a grid of runs, kept cell by cell, and what it comes to.
+"""`rlcredit benchmark`: a grid of runs, kept cell by cell, and its results.
 
-OUTPUT/cells/NAME-seedN.json      finished cells; they are kept, in a repository say, and never run again
+OUTPUT/cells/NAME-seedN.json      finished cells, which are kept (in a repository, for example) and never run again
 OUTPUT/results.json, .md, -curves.png, -differences.png (.svg)      with --set: results-SET...
 RUNS/NAME-seedN/                  ordinary output folders of `rlcredit train`, deleted when the cell is kept
 """
@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from rlcredit.benchmark.expected import Expected, code_digest, expect, identify
 from rlcredit.benchmark.figures import draw
 from rlcredit.benchmark.grid import BASELINE, OF_A_CELL, ONE_THREAD, Cell, Grid, make_grid, read_seeds, split_words
 from rlcredit.benchmark.markdown import markdown
-from rlcredit.benchmark.progress import Progress
-from rlcredit.benchmark.results import document, measures
+from rlcredit.benchmark.progress import GridProgress
+from rlcredit.benchmark.results import document, estimate_in, measures
 from rlcredit.benchmark.workers import Job, locked, work
 from rlcredit.config import find_recipe, list_keys, parse, peek
 from rlcredit.errors import InputError, RunStopped
@@ -120,13 +120,13 @@ def benchmark(argv: Sequence[str]) -> None:
         failed = _train(plan, args.jobs, args.keep_runs)
     if failed and not any(plan.file(cell).is_file() for cell in plan.grid.cells if cell.variant.name == BASELINE):
         raise _failure(failed)  # nothing to report
-    report(plan, _command(args, recipe_words))
+    write_results(plan, _command(args, recipe_words))
     if failed:
         raise _failure(failed)
 
 
 def _command(args: BenchmarkArguments, recipe: Sequence[str]) -> str:
-    """What makes these results, without the flags that change nothing in them."""
+    """The command of these results, without the flags that change nothing in them."""
     words = ["rlcredit", "benchmark", *recipe]
     for key in ("strategies", "set", "seeds"):
         if values := getattr(args, key):
@@ -135,8 +135,8 @@ def _command(args: BenchmarkArguments, recipe: Sequence[str]) -> str:
 
 
 def _failure(failed: Sequence[Job]) -> RunStopped:
-    one = failed[0]
-    return RunStopped(f"{len(failed)} cells failed; {one.name}: {one.reason} (all of it: {one.log})")
+    first = failed[0]
+    return RunStopped(f"{len(failed)} cells failed; {first.name}: {first.reason} (all of it: {first.log})")
 
 
 def checked(plan: Plan) -> Plan:
@@ -144,13 +144,13 @@ def checked(plan: Plan) -> Plan:
     words = ["--output_dir", str(plan.runs / "checked"), "--resume_from_checkpoint", "auto"]
     base = check([*plan.recipe, *words])
     if base.run.dry_run or base.run.overwrite:
-        raise InputError("dry_run, overwrite: are no keys of a benchmark's recipe; leave them out")
+        raise InputError("dry_run, overwrite: are not keys of a benchmark's recipe; leave them out")
     identity = identify(base, plan.recipe)
     expected = {}
     for variant in plan.grid.variants:
         try:
-            made = check([*plan.recipe, *variant.words, *words])
-            expected[variant.name] = expect(made, variant.settings, identity, base)
+            of_variant = check([*plan.recipe, *variant.words, *words])
+            expected[variant.name] = expect(of_variant, variant.settings, identity, base)
         except InputError as error:
             raise InputError(f"{variant.name}: {error}") from error
     return replace(plan, expected=expected)
@@ -161,19 +161,25 @@ def checked(plan: Plan) -> Plan:
 
 def finished_cells(plan: Plan) -> dict[str, dict[str, Any]]:
     """The whole cells that are there already, by name; those of other recipes are refused (InputError)."""
-    found = {}
+    finished = {}
+    for cell, content in _stored_cells(plan, "it is run again"):
+        expected = plan.expected[cell.variant.name]
+        wanted = {**expected.identity, "settings": expected.settings, "steps": expected.steps}
+        cell_files.refuse_different(plan.file(cell), content, wanted)
+        finished[cell.name] = content
+    return finished
+
+
+def _stored_cells(plan: Plan, otherwise: str) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """The cells that are there, with their content; of a damaged cell a line says what becomes of it."""
     for cell in plan.grid.cells:
-        path, expected = plan.file(cell), plan.expected[cell.variant.name]
         try:
-            made = cell_files.read_cell(path, cell)
+            content = cell_files.read_cell(plan.file(cell), cell)
         except Unfinished as error:
-            print(f"{error}; it is run again")
+            print(f"{error}; {otherwise}")
             continue
-        if made is not None:
-            wanted = {**expected.identity, "settings": expected.settings, "steps": expected.steps}
-            cell_files.refuse_different(path, made, wanted)
-            found[cell.name] = made
-    return found
+        if content is not None:
+            yield cell, content
 
 
 def _train(plan: Plan, at_once: int | None, keep_runs: bool) -> list[Job]:
@@ -182,24 +188,24 @@ def _train(plan: Plan, at_once: int | None, keep_runs: bool) -> list[Job]:
     _make_folder("runs", plan.runs)
     gpus = _devices()
     with locked(plan.runs) as lock:
-        found = finished_cells(plan)
-        missing = [cell for cell in plan.grid.cells if cell.name not in found]
+        finished = finished_cells(plan)
+        missing = [cell for cell in plan.grid.cells if cell.name not in finished]
         if not missing:
             return []
         for cell in missing:
             cell_files.refuse_foreign(plan.runs / cell.name)
-        jobs = {cell.name: _job(plan, cell, found, keep_runs) for cell in missing}
+        jobs = {cell.name: _job(plan, cell, finished, keep_runs) for cell in missing}
         steps = {name: expected.steps for name, expected in plan.expected.items()}
 
         def final(name: str) -> float | None:
-            return measures(found[name])["final"] if name in found else None
+            return measures(finished[name])["final"] if name in finished else None
 
-        with Progress(plan.grid, jobs, final, steps) as progress:
+        with GridProgress(plan.grid, jobs, final, steps) as progress:
             work(list(jobs.values()), at_once or len(gpus) or _cores(), gpus, lock, progress.show)
     return [job for job in jobs.values() if job.state == "failed"]
 
 
-def _job(plan: Plan, cell: Cell, found: dict[str, dict[str, Any]], keep_run: bool) -> Job:
+def _job(plan: Plan, cell: Cell, finished: dict[str, dict[str, Any]], keep_run: bool) -> Job:
     folder, expected = plan.runs / cell.name, plan.expected[cell.variant.name]
     told = {"command": cell.command(plan.recipe, {} if _devices() else ONE_THREAD)}
 
@@ -209,9 +215,8 @@ def _job(plan: Plan, cell: Cell, found: dict[str, dict[str, Any]], keep_run: boo
 
     def collect() -> None:
         told["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        made = cell_files.collect(folder, cell, expected, **told)
-        cell_files.write_cell(plan.file(cell), made)
-        found[cell.name] = made
+        finished[cell.name] = cell_files.collect(folder, cell, expected, **told)
+        cell_files.write_cell(plan.file(cell), finished[cell.name])
         if not keep_run:
             remove_whole(folder)
             job.log.unlink(missing_ok=True)
@@ -228,7 +233,7 @@ def _make_folder(key: str, folder: Path) -> None:
 
 
 def _cores() -> int:
-    """Those that this process may use, where the system says."""
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -244,59 +249,49 @@ def _devices() -> list[str]:
 
 
 def read_cells(plan: Plan) -> dict[str, dict[int, dict[str, Any]]]:
-    """By variant and seed, the finished cells, which have to agree: but for the settings, over all variants too.
+    """The finished cells by variant and seed. Cells of one variant agree in all settings, all cells in SHARED.
 
     Raises: InputError that names the difference.
     """
-    found: dict[str, dict[int, dict[str, Any]]] = {variant.name: {} for variant in plan.grid.variants}
+    cells: dict[str, dict[int, dict[str, Any]]] = {variant.name: {} for variant in plan.grid.variants}
     first: dict[str, Any] | None = None
-    for variant in plan.grid.variants:
-        for seed in plan.grid.seeds:
-            cell = Cell(variant, seed)
-            try:
-                made = cell_files.read_cell(plan.file(cell), cell)
-            except Unfinished as error:
-                print(f"{error}; it is left out")
-                continue
-            if made is None:
-                continue
-            first = first or made
-            own = next(iter(found[variant.name].values()), made)
-            agreed = {key: first[key] for key in SHARED}
-            cell_files.refuse_different(plan.file(cell), made, {**agreed, "settings": own["settings"]})
-            found[variant.name][seed] = made
-    return {name: by_seed for name, by_seed in found.items() if by_seed}
+    for cell, content in _stored_cells(plan, "it is left out"):
+        first, by_seed = first or content, cells[cell.variant.name]
+        own = next(iter(by_seed.values()), content)
+        agreed = {key: first[key] for key in SHARED}
+        cell_files.refuse_different(plan.file(cell), content, {**agreed, "settings": own["settings"]})
+        by_seed[cell.seed] = content
+    return {name: by_seed for name, by_seed in cells.items() if by_seed}
 
 
-def report(plan: Plan, command: str) -> None:
+def write_results(plan: Plan, command: str) -> None:
     """Write results.json, results.md and the figures. Raises: InputError where the baseline has no finished cell."""
     cells = read_cells(plan)
     try:
-        found = document(plan.grid.variants, plan.grid.seeds, cells, command)
+        results = document(plan.grid.variants, plan.grid.seeds, cells, command)
     except ValueError as error:
         raise InputError(f"output: {plan.output}: {error}; there is nothing to report yet") from error
-    figures = draw(found, cells, plan.output, plan.grid.title)
+    figures = draw(results, cells, plan.output, plan.grid.title)
     title = f"{plan.output.name}: {plan.grid.title.removeprefix('results-').replace('results', 'strategies')}"
-    text = markdown(found, title, figures)
-    write_whole(plan.output / f"{plan.grid.title}.json", json.dumps(found, indent=1) + "\n")
+    text = markdown(results, title, figures)
+    write_whole(plan.output / f"{plan.grid.title}.json", json.dumps(results, indent=1) + "\n")
     write_whole(plan.output / f"{plan.grid.title}.md", text)
-    print("\n".join(summary(found)))
+    print("\n".join(summary(results)))
     print(f"results: {plan.output / plan.grid.title}.md")
 
 
-def summary(found: Mapping[str, Any]) -> list[str]:
-    """A line a variant for the terminal."""
+def summary(results: Mapping[str, Any]) -> list[str]:
+    """One line for each variant, for the terminal."""
     lines = []
-    pairs = {(p["variant"], p["against"]): p for p in reversed(found["paired"]) if p["measure"] == "final"}
-    for name, one in found["variants"].items():
-        final = one["measures"]["final"]
-        line = f"{name:24} {final['value']:.3f}"
-        for (variant, against), pair in pairs.items():
-            if variant == name and pair["low"] is not None:
-                bounds = f"[{pair['low']:+.3f}, {pair['high']:+.3f}]"
-                line += f"   {pair['value']:+.3f} {bounds} p {pair['p']:.3g} to {against}: {pair['verdict']}"
+    pairs = {(p["variant"], p["against"]): p for p in reversed(results["paired"]) if p["measure"] == "final"}
+    for name, variant in results["variants"].items():
+        line = f"{name:24} {variant['measures']['final']['value']:.3f}"
+        for (compared, against), pair in pairs.items():
+            if compared == name and pair["low"] is not None:
+                p = "" if pair["p"] is None else f" p {pair['p']:.3g}"
+                line += f"   {estimate_in(pair):+.3f}{p} to {against}: {pair['verdict']}"
         lines.append(line)
-    least = found["lowest_p"]
+    least = results["lowest_p"]
     return [*lines, f"(final held-out accuracy, greedy; with these seeds p cannot go below {least:.3g})"]
 
 

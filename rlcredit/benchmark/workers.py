@@ -1,8 +1,8 @@
-"""Runs of a grid in processes of their own: as many at once as there is room for, stopped cleanly, started again.
+"""Runs of a grid in processes of their own: several at once, stopped cleanly, started again.
 
 Each child has a session of its own, so Ctrl-C in the terminal reaches this process alone, which sends SIGTERM: the
-children finish their step and write a checkpoint, and the same command goes on from there. They hold the grid's lock
-with it: what a killed grid has left running keeps a second one from starting.
+children finish their step and write a checkpoint, and the same command goes on from there. The children share the lock
+of the grid: a run that a killed grid has left behind keeps a second grid from starting.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ LOCK = "lock"
 
 @dataclass
 class Job:
-    """One cell on its way.
+    """A cell that is to be run.
 
     Attributes:
         name: of the cell.
-        command: what runs it, to its end or on to its end.
+        command: trains the cell, or goes on with it.
         folder: where it trains.
-        prepare: makes the folder ready; whether there is something to go on from.
-        collect: called when the process has ended well; raises `unfinished` if the cell is not there to the end.
+        prepare: makes the folder ready; returns whether there is a run to go on with.
+        collect: called when the process has ended with 0; raises `unfinished` if the run is not complete.
         unfinished: what `collect` raises.
         state: waiting, running, done or failed.
     """
@@ -60,7 +60,7 @@ class Job:
         return self.folder.with_name(f"{self.folder.name}.log")
 
     def last_words(self) -> str:
-        """The last line that the run said."""
+        """The last line that the run printed."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.is_file() else []
         return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "it said nothing")
 
@@ -101,7 +101,7 @@ def work(jobs: Sequence[Job], at_once: int, devices: Sequence[str], lock: IO[Any
 
 
 def stop(running: Sequence[Job], asked: Sequence[int]) -> None:
-    """SIGTERM to every run, then wait for checkpoints; when asked a second time, or after the grace, SIGKILL."""
+    """Send SIGTERM to every run and wait for checkpoints; when asked a second time, or after GRACE, send SIGKILL."""
     processes = [job._process for job in running if job._process is not None]
     for process in processes:
         _signal(process, signal.SIGTERM)
@@ -117,9 +117,9 @@ def stop(running: Sequence[Job], asked: Sequence[int]) -> None:
 
 
 def _start(job: Job, devices: Sequence[str], lock: IO[Any]) -> bool:
-    """Start a run, or go on with it; False where there is nothing left to do."""
+    """Start a run, or go on with it; returns False where the run had ended already."""
     job._resumed = job.prepare()
-    if job._resumed and _is_done(job):  # it had ended when its grid was killed
+    if job._resumed and _missing(job) is None:  # it had ended when its grid was killed
         return False
     job.attempts += 1
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -141,27 +141,22 @@ def _start(job: Job, devices: Sequence[str], lock: IO[Any]) -> bool:
     return True
 
 
-def _is_done(job: Job) -> bool:
+def _missing(job: Job) -> str | None:
+    """What the job's result lacks; None where it is whole, and the job done."""
     try:
         job.collect()
-    except job.unfinished:
-        return False
+    except job.unfinished as error:
+        return str(error)
     job.state = "done"
-    return True
+    return None
 
 
 def _end(job: Job, code: int) -> None:
-    """Take in a run that has ended: done, once more, or failed."""
-    reason = f"ended with {code}: {job.last_words()}"
-    if code == 0:
-        try:
-            job.collect()
-        except job.unfinished as error:
-            reason = f"{error}: {job.last_words()}"
-        else:
-            job.state = "done"
-            return
-    job.reason = reason
+    """Decide about a run that has ended: it is done, waits for another attempt, or has failed."""
+    reason = f"ended with {code}" if code else _missing(job)
+    if reason is None:
+        return
+    job.reason = f"{reason}: {job.last_words()}"
     if job.attempts >= ATTEMPTS or (code == 2 and not job._resumed):  # bad input stays bad
         job.state = "failed"
         return
@@ -171,7 +166,7 @@ def _end(job: Job, code: int) -> None:
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    """To the child alone for SIGTERM (it tells its own); to its whole session for SIGKILL."""
+    """Send SIGTERM to the child alone (which passes it on), SIGKILL to the child's whole session."""
     try:
         if number == signal.SIGKILL:
             os.killpg(process.pid, number)

@@ -39,28 +39,19 @@ def compare(argv: Sequence[str]) -> None:
             f"{folders[0]} and {folders[1]} are evaluations of different problems; evaluate both on one set"
         )
     differing = [key for key in SHARED if first.settings.get(key) != second.settings.get(key)]
-    found = paired(first.correct_P, second.correct_P, first.samples, second.samples)
+    comparison = paired(first.correct_P, second.correct_P, first.samples, second.samples)
     for key in differing:
         print(f"note: {key} differs: {first.settings.get(key)} and {second.settings.get(key)}")
     print(f"A  {first.correct_P.mean():.3f}  {folders[0]}")
     print(f"B  {second.correct_P.mean():.3f}  {folders[1]}")
-    print(f"B - A  {found.difference.value:+.3f}  [{found.difference.low:+.3f}, {found.difference.high:+.3f}]  "
-          f"{_p(found.p_value)}  ({found.problems} problems, paired)")  # fmt: skip
-    for title, problems in (("gained", found.gained), ("lost", found.lost)):
-        _list(title, problems, first)
-
-
-def _p(value: float) -> str:
-    return "p < 0.0001" if value < 1e-4 else f"p = {value:.4f}"
-
-
-def _list(title: str, problems: Sequence[int], evaluation: Evaluation) -> None:
-    print(f"{title}: {len(problems)}")
-    for problem in problems[:SHOWN]:
-        name, question = evaluation.problems[problem]
-        print(f"  {name}  {' '.join(question.split())[:90]}")
-    if len(problems) > SHOWN:
-        print(f"  and {len(problems) - SHOWN} more")
+    p = "p < 0.0001" if comparison.p_value < 1e-4 else f"p = {comparison.p_value:.4f}"
+    print(f"B - A  {comparison.difference:+.3f}  {p}  ({comparison.problems} problems, paired)")
+    for title, problems in (("gained", comparison.gained), ("lost", comparison.lost)):
+        print(f"{title}: {len(problems)}")
+        for name, question in (first.problems[problem] for problem in problems[:SHOWN]):
+            print(f"  {name}  {' '.join(question.split())[:90]}")
+        if len(problems) > SHOWN:
+            print(f"  and {len(problems) - SHOWN} more")
 
 
 def _read(folder: Path) -> Evaluation:
@@ -68,9 +59,9 @@ def _read(folder: Path) -> Evaluation:
     try:
         settings = json.loads((folder / SETTINGS_FILE).read_text())
         if not isinstance(settings, dict):
-            raise ValueError(f"{SETTINGS_FILE} is no JSON object")
+            raise ValueError(f"{SETTINGS_FILE} is not a JSON object")
         records = read_samples(folder / SAMPLES_FILE)
-        found = table(records)
+        drawn = table(records)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{folder}: holds no finished evaluation; write the output folder of rlcredit evaluate "
@@ -80,8 +71,8 @@ def _read(folder: Path) -> Evaluation:
     return Evaluation(
         settings,
         [problems[number] for number in sorted(problems)],
-        found.correct_PS.mean(axis=1),
-        found.correct_PS.shape[1],
+        drawn.correct_PS.mean(axis=1),
+        drawn.correct_PS.shape[1],
     )
 
 

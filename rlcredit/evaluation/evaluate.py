@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
@@ -26,11 +26,11 @@ from transformers.utils.logging import disable_progress_bar
 from rlcredit.config import list_keys, model_path, parse
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.evaluation.loading import ModelArguments, load_model, load_set, load_tokenizer
-from rlcredit.evaluation.samples import SAMPLES_FILE, Batch, Store, batches, draw, table
+from rlcredit.evaluation.samples import SAMPLES_FILE, SampleBatch, Store, batches, draw, table
 from rlcredit.evaluation.sampling import Sampling, prompt_lengths
 from rlcredit.files import write_whole
-from rlcredit.stats.estimates import Estimate, summarize
-from rlcredit.tasks import EVALUATION_SETS, TaskData
+from rlcredit.stats.estimates import summarize
+from rlcredit.tasks import EVALUATION_SETS
 
 SETTINGS_FILE = "settings.json"
 METRICS_FILE = "metrics.json"
@@ -100,8 +100,15 @@ def evaluate(argv: Sequence[str]) -> None:
     todo = store.missing(wanted)
     state.wait_for_everyone()  # every process has to see the same batches missing
     if todo:
-        _draw_all(todo[state.process_index :: state.num_processes], len(wanted), path, tokenizer, task, rows, store,
-                  args, state)  # fmt: skip
+        model = load_model(path, args, state.device)
+        for batch in _with_progress(todo[state.process_index :: state.num_processes], len(wanted), args.task, state):
+            try:
+                store.keep(batch, draw(model, tokenizer, rows, batch, args.sampling, task.check))
+            except torch.OutOfMemoryError as error:
+                raise RunStopped(
+                    f"out of memory with {len(batch.pairs)} completions at once; write a smaller --batch_size (now "
+                    f"{args.batch_size}) and --overwrite true"
+                ) from error
     state.wait_for_everyone()
     if state.is_main_process:
         store.close(wanted)
@@ -121,38 +128,19 @@ def _tokenizer(path: str, args: EvaluateArguments, rows: Dataset) -> PreTrainedT
     return tokenizer
 
 
-def _draw_all(
-    mine: Sequence[Batch],
-    batches_in_all: int,
-    path: str,
-    tokenizer: PreTrainedTokenizerBase,
-    task: TaskData,
-    rows: Dataset,
-    store: Store,
-    args: EvaluateArguments,
-    state: PartialState,
-) -> None:
-    """Draw and store this process's batches."""
-    assert task.check is not None
-    model = load_model(path, args, state.device)
-    done = batches_in_all - len(mine) if state.num_processes == 1 else 0
-    quiet = not sys.stderr.isatty()
-    bar = tqdm(
+def _with_progress(mine: Sequence[SampleBatch], in_all: int, name: str, state: PartialState) -> Iterable[SampleBatch]:
+    """This process's batches, with a bar on the main process."""
+    done = in_all - len(mine) if state.num_processes == 1 else 0
+    return tqdm(
         mine,
-        desc=args.task,
+        desc=name,
         unit="batch",
         initial=done,
         total=len(mine) + done,
         disable=not state.is_main_process,
-        mininterval=10 if quiet else 0.5,
+        mininterval=0.5 if sys.stderr.isatty() else 10,
         dynamic_ncols=True,
     )
-    for batch in bar:
-        try:
-            store.keep(batch, draw(model, tokenizer, rows, batch, args.sampling, task.check))
-        except torch.OutOfMemoryError as error:
-            raise RunStopped(f"out of memory with {len(batch.pairs)} completions at once; write a smaller "
-                             f"--batch_size (now {args.batch_size}) and --overwrite true") from error  # fmt: skip
 
 
 # ---- the folder ---------------------------------------------------------------------------------------------------
@@ -169,7 +157,7 @@ def _open(args: EvaluateArguments, path: str, rows: Dataset, state: PartialState
     try:
         earlier = json.loads(file.read_text()) if file.is_file() else None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"output: {file} is no JSON; write another --output, or delete it") from error
+        raise InputError(f"output: {file} is not JSON; write another --output, or delete it") from error
     state.wait_for_everyone()
     if earlier is not None and earlier != settings:
         earlier = earlier if isinstance(earlier, dict) else {}
@@ -197,34 +185,24 @@ def _settings(args: EvaluateArguments, path: str, rows: Dataset) -> dict[str, An
 
 
 def _report(args: EvaluateArguments, store: Store, notes: Sequence[str]) -> None:
-    """Say what came out, and keep it beside the samples."""
-    found = table(store.records())
-    estimates = summarize(*found)
+    """Print the estimates, and write them beside the samples."""
+    drawn = table(store.records())
+    estimates = summarize(*drawn)
     settings = json.loads((args.folder / SETTINGS_FILE).read_text())
     document = {
         "settings": settings,
-        "estimates": {
-            name: dict(zip(("value", "low", "high"), value, strict=True)) for name, value in estimates.items()
-        },
+        "estimates": {name: estimate._asdict() for name, estimate in estimates.items()},
         "torch": torch.__version__,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     write_whole(args.folder / METRICS_FILE, json.dumps(document, indent=2) + "\n")
-    problems, samples = found.correct_PS.shape
+    problems, samples = drawn.correct_PS.shape
     print("\n".join(notes) + "\n" if notes else "", end="")
     print(f"{args.task}: {problems} problems x {samples} samples, temperature {args.temperature:g}, {args.model}")
-    print(format_estimates(estimates))
-    print(f"samples:  {args.folder / SAMPLES_FILE}")
-
-
-def format_estimates(estimates: Mapping[str, Estimate]) -> str:
-    """A line an estimate, its 95 % interval behind it."""
     width = max(map(len, estimates))
-    return "\n".join(
-        f"{name:{width}}  {value.value:8{shape}}  [{value.low:{shape}}, {value.high:{shape}}]"
-        for name, value in estimates.items()
-        for shape in [".1f" if name == "length" else ".3f"]
-    )
+    for name, estimate in estimates.items():
+        print(f"{name:{width}}  {estimate}")
+    print(f"samples:  {args.folder / SAMPLES_FILE}")
 
 
 def describe() -> str:

@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlcredit.evaluation.samples import Table, batches, draw, table
+from rlcredit.evaluation.samples import SampleTable, batches, draw, table
 from rlcredit.evaluation.sampling import Sampling
 from rlcredit.stats.estimates import summarize
 from rlcredit.tasks.checkers.verdict import Checker
@@ -38,29 +38,22 @@ class HeldOut:
 
     def measure(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator
-    ) -> dict[str, Table]:
+    ) -> dict[str, SampleTable]:
         """The samples of every set, over all processes; draws nothing from the global random streams."""
         wanted = [(name, rows, self.sampling) for name, rows in self.tests.items()]
         if self.second is not None:
             name, rows, _ = wanted[0]
             wanted.append((second_name(name, self.second.temperature), rows, self.second))
-        return {name: self._answered(rows, sampling, model, tokenizer, accelerator) for name, rows, sampling in wanted}
-
-    def _answered(
-        self,
-        rows: Dataset,
-        sampling: Sampling,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        accelerator: Accelerator,
-    ) -> Table:
-        cut = batches(rows, tokenizer, self.samples, self.batch_size)
-        mine = cut[accelerator.process_index :: accelerator.num_processes]
-        with accelerator.autocast():
-            records = [
-                record for batch in mine for record in draw(model, tokenizer, rows, batch, sampling, self.check)
-            ]
-        return table(gather_object(records))
+        tables = {}
+        for name, rows, sampling in wanted:
+            cut = batches(rows, tokenizer, self.samples, self.batch_size)
+            mine = cut[accelerator.process_index :: accelerator.num_processes]
+            with accelerator.autocast():
+                records = [
+                    record for batch in mine for record in draw(model, tokenizer, rows, batch, sampling, self.check)
+                ]
+            tables[name] = table(gather_object(records))
+        return tables
 
 
 def second_name(name: str, temperature: float) -> str:
@@ -68,8 +61,8 @@ def second_name(name: str, temperature: float) -> str:
     return f"{name}_t{temperature:g}"
 
 
-def metrics_of(found: Table) -> dict[str, float]:
+def metrics_of(table: SampleTable) -> dict[str, float]:
     """The estimates of a set for a log: each value, and the 95 % interval of pass@1."""
-    estimates = summarize(*found)
+    estimates = summarize(*table)
     metrics = {name: estimate.value for name, estimate in estimates.items()}
     return {**metrics, "pass@1_low": estimates["pass@1"].low, "pass@1_high": estimates["pass@1"].high}

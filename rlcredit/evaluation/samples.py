@@ -41,14 +41,14 @@ SCHEMA = pa.schema(
 Record = dict[str, Any]
 
 
-class Batch(NamedTuple):
+class SampleBatch(NamedTuple):
     """One batch: its number, and the (problem, sample) pairs in it."""
 
     number: int
     pairs: list[tuple[int, int]]
 
 
-class Table(NamedTuple):
+class SampleTable(NamedTuple):
     """Samples of P problems, S of each, problems and samples in order.
 
     Attributes:
@@ -68,7 +68,7 @@ class Table(NamedTuple):
         return self.correct_PS.mean(axis=1).tolist()
 
 
-def batches(rows: Dataset, tokenizer: PreTrainedTokenizerBase, samples: int, batch_size: int) -> list[Batch]:
+def batches(rows: Dataset, tokenizer: PreTrainedTokenizerBase, samples: int, batch_size: int) -> list[SampleBatch]:
     """Every (problem, sample) pair once; prompts of like length together, the batches in a fixed shuffled order (so
     that the time left can be told from the time taken)."""
     lengths = prompt_lengths(tokenizer, list(rows["prompt"]))
@@ -76,21 +76,21 @@ def batches(rows: Dataset, tokenizer: PreTrainedTokenizerBase, samples: int, bat
     pairs = [(problem, sample) for problem in order for sample in range(samples)]
     cut = [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
     random.Random(0).shuffle(cut)
-    return [Batch(number, part) for number, part in enumerate(cut)]
+    return [SampleBatch(number, part) for number, part in enumerate(cut)]
 
 
 def draw(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: Dataset,
-    batch: Batch,
+    batch: SampleBatch,
     sampling: Sampling,
     check: Checker,
 ) -> list[Record]:
     """The batch's completions, checked."""
     problems = rows.select([problem for problem, _ in batch.pairs]).to_list()
-    found = complete(model, tokenizer, [row["prompt"] for row in problems], batch.pairs, sampling)
-    verdicts = check([completion.text for completion in found], problems)
+    completions = complete(model, tokenizer, [row["prompt"] for row in problems], batch.pairs, sampling)
+    verdicts = check([completion.text for completion in completions], problems)
     return [
         {
             "problem": problem,
@@ -104,7 +104,9 @@ def draw(
             "tokens": completion.tokens,
             "truncated": completion.truncated,
         }
-        for (problem, sample), row, completion, verdict in zip(batch.pairs, problems, found, verdicts, strict=True)
+        for (problem, sample), row, completion, verdict in zip(
+            batch.pairs, problems, completions, verdicts, strict=True
+        )
     ]
 
 
@@ -118,7 +120,7 @@ def _gold(row: Record) -> str | None:
     return None if gold is None else str(gold)
 
 
-def table(records: Iterable[Record]) -> Table:
+def table(records: Iterable[Record]) -> SampleTable:
     """Records as arrays."""
     ordered = sorted(records, key=lambda record: (record["problem"], record["sample"]))
     problems = len({record["problem"] for record in ordered})
@@ -130,7 +132,7 @@ def table(records: Iterable[Record]) -> Table:
 
     answers = [record["answer"] for record in ordered]
     samples = len(ordered) // problems
-    return Table(
+    return SampleTable(
         grid("correct"),
         [answers[start : start + samples] for start in range(0, len(answers), samples)],
         grid("tokens"),
@@ -148,16 +150,16 @@ class Store:
     def is_complete(self) -> bool:
         return self._whole.is_file()
 
-    def missing(self, wanted: Sequence[Batch]) -> list[Batch]:
+    def missing(self, wanted: Sequence[SampleBatch]) -> list[SampleBatch]:
         """The batches that are not stored yet."""
         return [] if self.is_complete else [batch for batch in wanted if not self._part(batch).is_file()]
 
-    def keep(self, batch: Batch, records: Sequence[Record]) -> None:
+    def keep(self, batch: SampleBatch, records: Sequence[Record]) -> None:
         """Store a batch: all of it, or nothing if the process dies on the way."""
         self._parts.mkdir(parents=True, exist_ok=True)
         _write(self._part(batch), records)
 
-    def close(self, wanted: Sequence[Batch]) -> None:
+    def close(self, wanted: Sequence[SampleBatch]) -> None:
         """Join the stored batches into one file."""
         if not self.is_complete:
             records = [record for batch in wanted for record in read_samples(self._part(batch))]
@@ -170,7 +172,7 @@ class Store:
     def records(self) -> list[Record]:
         return read_samples(self._whole)
 
-    def _part(self, batch: Batch) -> Path:
+    def _part(self, batch: SampleBatch) -> Path:
         return self._parts / f"{batch.number:05d}.parquet"
 
 
@@ -180,7 +182,7 @@ def read_samples(path: Path) -> list[Record]:
         return pq.read_table(path, schema=SCHEMA).to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path}: is no table of samples ({reason:.120}); write --overwrite true") from error
+        raise InputError(f"{path}: is not a table of samples ({reason:.120}); write --overwrite true") from error
 
 
 def _write(path: Path, records: Sequence[Record]) -> None:

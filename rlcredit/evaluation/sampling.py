@@ -122,7 +122,8 @@ def prompt_lengths(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
 
 def _ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
     if isinstance(prompts[0], str):
-        return tokenizer(list(prompts), verbose=False)["input_ids"]  # what is too long is refused by who asks
+        # verbose=False: the caller refuses prompts that are too long, and the tokenizer need not warn of them
+        return tokenizer(list(prompts), verbose=False)["input_ids"]
     if tokenizer.chat_template is None:
         raise InputError("task_options.prompt_style: 'chat', but the model has no chat template; write 'plain'")
     return tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, tokenize=True, return_dict=False)
@@ -152,7 +153,7 @@ def _processors(sampling: Sampling, streams: Sequence[tuple[int, int]], width: i
 
 
 def _uniform(sampling: Sampling, streams: Sequence[tuple[int, int]]) -> Tensor:
-    """The streams' numbers in [0, 1): float64 [B, max_new_tokens]."""
+    """The numbers of the streams in [0, 1): float64 [B, max_new_tokens]."""
     rows = [
         np.random.Generator(np.random.Philox(np.random.SeedSequence([sampling.seed, *stream]))) for stream in streams
     ]

@@ -1,10 +1,7 @@
-"""A run's output folder, read: log.jsonl, accuracy.json, run.json and completions/; nothing is unpickled.
+"""A run's output folder, read into one `Run`; nothing is unpickled.
 
-log.jsonl       every metric as a curve over steps; needed, all the rest may be missing
-accuracy.json   held-out accuracies before and after, problem by problem
-run.json        what was run: recipe, algorithm, credit_strategy, seed, model, task, eval_samples, command; without
-                it a folder's name speaks: uniform-seed1, uniform_s2 and uniform/seed_3 are seeds of "uniform"
-completions/    completions_00001.parquet, ...: three of them are read, at the start, middle and end
+Only log.jsonl is needed. Without run.json the name of the folder tells the seed: uniform-seed1, uniform_s2 and
+uniform/seed_3 are seeds of "uniform". Three of the tables of completions are read: at the start, middle and end.
 """
 
 from __future__ import annotations
@@ -22,28 +19,28 @@ import pyarrow
 import pyarrow.parquet as pq
 
 from rlcredit.errors import InputError
+from rlcredit.runs.files import (
+    COMPLETIONS_FOLDER,
+    LOG_FILE,
+    Shares,
+    is_number,
+    read_accuracies,
+    read_facts,
+    read_lines,
+)
+from rlcredit.stats.curves import Curve, curve_of
+from rlcredit.stats.estimates import Estimate, mean_with_interval
 
-LOG_FILE, ACCURACY_FILE, FACTS_FILE = "log.jsonl", "accuracy.json", "run.json"  # as rlcredit.trainers writes them
-FACTS = ("algorithm", "credit_strategy", "model", "task", "seed", "recipe", "command")
-MOMENTS = ("start", "middle", "end")
-SAMPLES = 4  # a moment
+ROWS = 4  # of a table of completions
 LONGEST = 20_000  # characters of a text that are kept
 SEED = re.compile(r"(?:(?P<stem>.*?)[-_. ]+)?(?:seed|s)[-_=. ]?(?P<seed>\d+)", re.IGNORECASE)
-ODD = "its lines are JSON objects with a step, and only the last may be cut short"
 
 
-class Curve(NamedTuple):
-    """One metric over the steps at which it was logged, in order: [T] each."""
-
-    step_T: np.ndarray
-    value_T: np.ndarray
-
-
-class Sample(NamedTuple):
+class LoggedCompletion(NamedTuple):
     """One row of a completions table."""
 
     moment: str
-    """One of MOMENTS."""
+    """start, middle or end."""
     step: int
     prompt: str
     completion: str
@@ -62,11 +59,11 @@ class Run(NamedTuple):
     """Of FACTS those that are known, in words."""
     curves: dict[str, Curve]
     """By metric, sorted: `reward`, `eval/<set>/pass@1`, ..."""
-    accuracies: dict[str, dict[str, list[float]]]
-    """"before" and "after", where they were measured: by evaluation set, each problem's share of right samples."""
+    accuracies: dict[str, Shares]
+    """"before" and "after", where they were measured."""
     eval_samples: int | None
     """Completions a problem in those evaluations; None if run.json does not say."""
-    samples: list[Sample]
+    completions: list[LoggedCompletion]
     notes: list[str]
     """What a reader has to know of the files."""
 
@@ -77,7 +74,7 @@ class Run(NamedTuple):
     @property
     def evaluation_sets(self) -> list[str]:
         logged = [key.split("/")[1] for key in self.curves if re.fullmatch(r"eval/[^/]+/pass@1", key)]
-        return list(dict.fromkeys([*logged, *(name for part in self.accuracies.values() for name in part)]))
+        return list(dict.fromkeys([*logged, *(name for shares in self.accuracies.values() for name in shares)]))
 
     def samples_behind(self, values_P: Sequence[float]) -> int:
         """How many completions stand behind each value, at least: what run.json says, or the values' denominators."""
@@ -85,29 +82,37 @@ class Run(NamedTuple):
             *{Fraction(value).limit_denominator(64).denominator for value in values_P}
         )
 
+    def accuracy(self, part: str, name: str) -> Estimate | None:
+        """The accuracy "before" or "after" on an evaluation set, over problems; None if it was not measured."""
+        values_P = self.accuracies.get(part, {}).get(name)
+        return mean_with_interval(values_P, self.samples_behind(values_P)) if values_P else None
+
+    def accuracies_by_step(self, name: str) -> dict[int, Estimate]:
+        """Of each evaluation on a set: what was logged, and before and after the training."""
+        keys = [f"eval/{name}/pass@1{bound}" for bound in ("", "_low", "_high")]
+        value, low, high = (
+            dict(zip(*map(np.ndarray.tolist, self.curves[key]), strict=True)) if key in self.curves else {}
+            for key in keys
+        )
+        points = {step: Estimate(value[step], low.get(step, math.nan), high.get(step, math.nan)) for step in value}
+        for part, step in (("before", 0), ("after", self.last_step)):
+            if step not in points and (accuracy := self.accuracy(part, name)):
+                points[step] = accuracy
+        return dict(sorted(points.items()))
+
 
 def read_run(folder: Path) -> Run:
     """The run in this folder. Raises: InputError of one line if there is none, or a file of it is broken."""
     if not (folder / LOG_FILE).is_file():
-        raise InputError(f"{folder}: is no run's output folder, it has no {LOG_FILE}{_advice(folder)}")
-    curves, notes = _read_log(folder / LOG_FILE)
-    facts = _read_object(folder / FACTS_FILE)
+        raise InputError(f"{folder}: is not a run's output folder: it has no {LOG_FILE}{_advice(folder)}")
+    curves, notes = _read_curves(folder / LOG_FILE)
+    facts, eval_samples = read_facts(folder)
     name, kin, seed = _named(folder.resolve())
-    known = {key: str(facts[key]) for key in FACTS if facts.get(key) is not None}
     if seed is not None:
-        known.setdefault("seed", seed)
+        facts.setdefault("seed", seed)
     last = max(int(curve.step_T[-1]) for curve in curves.values())
-    return Run(
-        folder=folder,
-        name=name,
-        kin=kin,
-        facts=known,
-        curves=curves,
-        accuracies=_read_accuracies(folder / ACCURACY_FILE),
-        eval_samples=_eval_samples(facts, folder / FACTS_FILE),
-        samples=_read_samples(folder / "completions", last),
-        notes=notes,
-    )
+    completions = _read_completions(folder / COMPLETIONS_FOLDER, last)
+    return Run(folder, name, kin, facts, curves, read_accuracies(folder), eval_samples, completions, notes)
 
 
 def _advice(folder: Path) -> str:
@@ -116,32 +121,30 @@ def _advice(folder: Path) -> str:
 
 
 def _named(folder: Path) -> tuple[str, Path, str | None]:
-    """(name, kin, seed) of a folder; one that is called by its seed alone is named after its parent too."""
-    found = SEED.fullmatch(folder.name)
-    if found is None:
+    """(name, kin, seed) of a folder; a folder called by its seed alone is named after its parent too."""
+    parts = SEED.fullmatch(folder.name)
+    if parts is None:
         return folder.name, folder, None
-    if found["stem"]:
-        return folder.name, folder.with_name(found["stem"]), found["seed"]
-    return f"{folder.parent.name}/{folder.name}", folder.parent, found["seed"]
+    if parts["stem"]:
+        return folder.name, folder.with_name(parts["stem"]), parts["seed"]
+    return f"{folder.parent.name}/{folder.name}", folder.parent, parts["seed"]
 
 
 def distinct(runs: Sequence[Run]) -> list[Run]:
-    """The runs, those of one name called by their whole folders."""
+    """The runs, where runs of the same name are called by their whole folders."""
     names = [run.name for run in runs]
     return [run._replace(name=str(run.folder)) if names.count(run.name) > 1 else run for run in runs]
 
 
-# ---- log.jsonl ----------------------------------------------------------------------------------------------------
-
-
-def _read_log(path: Path) -> tuple[dict[str, Curve], list[str]]:
-    lines, torn = _lines(path)
+def _read_curves(path: Path) -> tuple[dict[str, Curve], list[str]]:
+    """The log by metric, and notes on the log. Raises: InputError where the log holds no number."""
+    lines, torn = read_lines(path)
     notes = ["The log's last line is cut short, as by a crash or in mid-write, and is left out."] if torn else []
     kept: dict[int, dict[str, float]] = {}
     kinds: dict[int, set[bool]] = {}  # a step has a line of training, and one of its evaluation
     repeated, last = 0, -1
     for line in lines:
-        step, values = line["step"], {key: value for key, value in line.items() if key != "step" and _is_number(value)}
+        step, values = line["step"], {key: value for key, value in line.items() if key != "step" and is_number(value)}
         if step < last:
             # the run went back to this step and on from there: what it had done from here on is void
             void = [later for later in kept if later >= step]
@@ -156,91 +159,15 @@ def _read_log(path: Path) -> tuple[dict[str, Curve], list[str]]:
     if repeated:
         steps = "step was" if repeated == 1 else "steps were"
         notes.append(f"{repeated} logged {steps} repeated, as by a resumed run; the last ones count.")
-    curves = {key: _curve(kept, key) for key in sorted({key for entry in kept.values() for key in entry})}
-    if not curves:
+    keys = sorted({key for values in kept.values() for key in values})
+    if not keys:
         raise InputError(f"{path}: is empty; the run has not logged a step yet")
-    return curves, notes
+    return {
+        key: curve_of({step: values[key] for step, values in kept.items() if key in values}) for key in keys
+    }, notes
 
 
-def _lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
-    """The log's lines, and whether its last one was cut short."""
-    texts = _text(path).split("\n")
-    while texts and not texts[-1].strip("\0 \r"):  # what a power failure may leave
-        texts.pop()
-    found: list[dict[str, Any]] = []
-    for number, text in enumerate(texts, 1):
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            if number == len(texts):
-                return found, True
-            raise InputError(f"{path}: line {number} is no JSON; {ODD}") from error
-        if not isinstance(line, dict) or type(line.get("step")) is not int or not _is_number(line["step"]):
-            raise InputError(f"{path}: line {number} is no log of a step; {ODD}")
-        found.append(line)
-    return found, False
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)  # more is no number of a run
-
-
-def _curve(kept: Mapping[int, Mapping[str, float]], key: str) -> Curve:
-    steps = sorted(step for step, entry in kept.items() if key in entry)
-    return Curve(np.array(steps), np.array([kept[step][key] for step in steps], dtype=float))
-
-
-# ---- the other files ----------------------------------------------------------------------------------------------
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8", "replace")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(_text(path))
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: is no JSON object; delete it to report without it")
-    return found
-
-
-def _read_accuracies(path: Path) -> dict[str, dict[str, list[float]]]:
-    found = _read_object(path)
-    try:
-        return {
-            part: {name: [_share(value) for value in values] for name, values in found[part].items() if values}
-            for part in ("before", "after")
-            if part in found
-        }
-    except (AttributeError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: before and after hold a list of values in [0, 1] by evaluation set; delete it to report "
-            "without it"
-        ) from error
-
-
-def _share(value: Any) -> float:
-    if not _is_number(value) or not 0 <= value <= 1:
-        raise ValueError
-    return float(value)
-
-
-def _eval_samples(facts: Mapping[str, Any], path: Path) -> int | None:
-    given = facts.get("eval_samples")
-    if given is not None and (type(given) is not int or given < 1):
-        raise InputError(f"{path}: eval_samples: {given!r:.40} is no number of completions; write 1 or more")
-    return given
-
-
-def _read_samples(folder: Path, last: int) -> list[Sample]:
+def _read_completions(folder: Path, last: int) -> list[LoggedCompletion]:
     """A few rows of the tables at the start, middle and end: evenly spaced in each, whatever they hold."""
     numbered = {int(path.stem.split("_")[-1]): path for path in folder.glob("completions_*.parquet")
                 if path.stem.split("_")[-1].isdecimal()}  # fmt: skip
@@ -251,18 +178,21 @@ def _read_samples(folder: Path, last: int) -> list[Sample]:
     chosen = {steps[0]: "start", steps[-1]: "end"}
     if middle not in chosen:
         chosen[middle] = "middle"
-    return [sample for step in sorted(chosen) for sample in _rows(numbered[step], step, chosen[step])]
+    return [row for step in sorted(chosen) for row in _rows(numbered[step], step, chosen[step])]
 
 
-def _rows(path: Path, step: int, moment: str) -> list[Sample]:
+def _rows(path: Path, step: int, moment: str) -> list[LoggedCompletion]:
     try:
         table = pq.read_table(path)
-        places = sorted({round(place) for place in np.linspace(0, table.num_rows - 1, SAMPLES)})
+        places = sorted({round(place) for place in np.linspace(0, table.num_rows - 1, ROWS)})
         rows = table.take(places).to_pylist() if table.num_rows else []
-        return [Sample(moment, step, _words(row["prompt"]), _words(row["completion"]), _numbers(row)) for row in rows]
+        return [
+            LoggedCompletion(moment, step, _words(row["prompt"]), _words(row["completion"]), _numbers(row))
+            for row in rows
+        ]
     except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
         said = " ".join(str(error).split())[:120]
-        raise InputError(f"{path}: is no table of completions ({said}); delete it to report without it") from error
+        raise InputError(f"{path}: is not a table of completions ({said}); delete it to report without it") from error
 
 
 def _words(value: Any) -> str:
@@ -271,4 +201,4 @@ def _words(value: Any) -> str:
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    return {key: float(value) for key, value in row.items() if key != "step" and _is_number(value)}
+    return {key: float(value) for key, value in row.items() if key != "step" and is_number(value)}

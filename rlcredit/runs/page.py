@@ -9,32 +9,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 
-from rlcredit.files import write_whole
 from rlcredit.pages.frame import cell, clean, exact, render
-from rlcredit.runs.folder import Curve, Run, Sample
-from rlcredit.runs.groups import (
-    ALPHAS,
-    Band,
-    Group,
-    Smoothing,
-    accuracy_curve,
-    band,
-    changes,
-    group,
-    smoothed,
-    standings,
-    summaries,
-)
-from rlcredit.stats.estimates import Estimate
+from rlcredit.runs.folder import LoggedCompletion, Run
+from rlcredit.runs.groups import Group, changes, grouped, standings, summaries
+from rlcredit.stats.curves import Curve, Smoothing, band, curve_of, smoothed
+from rlcredit.stats.estimates import Estimate, rounded
 
+ALPHAS = (0.05, 0.1, 0.3)
 DIGITS = 5
 MOST_POINTS, ALL_POINTS, FEWEST_POINTS = 1_000, 8_000, 200  # of one curve; of all runs' curves of one metric
 LABELS = {
@@ -43,7 +32,6 @@ LABELS = {
     "model": "Model",
     "task": "Task",
     "seed": "Seed",
-    "recipe": "Recipe",
 }
 DASH = "\N{EN DASH}"
 
@@ -82,11 +70,6 @@ CHARTS = (
 )
 
 
-def write_runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, created: str, path: Path) -> None:
-    """Write the page."""
-    write_whole(path, runs_page(runs, left_out, command, created))
-
-
 def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, created: str) -> str:
     """The whole page as text.
 
@@ -96,14 +79,15 @@ def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, create
         command: that made the page.
         created: when.
     """
-    groups = group(runs)
+    groups = grouped(runs)
     sets = list(dict.fromkeys(name for run in runs for name in run.evaluation_sets))
     drawn = charts(runs, groups, sets)
+    by_set = [(name, standings(groups, name)) for name in sets]
     data = {
         "single": len(runs) == 1,
         "alphas": [f"{alpha:g}" for alpha in ALPHAS],
-        "groups": [{"label": one.label, "runs": [_place(run, runs) for run in one.runs]} for one in groups],
-        "runs": [{"name": run.name, "samples": [_sample(sample) for sample in run.samples]} for run in runs],
+        "groups": [{"label": group.label, "runs": [_place(run, runs) for run in group.runs]} for group in groups],
+        "runs": [{"name": run.name, "samples": [_sample(row) for row in run.completions]} for run in runs],
         "charts": drawn,
     }
     context = dict(
@@ -111,18 +95,21 @@ def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, create
         heading=runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side",
         subject=_subject(groups),
         facts=_facts(runs[0]),
-        rows=[_row(run, one) for one in groups for run in one.runs],
-        notes=[*(note for one in groups for note in one.notes), *_notes(runs)],
+        rows=[(run, group.label) for group in groups for run in group.runs],
+        notes=[
+            *(note for group in groups for note in group.notes),
+            *(note if len(runs) == 1 else f"{run.name}: {note}" for run in runs for note in run.notes),
+        ],
         left_out=left_out,
         sections=_sections(drawn),
         alphas=data["alphas"],
         groups=groups,
-        grouped=any(len(one.runs) > 1 for one in groups),
-        has_samples=any(run.samples for run in runs),
+        grouped=any(len(group.runs) > 1 for group in groups),
+        has_samples=any(run.completions for run in runs),
         most_points=_thinned_to(runs),
         changes=changes(runs[0]),
         summaries=summaries(runs[0]),
-        standings=[(name, standings(groups, name)) for name in sets],
+        standings=[(name, rows, any(row.best for row in rows)) for name, rows in by_set],
         tails=_tails(groups),
         command=runs[0].facts.get("command") if len(runs) == 1 else None,
         made_by=command,
@@ -140,9 +127,9 @@ def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, create
     return clean(text)
 
 
-def _sample(sample: Sample) -> dict[str, Any]:
-    numbers = {key: value if math.isfinite(value) else None for key, value in sample.numbers.items()}
-    return {**sample._asdict(), "numbers": numbers}
+def _sample(row: LoggedCompletion) -> dict[str, Any]:
+    numbers = {key: value if math.isfinite(value) else None for key, value in row.numbers.items()}
+    return {**row._asdict(), "numbers": numbers}
 
 
 def _thinned_to(runs: Sequence[Run]) -> int | None:
@@ -162,7 +149,7 @@ def charts(runs: Sequence[Run], groups: Sequence[Group], sets: Sequence[str]) ->
     """The charts in the order of the page, each with the curves of all runs and the bands of all groups."""
     accuracy = [Chart(name, f"Accuracy on {name}", "pass@1", RESULTS, accuracy=True, peak=True) for name in sets]
     every = [*CHARTS[:1], *_reward_functions(runs), *accuracy, *CHARTS[1:]]
-    return [made for chart in every if (made := _chart(chart, runs, groups))]
+    return [drawn for chart in every if (drawn := _chart(chart, runs, groups))]
 
 
 def _reward_functions(runs: Sequence[Run]) -> list[Chart]:
@@ -174,13 +161,17 @@ def _reward_functions(runs: Sequence[Run]) -> list[Chart]:
 
 
 def _chart(chart: Chart, runs: Sequence[Run], groups: Sequence[Group]) -> dict[str, Any] | None:
-    bounds: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    bounds: dict[int, tuple[np.ndarray, ...]] = {}
     curves: dict[int, Curve] = {}
     for at, run in enumerate(runs):
         if chart.accuracy:
-            curve, *bounds[at] = accuracy_curve(run, chart.key)  # type: ignore[assignment]
+            accuracies = run.accuracies_by_step(chart.key)
+            curve = curve_of({step: accuracy.value for step, accuracy in accuracies.items()})
+            bounds[at] = tuple(np.array([accuracy[place] for accuracy in accuracies.values()]) for place in (1, 2))
         else:
-            curve = _finite(run.curves.get(chart.key))
+            logged = run.curves.get(chart.key, curve_of({}))
+            finite_T = np.isfinite(logged.value_T)
+            curve = Curve(logged.step_T[finite_T], logged.value_T[finite_T])
         if len(curve.step_T):
             curves[at] = curve
     if not curves:
@@ -194,13 +185,6 @@ def _chart(chart: Chart, runs: Sequence[Run], groups: Sequence[Group]) -> dict[s
     }
 
 
-def _finite(curve: Curve | None) -> Curve:
-    if curve is None:
-        return Curve(np.array([], dtype=int), np.array([]))
-    finite_T = np.isfinite(curve.value_T)
-    return Curve(curve.step_T[finite_T], curve.value_T[finite_T])
-
-
 def _most_points(runs: int) -> int:
     return max(FEWEST_POINTS, min(MOST_POINTS, ALL_POINTS // runs))
 
@@ -210,9 +194,7 @@ def _kept(size: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, size - 1, min(size, most)).round().astype(int))
 
 
-def _line(
-    chart: Chart, at: int, curve: Curve, bounds: tuple[np.ndarray, np.ndarray] | None, most: int
-) -> dict[str, Any]:
+def _line(chart: Chart, at: int, curve: Curve, bounds: tuple[np.ndarray, ...] | None, most: int) -> dict[str, Any]:
     kept = _kept(len(curve.step_T), most)
 
     def drawn(how: Smoothing, alpha: float) -> list[float | None]:
@@ -221,69 +203,60 @@ def _line(
     return {
         "run": at,
         "x": curve.step_T[kept].tolist(),
-        "raw": drawn("raw", 1),
-        **{how: {f"{alpha:g}": drawn(how, alpha) for alpha in ALPHAS} for how in _smoothings(chart)},
+        **_by_smoothing(chart, drawn),
         "interval": None if bounds is None else {"low": _plain(bounds[0][kept]), "high": _plain(bounds[1][kept])},
     }
 
 
-def _smoothings(chart: Chart) -> tuple[Literal["ema", "peak"], ...]:
-    return ("ema", "peak") if chart.peak else ("ema",)
+def _by_smoothing(chart: Chart, drawn: Callable[[Smoothing, float], Any]) -> dict[str, Any]:
+    """What is drawn of the chart as logged, and at each smoothing that the page offers for it."""
+    ways: tuple[Smoothing, ...] = ("ema", "peak") if chart.peak else ("ema",)
+    return {"raw": drawn("raw", 1), **{how: {f"{alpha:g}": drawn(how, alpha) for alpha in ALPHAS} for how in ways}}
 
 
 def _bands(
     chart: Chart, curves: Mapping[int, Curve], runs: Sequence[Run], groups: Sequence[Group], most: int
 ) -> list[dict[str, Any]]:
-    made = []
-    for number, one in enumerate(groups):
-        members = [curves[at] for at in (_place(run, runs) for run in one.runs) if at in curves]
-        if len(members) < 2:
+    bands = []
+    for number, group in enumerate(groups):
+        members = [curves[at] for at in (_place(run, runs) for run in group.runs) if at in curves]
+        raw = band(members) if len(members) > 1 else None
+        if raw is None or not len(raw.step_T):
             continue
+        kept = _kept(len(raw.step_T), most)
 
-        def drawn(how: Smoothing, alpha: float, members: Sequence[Curve] = members) -> dict[str, Any]:
-            return _drawn(band([smoothed(curve, how, alpha) for curve in members]), most)
+        def drawn(
+            how: Smoothing, alpha: float, members: Sequence[Curve] = members, kept: np.ndarray = kept
+        ) -> dict[str, Any]:
+            _, mean_T, low_T, high_T, _ = band([smoothed(curve, how, alpha) for curve in members])
+            return {"mean": _plain(mean_T[kept]), "low": _plain(low_T[kept]), "high": _plain(high_T[kept])}
 
-        raw = band(members)
-        if not len(raw.step_T):
-            continue
-        x = raw.step_T[_kept(len(raw.step_T), most)].tolist()
-        entry: dict[str, Any] = {"group": number, "kind": raw.kind, "x": x, "raw": _drawn(raw, most)}
-        for how in _smoothings(chart):
-            entry[how] = {f"{alpha:g}": drawn(how, alpha) for alpha in ALPHAS}
-        made.append(entry)
-    return made
-
-
-def _drawn(found: Band, most: int) -> dict[str, Any]:
-    kept = _kept(len(found.step_T), most)
-    return {name: _plain(getattr(found, f"{name}_T")[kept]) for name in ("mean", "low", "high")}
+        x = raw.step_T[kept].tolist()
+        bands.append({"group": number, "kind": raw.kind, "x": x, **_by_smoothing(chart, drawn)})
+    return bands
 
 
 def _plain(value_T: np.ndarray) -> list[float | None]:
-    return [float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None for value in value_T.tolist()]
+    return [rounded(value, DIGITS) if math.isfinite(value) else None for value in value_T.tolist()]
 
 
 # ---- words --------------------------------------------------------------------------------------------------------
 
 
-def _sections(made: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    numbered = list(enumerate(made))
+def _sections(drawn: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    numbered = list(enumerate(drawn))
     return [
         {
             "title": title,
-            "charts": [{"number": at, **_titles(chart)} for at, chart in numbered if chart["section"] == title],
+            "charts": [{"number": at, **chart} for at, chart in numbered if chart["section"] == title],
         }
-        for title in dict.fromkeys(chart["section"] for chart in made)
+        for title in dict.fromkeys(chart["section"] for chart in drawn)
     ]
-
-
-def _titles(chart: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: chart[key] for key in ("title", "unit", "metric")}
 
 
 def _subject(groups: Sequence[Group]) -> list[str]:
     """What all runs share, in words."""
-    every = [run.facts for one in groups for run in one.runs]
+    every = [run.facts for group in groups for run in group.runs]
     shared = {key for key in ("model", "task") if len({facts.get(key) for facts in every}) == 1}
     return [every[0][key] for key in ("model", "task") if key in shared and key in every[0]]
 
@@ -306,31 +279,15 @@ def _time(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
-def _row(run: Run, one: Group) -> dict[str, Any]:
-    return {
-        "name": run.name,
-        "group": one.label,
-        "seed": run.facts.get("seed", DASH),
-        "step": run.last_step,
-        "folder": str(run.folder),
-    }
-
-
-def _notes(runs: Sequence[Run]) -> list[str]:
-    return [note if len(runs) == 1 else f"{run.name}: {note}" for run in runs for note in run.notes]
-
-
 def _tails(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Mean over the runs of a group of each metric's mean of the last tenth."""
-    by_group = [[{entry.key: entry.tail for entry in summaries(run)} for run in one.runs] for one in groups]
-    keys = sorted({key for members in by_group for tails in members for key in tails})
-    return [{"key": key, "values": [_mean([tails[key] for tails in members if key in tails]) for members in by_group]}
-            for key in keys]  # fmt: skip
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    finite = [value for value in values if math.isfinite(value)]
-    return float(np.mean(finite)) if finite else None
+    by_group = [
+        [{entry.key: entry.tail for entry in summaries(run) if entry.logged} for run in group.runs] for group in groups
+    ]
+    keys = sorted({key for group in groups for run in group.runs for key in run.curves})
+    tails = {key: [[of_run[key] for of_run in members if key in of_run] for members in by_group] for key in keys}
+    return [{"key": key, "values": [np.mean(of_group).item() if of_group else None for of_group in of_groups]}
+            for key, of_groups in tails.items()]  # fmt: skip
 
 
 def _number(value: float | None) -> str:
@@ -348,9 +305,6 @@ def _title(value: float | None) -> str:
     return "" if value is None or not math.isfinite(value) else exact(value)
 
 
-def _estimate(value: Estimate | Sequence[float] | None, sign: bool = False) -> str:
+def _estimate(estimate: Estimate | None, sign: str = "") -> str:
     """`0.568 [0.520, 0.612]`, without bounds where there are none."""
-    if value is None:
-        return DASH
-    middle, low, high = (f"{part + 0.0:{'+' if sign else ''}.3f}".replace("-", "\N{MINUS SIGN}") for part in value)
-    return middle if math.isnan(value[1]) else f"{middle} [{low}, {high}]"
+    return DASH if estimate is None else f"{estimate:{sign}.3f}".replace("-", "\N{MINUS SIGN}")

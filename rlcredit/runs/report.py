@@ -12,17 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlcredit.errors import InputError
+from rlcredit.files import write_whole
+from rlcredit.runs.files import REPORT_FILE
 from rlcredit.runs.folder import Run, distinct, read_run
-from rlcredit.runs.page import write_runs_page
+from rlcredit.runs.page import runs_page
 
-FILE_NAME = "report.html"
 ADVICE = "write rlcredit report RUN_DIR [RUN_DIR ...] [--output FILE.html]"
 
 
 def report(argv: Sequence[str]) -> None:
     """Run `rlcredit report RUN_DIR [RUN_DIR ...] [--output FILE]`. Raises: InputError."""
     folders, output = _words(argv)
-    path = output or (folders[0] / FILE_NAME if len(folders) == 1 else Path(FILE_NAME))
+    path = output or (folders[0] / REPORT_FILE if len(folders) == 1 else Path(REPORT_FILE))
     runs: list[Run] = []
     left_out: list[str] = []
     for folder in folders:
@@ -34,12 +35,13 @@ def report(argv: Sequence[str]) -> None:
             left_out.append(str(error))
     if not runs:
         raise InputError(f"none of the {len(folders)} runs can be read; the first: {left_out[0]}")
-    command = shlex.join(["rlcredit", "report", *argv])
+    command, created = (
+        shlex.join(["rlcredit", "report", *argv]),
+        time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
+    )
+    page = runs_page(distinct(runs), left_out, command, created)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_runs_page(
-            distinct(runs), left_out, command, time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()), path
-        )
+        write_whole(path, page)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); write --output FILE.html") from error
     for reason in left_out:
@@ -60,13 +62,13 @@ def _words(argv: Sequence[str]) -> tuple[list[Path], Path | None]:
                 raise InputError(f"--output: takes one file, once; {ADVICE}")
             output = Path(value)
         elif word.startswith("-"):
-            raise InputError(f"{word}: is no flag of rlcredit report; {ADVICE}")
+            raise InputError(f"{word}: is not a flag of rlcredit report; {ADVICE}")
         else:
             folders.setdefault(Path(word).resolve(), Path(word))
     if not folders:
         raise InputError(f"rlcredit report takes the output folder of a run; {ADVICE}")
     if output is not None and (output.suffix != ".html" or output.is_dir()):
-        raise InputError(f"--output: {output} is no page; write a file that ends in .html")
+        raise InputError(f"--output: {output} is not a page; write a file that ends in .html")
     return list(folders.values()), output
 
 

@@ -51,6 +51,11 @@ class Estimate(NamedTuple):
         return format(self)
 
 
+def rounded(value: float, digits: int) -> float:
+    """The value with so many significant digits, for files."""
+    return float(f"{value:.{digits}g}")
+
+
 def pass_at_k(correct_PS: np.ndarray, k: int) -> np.ndarray:
     """The chance that one of k samples, drawn from a problem's n without putting back, is right: [P]. Unbiased.
 
@@ -116,14 +121,18 @@ def mean_interval(values_P: ArrayLike) -> Estimate:
 
     One problem tells nothing about the spread: nan bounds. Equal values give an interval without width.
     """
-    values_P = np.asarray(values_P, dtype=float)
-    if values_P.ndim != 1 or not len(values_P):
-        raise ValueError(f"one value a problem is needed, in one dimension, not shape {values_P.shape}")
+    values_P = _vector(values_P)
     value, problems = float(values_P.mean()), len(values_P)
     if problems == 1:
         return Estimate(value, math.nan, math.nan)
-    half = float(stdtrit(problems - 1, 0.975) * values_P.std(ddof=1) / math.sqrt(problems))
+    half = float(half_width(values_P))
     return Estimate(value, value - half, value + half)
+
+
+def half_width(values: np.ndarray) -> np.ndarray:
+    """Half of Student's 95 % interval of the mean over the first axis, which has two values or more."""
+    size = len(values)
+    return stdtrit(size - 1, 0.975) * values.std(0, ddof=1) / math.sqrt(size)
 
 
 def summarize(
@@ -148,14 +157,14 @@ def summarize(
         raise ValueError("correct, lengths and truncated have different shapes: {}, {} and {}".format(*shapes))
     n = correct_PS.shape[1]
     majority_P = majority_correct(correct_PS, answers)
-    made = {"pass@1": _pass_with_interval(correct_PS, 1)}
+    estimates = {"pass@1": _pass_with_interval(correct_PS, 1)}
     if n > 1:
-        made[f"avg@{n}"] = made["pass@1"]
-        made |= {f"pass@{k}": _pass_with_interval(correct_PS, k) for k in _powers_of_two_and(n)}
-        made[f"maj@{n}"] = mean_with_interval(majority_P, 1)
-    made["length"] = mean_interval(lengths_PS.mean(1))
-    made["truncated"] = mean_with_interval(truncated_PS.astype(bool).mean(1), n)
-    return made
+        estimates[f"avg@{n}"] = estimates["pass@1"]
+        estimates |= {f"pass@{k}": _pass_with_interval(correct_PS, k) for k in _powers_of_two_and(n)}
+        estimates[f"maj@{n}"] = mean_with_interval(majority_P, 1)
+    estimates["length"] = mean_interval(lengths_PS.mean(1))
+    estimates["truncated"] = mean_with_interval(truncated_PS.astype(bool).mean(1), n)
+    return estimates
 
 
 def _pass_with_interval(correct_PS: np.ndarray, k: int) -> Estimate:
@@ -179,11 +188,17 @@ def _matrix(name: str, values_PS: ArrayLike) -> np.ndarray:
     return matrix
 
 
-def in_unit_interval(values_P: ArrayLike) -> np.ndarray:
-    """values_P as float64 [P], checked: one problem or more, each value in [0, 1]."""
+def _vector(values_P: ArrayLike) -> np.ndarray:
+    """values_P as float64 [P]."""
     values_P = np.asarray(values_P, dtype=float)
     if values_P.ndim != 1 or not len(values_P):
         raise ValueError(f"one value a problem is needed, in one dimension, not shape {values_P.shape}")
+    return values_P
+
+
+def in_unit_interval(values_P: ArrayLike) -> np.ndarray:
+    """values_P as float64 [P], checked: one problem or more, each value in [0, 1]."""
+    values_P = _vector(values_P)
     if not ((values_P >= 0) & (values_P <= 1)).all():
         raise ValueError("values must lie in [0, 1]")
     return values_P

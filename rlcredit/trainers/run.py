@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -14,10 +13,9 @@ import numpy as np
 
 from rlcredit.config import list_keys
 from rlcredit.credit import CreditArguments
-from rlcredit.errors import InputError, RunStopped
+from rlcredit.errors import RunStopped
 from rlcredit.evaluation.held_out import second_name
-from rlcredit.files import write_whole
-from rlcredit.runs.log import FILE_NAME
+from rlcredit.runs.files import LOG_FILE, Shares, read_accuracies, write_accuracies, write_facts
 from rlcredit.stats.paired import compare
 from rlcredit.trainers import checkpoints
 from rlcredit.trainers.grpo import CreditGRPOTrainer
@@ -28,11 +26,6 @@ from rlcredit.trainers.ppo_config import CreditPPOConfig
 from rlcredit.trainers.prepare import Checked, build, check
 from rlcredit.trainers.run_arguments import RunArguments
 from rlcredit.trainers.stopping import Terminated, ending_at_once, naming_lost_processes
-
-ACCURACY_FILE = "accuracy.json"
-RUN_FILE = "run.json"
-Accuracies = dict[str, list[float]]
-"""By evaluation set: each problem's share of right samples."""
 
 
 def train(argv: Sequence[str]) -> None:
@@ -83,8 +76,7 @@ def _say(lines: Sequence[str]) -> None:
 
 def _describe_run(checked: Checked, argv: Sequence[str]) -> None:
     """run.json: what the run is, for `rlcredit report`."""
-    folder = Path(checked.config.output_dir)
-    facts = {
+    facts: dict[str, str | int] = {
         "command": shlex.join(["rlcredit", "train", *argv]),
         "algorithm": checked.run.algorithm,
         "task": checked.run.task,
@@ -93,15 +85,15 @@ def _describe_run(checked: Checked, argv: Sequence[str]) -> None:
         "seed": checked.config.seed,
         "eval_samples": checked.run.eval_samples,
     }
-    write_whole(folder / RUN_FILE, json.dumps(facts, indent=2) + "\n")
+    write_facts(Path(checked.config.output_dir), facts)
 
 
-def _accuracies(trainer: CreditGRPOTrainer) -> Accuracies:
+def _accuracies(trainer: CreditGRPOTrainer) -> Shares:
     """The policy's held-out accuracies now, problem by problem; none where they cannot be measured."""
     return {name: table.shares() for name, table in (trainer.measure_held_out() or {}).items()}
 
 
-def _last_accuracies(trainer: CreditGRPOTrainer) -> Accuracies:
+def _last_accuracies(trainer: CreditGRPOTrainer) -> Shares:
     """The accuracies after the run: those of its last evaluation, if that was of this very policy."""
     last = trainer.last_measured
     if last is None or last[0] != trainer.state.global_step or trainer.args.load_best_model_at_end:
@@ -109,21 +101,18 @@ def _last_accuracies(trainer: CreditGRPOTrainer) -> Accuracies:
     return last[1]
 
 
-def _first_accuracies(trainer: CreditGRPOTrainer, *, resumed: bool) -> Accuracies:
+def _first_accuracies(trainer: CreditGRPOTrainer, *, resumed: bool) -> Shares:
     """The accuracies before the run's first step: measured once, then kept beside the log."""
-    path = Path(trainer.args.output_dir) / ACCURACY_FILE
+    folder = Path(trainer.args.output_dir)
     if resumed:
-        try:
-            return json.loads(path.read_text())["before"] if path.is_file() else {}
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise InputError(f"{path}: holds no accuracies before the run; delete it to go on without them") from error
+        return read_accuracies(folder).get("before", {})
     before = _accuracies(trainer)
-    write_whole(path, json.dumps({"before": before}) + "\n")
+    write_accuracies(folder, before=before)
     return before
 
 
 def _summarize(
-    trainer: CreditGRPOTrainer, checked: Checked, before: Accuracies, after: Accuracies, argv: Sequence[str]
+    trainer: CreditGRPOTrainer, checked: Checked, before: Shares, after: Shares, argv: Sequence[str]
 ) -> None:
     """Say what came of the run, where it is, and how it goes on."""
     if not trainer.is_world_process_zero():
@@ -139,12 +128,12 @@ def _summarize(
         f"accuracy:   {_change(before.get(name), values, run)}  {name}, {_how(name, run)}"
         for name, values in after.items()
     ]
-    found = checkpoints.complete(folder)
-    lines += [f"policy:     {folder}", f"log:        {folder / FILE_NAME}"]
-    if found:
-        lines += [f"checkpoint: {found[-1]}", f"resume:     {resume_command(argv)}"]
+    saved = checkpoints.complete(folder)
+    lines += [f"policy:     {folder}", f"log:        {folder / LOG_FILE}"]
+    if saved:
+        lines += [f"checkpoint: {saved[-1]}", f"resume:     {resume_command(argv)}"]
     print("\n" + "\n".join(lines))
-    write_whole(folder / ACCURACY_FILE, json.dumps({"before": before, "after": after}) + "\n")
+    write_accuracies(folder, before=before, after=after)
 
 
 def _how(name: str, run: RunArguments) -> str:
@@ -159,7 +148,7 @@ def _change(before: list[float] | None, after: list[float], run: RunArguments) -
     if before is None or len(before) != len(after):
         return now
     gain = compare(np.array(before), np.array(after), run.eval_samples, run.eval_samples).difference
-    return f"{np.mean(before):.3f} -> {now} ({gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}])"
+    return f"{np.mean(before):.3f} -> {now} ({gain:+.3f})"
 
 
 def describe() -> str:

@@ -26,7 +26,7 @@ from trl import GRPOTrainer
 
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.evaluation.held_out import HeldOut, metrics_of
-from rlcredit.evaluation.samples import Table
+from rlcredit.evaluation.samples import SampleTable
 from rlcredit.trainers import checkpoints
 from rlcredit.trainers.bad_steps import BadSteps
 from rlcredit.trainers.precision import warn_of_16_bits
@@ -132,7 +132,7 @@ class SturdyGRPOTrainer(GRPOTrainer):
 
     # ---- evaluation -----------------------------------------------------------------------------------------------
 
-    def measure_held_out(self) -> dict[str, Table] | None:
+    def measure_held_out(self) -> dict[str, SampleTable] | None:
         """Samples of the held-out sets, by name; None without such sets, or where the policy's weights are sharded."""
         if self.held_out is None or self.is_sharded:
             return None

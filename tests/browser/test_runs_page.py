@@ -7,8 +7,8 @@ import re
 import pytest
 
 from rlcredit.runs.folder import read_run
-from rlcredit.runs.groups import band, smoothed
 from rlcredit.runs.report import report
+from rlcredit.stats.curves import band, smoothed
 from tests.browser.test_report import CONTRAST, PICTURE, browser, pytestmark, screenshots  # noqa: F401
 from tests.unit.test_runs import made_up_run
 

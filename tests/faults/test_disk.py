@@ -14,7 +14,7 @@ from transformers import TrainerState
 
 from rlcredit import CreditGRPOConfig, CreditGRPOTrainer, CreditPPOTrainer
 from rlcredit.errors import RunStopped
-from rlcredit.runs import log
+from rlcredit.runs.files import read_lines
 from rlcredit.runs.log import JsonlLog
 from rlcredit.trainers import checkpoints
 from tests import command, runs
@@ -107,7 +107,7 @@ def test_a_line_of_the_log_that_does_not_fit_is_left_out_whole(tmp_path, caplog)
         written.on_log(args, state, None, logs={"reward": 2.0})
     state.global_step = 3
     written.on_log(args, state, None, logs={"reward": 3.0})
-    assert log.read(tmp_path / "log.jsonl") == [{"step": 1, "reward": 1.0}, {"step": 3, "reward": 3.0}]
+    assert read_lines(tmp_path / "log.jsonl")[0] == [{"step": 1, "reward": 1.0}, {"step": 3, "reward": 3.0}]
     assert "step 2 is missing from" in caplog.text
 
 

@@ -60,7 +60,10 @@ def test_the_figures_are_those_of_the_samples(tmp_path, capsys):
     assert estimates["pass@4"]["value"] == correct.max(axis=1).mean()
     assert all(e["low"] <= e["value"] <= e["high"] for e in estimates.values())
     said = capsys.readouterr().out
-    assert "countdown: 24 problems x 4 samples, temperature 1" in said and "maj@4" in said
+    assert "countdown: 24 problems x 4 samples, temperature 1" in said
+    for name, digits in (("pass@1", 3), ("maj@4", 3), ("length", 1)):
+        value, low, high = (f"{estimates[name][part]:.{digits}f}" for part in ("value", "low", "high"))
+        assert f"{name:9}  {value} [{low}, {high}]\n" in said
     assert not (tmp_path / "a/parts").exists()
     stamp = (tmp_path / "a/samples.parquet").stat().st_mtime_ns
     again = evaluated(tmp_path / "a", *SAMPLED)

@@ -13,8 +13,8 @@ from transformers import TrainerState
 
 from rlcredit import CreditGRPOConfig, CreditGRPOTrainer, CreditPPOTrainer
 from rlcredit.errors import InputError, RunStopped
-from rlcredit.runs import log
-from rlcredit.runs.log import JsonlLog
+from rlcredit.runs.files import HELD_OUT_FILE, LOG_FILE, read_lines
+from rlcredit.runs.log import HeldOutLog, JsonlLog
 from rlcredit.trainers import checkpoints, critic, run_state
 from tests import runs, tiny
 
@@ -84,7 +84,7 @@ def test_resumed_run_is_the_straight_run(tmp_path, stop, settings):
         assert same(optimiser_of(tmp_path / "a", steps), optimiser_of(tmp_path / "b", steps))
     assert runs.logged(straight) == runs.logged(resumed)
     assert list(straight._logs["completion"]) == list(resumed._logs["completion"])
-    one, two = (log.read(tmp_path / run / "log.jsonl") for run in "ab")
+    one, two = (read_lines(tmp_path / run / "log.jsonl")[0] for run in "ab")
     assert [line["step"] for line in one] == [line["step"] for line in two]
     assert [line["reward"] for line in one if "reward" in line] == [line["reward"] for line in two if "reward" in line]
 
@@ -162,12 +162,12 @@ def by_trl_alone(folder, step):
 
 def test_logs_go_back_to_the_checkpoint(tmp_path):
     args = runs.arguments(tmp_path, CreditGRPOConfig)
-    for name, made in ((log.FILE_NAME, JsonlLog()), (log.HELD_OUT_FILE, log.HeldOutLog(lambda: None))):
+    for name, made in ((LOG_FILE, JsonlLog()), (HELD_OUT_FILE, HeldOutLog(lambda: None))):
         path = tmp_path / name
         path.write_text("".join(f'{{"step": {step}}}\n' for step in (1, 2, 3, 4)))
         for step, kept in ((2, [1, 2]), (0, [])):
             made.on_train_begin(args, TrainerState(global_step=step), None)
-            assert [line["step"] for line in log.read(path)] == kept
+            assert [line["step"] for line in read_lines(path)[0]] == kept
 
 
 def test_counts_of_what_went_wrong_go_on(tmp_path):

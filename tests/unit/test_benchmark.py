@@ -35,13 +35,14 @@ from rlcredit.benchmark.grid import (
     split_words,
 )
 from rlcredit.benchmark.markdown import markdown
-from rlcredit.benchmark.progress import Progress, last_logged
+from rlcredit.benchmark.progress import GridProgress
 from rlcredit.benchmark.results import document, measures
 from rlcredit.benchmark.workers import Job, locked, work
 from rlcredit.cli import main
 from rlcredit.config import list_recipes, recipes_root
 from rlcredit.errors import InputError, RunStopped
-from rlcredit.runs.folder import Curve
+from rlcredit.runs.files import last_logged
+from rlcredit.stats.curves import Curve
 from rlcredit.trainers.prepare import check
 from tests.policies import save_policy
 
@@ -139,8 +140,8 @@ def test_strategies_of_ones_own_and_unknown_ones():
         ("a b: {credit_alpha: 0.1}", "cannot name files"),
         ("a: 3", "write settings such as"),
         ("a: {seed: 3}", "seed is set by the grid"),
-        ("a: {credit-alpha: 0.1}", "'credit-alpha' is no key"),
-        ("a: {task_options.numbers: 3}", "'task_options.numbers' is no key"),
+        ("a: {credit-alpha: 0.1}", "'credit-alpha' is not a key"),
+        ("a: {task_options.numbers: 3}", "'task_options.numbers' is not a key"),
         ("a: {against: []}", "name of a variant"),
         ("a: {credit_alpha: 0.1}\na: {credit_alpha: 0.2}", "duplicate key"),
     ],
@@ -155,7 +156,7 @@ def test_bad_sets(text, expected, tmp_path):
 
 def test_what_is_compared_with_has_to_be_there(tmp_path):
     (tmp_path / "s.yaml").write_text("a: {credit_alpha: 0.1, against: nobody}")
-    with pytest.raises(InputError, match="'nobody' is no variant"):
+    with pytest.raises(InputError, match="'nobody' is not a variant"):
         make_grid(RECIPE, [], [str(tmp_path / "s.yaml")], [0])
 
 
@@ -196,7 +197,7 @@ def test_the_values_are_the_papers():
 
 @pytest.mark.parametrize("name", SETS)
 def test_every_variant_passes_the_checks_of_train(name, tmp_path):
-    small = ["--task_options", '{"numbers": [3], "prompt_style": "compact", "num_train": 50, "num_test": 8}']
+    small = ["--task_options", '{"numbers": [3], "prompt_style": "compact", "num_train": 300, "num_test": 8}']
     for variant in read_set(set_path(RECIPE, name)):
         checked = check(["--config", RECIPE, *variant.words, *small, "--output_dir", str(tmp_path)])
         for key, value in variant.settings.items():
@@ -310,7 +311,7 @@ def test_a_damaged_run_is_no_cell(tmp_path):
     (folder / "held_out.jsonl").write_text(lines.replace("[1.0, 0.0, 1.0]", "[1.0, 0.0]", 1))
     with pytest.raises(Unfinished, match="step 2 is of other problems than the first"):
         cell_files.collect(folder, Cell(UNIFORM, 0), EXPECTED, **TOLD)
-    with pytest.raises(Unfinished, match="is no run's output folder"):
+    with pytest.raises(Unfinished, match="is not a run's output folder"):
         cell_files.collect(tmp_path / "nowhere", Cell(UNIFORM, 0), EXPECTED, **TOLD)
     lines = (run_folder(tmp_path / "hole") / "log.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "hole/log.jsonl").write_text("".join(lines[1:]))  # as after a disk that was full for a while
@@ -366,7 +367,7 @@ def test_a_folder_begun_with_other_settings_is_begun_anew(tmp_path):
         assert not (folder / "checkpoint-2").exists()
         (folder / "checkpoint-2").mkdir()
     (folder / "benchmark.json").unlink()  # whose is this?
-    with pytest.raises(InputError, match="is of no benchmark"):
+    with pytest.raises(InputError, match="was not made by a benchmark"):
         cell_files.prepare_folder(folder, cell, other, "abc")
     assert (folder / "checkpoint-2").exists()
 
@@ -573,14 +574,14 @@ def test_the_last_step_of_a_log(tmp_path):
 
 
 def shown(folder: Path, terminal: bool, states: dict[str, str]) -> str:
-    """What Progress says of four cells, one of which was finished before."""
+    """What GridProgress says of four cells, one of which was finished before."""
     grid = Grid("results", [UNIFORM, COUPLED], [0, 1])
     jobs = {name: job(folder, "", name) for name in states}
     for name, state in states.items():
         jobs[name].state, jobs[name].reason = state, "ended with 1: no room" if state == "failed" else ""
     finals = {"uniform-seed0": 0.5} | {name: 0.625 for name, state in states.items() if state == "done"}
     console = Console(file=io.StringIO(), force_terminal=terminal, width=100, color_system=None)
-    with Progress(grid, jobs, finals.get, {"uniform": 80, "coupled_rhythm": 80}, console) as progress:
+    with GridProgress(grid, jobs, finals.get, {"uniform": 80, "coupled_rhythm": 80}, console) as progress:
         progress.show()
         progress.show()
     return console.file.getvalue()  # type: ignore[attr-defined]
@@ -679,7 +680,7 @@ def test_a_document_by_hand():
     assert reach["coupled_rhythm"]["median_completions"] == 5 * 256
 
 
-def test_pairs_are_of_the_seeds_that_both_have():
+def test_pairs_are_of_the_seeds_that_both_have(tmp_path):
     cells = made_up_cells()
     del cells["coupled_rhythm"][1]
     cells["uniform"][0]["code"] = "other"
@@ -690,8 +691,14 @@ def test_pairs_are_of_the_seeds_that_both_have():
     missing, differ, codes = found["notes"]
     assert "coupled_rhythm at seed 1" in missing and "coupled_rhythm at seed 2" in differ and "2 states" in codes
     del cells["uniform"][2]
-    found = document([UNIFORM, COUPLED], [0, 1, 2], cells, "x")
-    assert {pair["seeds"] for pair in found["paired"]} == {1}
+    found = document([UNIFORM, COUPLED], [0, 1, 2], cells, "x")  # 0 and 1 against 0 and 2: nothing to pair
+    (final,) = [pair for pair in found["paired"] if pair["measure"] == "final"]
+    # 0.75 and 1 against 0.5 and 0.75: Welch's t with two degrees of freedom, error sqrt(2 * 0.03125 / 2)
+    half = 4.302653 * np.sqrt(0.03125)
+    assert (final["value"], final["low"], final["high"]) == pytest.approx((0.25, 0.25 - half, 0.25 + half), abs=1e-6)
+    assert (final["seeds"], final["p"], final["lowest_p"], final["verdict"]) == (0, None, None, "open")
+    text = markdown(found, "x", draw(found, cells, tmp_path, "results"))
+    assert "| `coupled_rhythm` | `uniform` | final, greedy | +0.250 [-0.511, +1.011] | - | 0 | open |" in text
     with pytest.raises(ValueError, match="no cell of uniform"):
         document([UNIFORM, COUPLED], [0], {"coupled_rhythm": cells["coupled_rhythm"]}, "x")
 

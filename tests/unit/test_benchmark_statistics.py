@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rlcredit.stats.seeds import area, best, censored_median, completions_by, lowest_p, paired, reached
+from rlcredit.stats.curves import area, best, reached
+from rlcredit.stats.seeds import censored_median, compare_runs, completions_by, lowest_p, paired, welch
 
 # ---- by hand ------------------------------------------------------------------------------------------------------
 
@@ -20,7 +21,7 @@ def test_paired_by_hand():
     assert found.difference == pytest.approx((0.02, 0.02 - half, 0.02 + half), abs=1e-6)
     # the four that are not 0 are all above it: of 16 sign flips only this one and its mirror are as large
     assert found.p_value == 2 / 16
-    assert found.seeds == 5 and found.lowest_p == 1 / 16
+    assert found.seeds == 5 and lowest_p(5) == 1 / 16
     assert found.verdict == "higher"  # 0.02 - 0.0196
 
 
@@ -39,7 +40,7 @@ def test_paired_is_student_and_fisher():
 def test_the_least_p_value_is_what_the_seeds_allow():
     for seeds in range(2, 8):
         found = paired(np.zeros(seeds), 1 + np.arange(seeds) / 100)
-        assert found.p_value == found.lowest_p == 2 / 2**seeds == lowest_p(seeds)
+        assert found.p_value == 2 / 2**seeds == lowest_p(seeds)
     assert lowest_p(5) == 1 / 16 and lowest_p(1) == 1
 
 
@@ -47,11 +48,44 @@ def test_one_seed_and_no_difference_tell_nothing():
     one = paired([0.5], [0.9])
     assert math.isnan(one.difference.low) and one.p_value == 1 and one.verdict == "open"
     same = paired([0.5, 0.4, 0.6], [0.5, 0.4, 0.6])
-    assert same.difference == (0, 0, 0) and same.p_value == 1 and same.verdict == "open"
-    assert paired([0.5, 0.4], [0.75, 0.65]).verdict == "open"  # no spread to judge by
+    assert same.difference.value == 0 and math.isnan(same.difference.low) and same.p_value == 1
+    alike = paired([0.5, 0.4, 0.3], [0.75, 0.65, 0.55])  # no spread to judge by, but for rounding
+    assert alike.difference.value == pytest.approx(0.25) and math.isnan(alike.difference.low)
+    assert same.verdict == alike.verdict == "open"
+    assert alike.interval == "none: the differences are all alike" and one.interval == "none: one seed"
+    assert math.isnan(welch([0.5, 0.5], [0.7, 0.7]).difference.low)
     assert paired([0.5, 0.6, 0.7], [0.4, 0.45, 0.61]).verdict == "lower"
     with pytest.raises(ValueError, match="same seeds"):
         paired([0.5, 0.6], [0.5])
+
+
+def test_runs_are_paired_by_seed_where_seeds_match():
+    a, b = [(0, 0.5), (1, 0.4), (2, 0.6)], [(2, 0.7), (0, 0.55), (1, 0.5)]
+    assert compare_runs(a, b) == paired([0.6, 0.5, 0.4], [0.7, 0.55, 0.5])
+    # the seeds that both have, where these are two or more
+    assert compare_runs([*a, (7, 0.9)], b) == compare_runs(a, b)
+    values = ([0.5, 0.4, 0.6], [0.7, 0.55, 0.5])
+    for odd in (
+        [(3, 0.7), (4, 0.55), (5, 0.5)],  # none
+        [(2, 0.7), (4, 0.55), (5, 0.5)],  # one: over all runs there is an interval, over one seed none
+        [(2, 0.7), (2, 0.55), (1, 0.5)],  # one seed twice
+        [(None, 0.7), (None, 0.55), (None, 0.5)],  # not known
+    ):
+        assert compare_runs(a, odd) == welch(*values)
+    single = compare_runs([(0, 0.5)], [(0, 0.75)])
+    assert (single.difference.value, single.seeds, single.p_value) == (0.25, 1, 1) and math.isnan(
+        single.difference.low
+    )
+    assert compare_runs([(0, 0.5)], [(1, 0.75)]).p_value is None
+
+
+def test_welch_is_welch():
+    rng = np.random.default_rng(2)
+    a_R, b_R = rng.normal(0, 1, 5), rng.normal(0.5, 2, 7)
+    scipys = stats.ttest_ind(b_R, a_R, equal_var=False).confidence_interval(0.95)
+    found = welch(a_R, b_R)
+    assert found.difference[1:] == pytest.approx((scipys.low, scipys.high))
+    assert (found.p_value, found.seeds, found.interval) == (None, 0, "95 % over seeds (Welch's t)")
 
 
 def test_area_by_hand():

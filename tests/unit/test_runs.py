@@ -14,20 +14,19 @@ import pytest
 
 from rlcredit.errors import InputError
 from rlcredit.pages.frame import clean
-from rlcredit.runs.folder import Curve, Run, distinct, read_run
-from rlcredit.runs.groups import (
-    accuracy_curve,
-    band,
-    baseline,
-    changes,
-    group,
-    smoothed,
-    standings,
-    summaries,
-    welch,
+from rlcredit.runs.files import (
+    append_line,
+    read_accuracies,
+    read_facts,
+    read_held_out,
+    write_accuracies,
+    write_facts,
 )
+from rlcredit.runs.folder import Run, distinct, read_run
+from rlcredit.runs.groups import Standing, baseline, changes, grouped, standings, summaries
 from rlcredit.runs.page import charts, runs_page
 from rlcredit.runs.report import describe, report
+from rlcredit.stats.curves import Curve, band, smoothed
 from tests.browser.document import HOSTILE
 from tests.unit.test_report import Reader
 
@@ -160,7 +159,7 @@ def test_values_that_are_no_numbers_are_not_drawn_or_averaged(tmp_path):
     found = {entry.key: entry for entry in summaries(run)}
     assert found["loss"][1:] == (1, 4.0, 4.0, 4.0)
     assert found["kl"].logged == 0 and math.isnan(found["kl"].first)
-    (chart,) = charts([run], group([run]), [])
+    (chart,) = charts([run], grouped([run]), [])
     assert (chart["lines"][0]["x"], chart["lines"][0]["raw"]) == ([2], [4.0])
     assert "nan" not in page_of(folder).split("<script")[0].lower()
 
@@ -170,18 +169,18 @@ def test_values_that_are_no_numbers_are_not_drawn_or_averaged(tmp_path):
     [
         ({}, "it has no log.jsonl"),
         ({"log.jsonl": ""}, "is empty"),
-        ({"log.jsonl": "\n"}, "is no JSON|is empty"),
+        ({"log.jsonl": "\n"}, "is not JSON|is empty"),
         ({"log.jsonl": '{"step": 1, "rew'}, "is empty"),
         ({"log.jsonl": '{"step": 1}\n'}, "is empty"),
-        ({"log.jsonl": '{"step": 1, "re\n{"step": 2, "reward": 1}\n'}, "line 1 is no JSON"),
-        ({"log.jsonl": "[1]\n"}, "line 1 is no log of a step"),
-        ({"log.jsonl": '{"reward": 1}\n'}, "line 1 is no log of a step"),
-        ({"accuracy.json": '{"before": {"a": [0.5'}, "accuracy.json: is no JSON object"),
+        ({"log.jsonl": '{"step": 1, "re\n{"step": 2, "reward": 1}\n'}, "line 1 is not JSON"),
+        ({"log.jsonl": "[1]\n"}, "line 1 is not the log of a step"),
+        ({"log.jsonl": '{"reward": 1}\n'}, "line 1 is not the log of a step"),
+        ({"accuracy.json": '{"before": {"a": [0.5'}, "accuracy.json: is not a JSON object"),
         ({"accuracy.json": '{"before": 0.5}'}, "a list of values"),
         ({"accuracy.json": '{"before": {"a": [2]}}'}, "a list of values"),
-        ({"run.json": "[]"}, "run.json: is no JSON object"),
+        ({"run.json": "[]"}, "run.json: is not a JSON object"),
         ({"run.json": '{"eval_samples": "many"}'}, "eval_samples: 'many'"),
-        ({"completions/completions_00001.parquet": "PAR1 broken"}, "is no table of completions"),
+        ({"completions/completions_00001.parquet": "PAR1 broken"}, "is not a table of completions"),
     ],
 )
 def test_what_is_broken_is_one_line(tmp_path, files, said):
@@ -201,12 +200,33 @@ def test_what_is_broken_is_one_line(tmp_path, files, said):
 def test_completions_are_taken_at_start_middle_and_end_of_what_was_logged(tmp_path):
     rows = [(f"p{i}", f"c{i}", i / 10, 1.5, i - 4.5) for i in range(10)]
     folder = write_run(tmp_path / "a", completions={1: rows, 5: rows[:1], 7: rows[:2], 12: rows[:1], 40: rows})
-    samples = read_run(folder).samples
+    samples = read_run(folder).completions
     assert [(sample.moment, sample.step) for sample in samples] == [
         *[("start", 1)] * 4, *[("middle", 7)] * 2, ("end", 12)
     ]  # fmt: skip
     assert [sample.prompt for sample in samples[:4]] == ["p0", "p3", "p6", "p9"]
     assert samples[1].numbers == {"countdown_reward": 0.3, "credit_weight_mean": 1.5, "advantage": -1.5}
+
+
+def test_what_is_written_is_read(tmp_path):
+    shares = {"countdown": [0.25, 1.0], "countdown_validation": [0.0]}
+    assert (read_facts(tmp_path), read_accuracies(tmp_path), read_held_out(tmp_path)) == (({}, None), {}, {})
+    write_facts(tmp_path, {"algorithm": "ppo", "seed": 3, "eval_samples": 4})
+    assert read_facts(tmp_path) == ({"algorithm": "ppo", "seed": "3"}, 4)
+    write_accuracies(tmp_path, before=shares)
+    assert read_accuracies(tmp_path) == {"before": shares}
+    write_accuracies(tmp_path, before=shares, after=shares)
+    assert read_accuracies(tmp_path) == {"before": shares, "after": shares}
+    for step in (20, 40):
+        append_line(tmp_path / "held_out.jsonl", {"step": step, "right": shares})
+    assert read_held_out(tmp_path) == {20: shares, 40: shares}
+    for text in ('{"step": 60}\n', '{"step": 60, "right": {"countdown": [2]}}\n', '{"step": 60, "right": [1]}\n'):
+        (tmp_path / "held_out.jsonl").write_text(text)
+        with pytest.raises(InputError, match=r"held_out.jsonl: an evaluation is a list of values in \[0, 1\]"):
+            read_held_out(tmp_path)
+    (tmp_path / "accuracy.json").write_text('{"after": {}}')
+    with pytest.raises(InputError, match=r"accuracy\.json: holds no accuracies before the run"):
+        read_accuracies(tmp_path)
 
 
 # ---- groups -------------------------------------------------------------------------------------------------------
@@ -222,7 +242,7 @@ def test_folders_that_differ_in_a_trailing_seed_are_one_group(tmp_path):
         "rhythm.seed=7",
         "deep/uniform-s1",
     ]
-    found = group([read_run(write_run(tmp_path / name)) for name in names if name != "uniform"])
+    found = grouped([read_run(write_run(tmp_path / name)) for name in names if name != "uniform"])
     assert [(one.label, [run.facts.get("seed") for run in one.runs]) for one in found] == [
         (f"{tmp_path.name}/uniform", ["1", "2", "3"]),
         ("results2", [None]),
@@ -243,17 +263,17 @@ def test_run_json_says_what_belongs_together(tmp_path):
         facts | {"model": "other", "seed": 1},
     ]
     runs = [read_run(write_run(tmp_path / f"x{at}", facts=one)) for at, one in enumerate(made)]
-    found = group(runs)
+    found = grouped(runs)
     assert [one.label for one in found] == ["coupled_rhythm, m, t", "uniform", "coupled_rhythm (PPO)",
                                             "coupled_rhythm, other, t"]  # fmt: skip
     assert [run.name for run in found[0].runs] == ["x0", "x2"]
     assert found[0].notes == []
     assert [baseline(found, one) is found[1] for one in found] == [True, False, True, True]
     other = write_run(tmp_path / "x9", facts=made[0] | {"command": "rlcredit train --config r --learning_rate 1"})
-    notes = group([runs[0], read_run(other)])[0].notes
+    notes = grouped([runs[0], read_run(other)])[0].notes
     assert notes == [
         "coupled_rhythm: seed 1 is there 2 times.",
-        "coupled_rhythm: its runs are taken as seeds of one thing, but their commands differ in more.",
+        "coupled_rhythm: its runs are grouped as seeds, but their commands differ in more than the seed.",
     ]
 
 
@@ -268,7 +288,7 @@ def test_smoothing_by_hand(tmp_path):
     assert smoothed(values, "raw", 0.3) is values
     log = [{"step": step, "reward": x, "loss": x} for step, x in enumerate([1, 3, 0, 2], 1)]
     run = read_run(write_run(tmp_path / "a", log))
-    reward, loss = charts([run], group([run]), [])
+    reward, loss = charts([run], grouped([run]), [])
     (line,) = reward["lines"]
     assert (line["x"], line["raw"]) == ([1, 2, 3, 4], [1, 3, 0, 2])
     assert set(line["ema"]) == set(line["peak"]) == {"0.05", "0.1", "0.3"}
@@ -296,7 +316,7 @@ def test_each_run_is_smoothed_before_the_mean(tmp_path):
         for seed, values in enumerate([(1, 3, 0, 2), (2, 0, 4, 0)])
     ]
     runs = [read_run(folder) for folder in folders]
-    (chart,) = charts(runs, group(runs), [])
+    (chart,) = charts(runs, grouped(runs), [])
     (found,) = chart["bands"]
     # of the peak at alpha = 0.3: 1, 1.6, 1.6, 1.72 and 2, 2, 2.6, 2.6
     assert found["peak"]["0.3"]["mean"] == pytest.approx([1.5, 1.8, 2.1, 2.16])
@@ -308,7 +328,7 @@ def test_each_run_is_smoothed_before_the_mean(tmp_path):
 def test_a_long_curve_is_thinned_and_its_average_is_over_all(tmp_path):
     values = np.random.default_rng(0).random(2_500)
     run = read_run(write_run(tmp_path / "a", lines(*enumerate(values.tolist()))))
-    (chart,) = charts([run], group([run]), [])
+    (chart,) = charts([run], grouped([run]), [])
     line = chart["lines"][0]
     assert len(line["x"]) == 1_000 and line["x"][0] == 0 and line["x"][-1] == 2_499
     last = values[0]
@@ -321,11 +341,16 @@ def test_accuracy_begins_before_the_first_step_and_ends_after_the_last(tmp_path)
     log = [*DEFAULT, {"step": 6, "eval/a/pass@1": 0.6, "eval/a/pass@1_low": 0.5, "eval/a/pass@1_high": 0.7}]
     log.sort(key=lambda line: line["step"])
     run = read_run(write_run(tmp_path / "a", log, {"before": {"a": [0.0, 1.0]}, "after": {"a": [1.0, 1.0]}}))
-    found, low_T, high_T = accuracy_curve(run, "a")
-    assert (found.step_T.tolist(), found.value_T.tolist()) == ([0, 6, 12], [0.5, 0.6, 1.0])
-    assert (low_T[1], high_T[1]) == (0.5, 0.7)
-    # Wilson, 1 of 2: 0.0945 to 0.9055
-    assert (low_T[0], high_T[0]) == pytest.approx((0.0945, 0.9055), abs=1e-4)
+    found = run.accuracies_by_step("a")
+    assert list(found) == [0, 6, 12]
+    # Wilson, 1 of 2: 0.0945 to 0.9055; 2 of 2: 0.3424 to 1
+    assert found[0] == pytest.approx((0.5, 0.0945, 0.9055), abs=1e-4)
+    assert found[6] == (0.6, 0.5, 0.7)
+    assert found[12] == pytest.approx((1, 0.3424, 1), abs=1e-4)
+    (_, chart) = charts([run], grouped([run]), ["a"])[:2]
+    (line,) = chart["lines"]
+    assert (line["x"], line["raw"]) == ([0, 6, 12], [0.5, 0.6, 1.0])
+    assert line["interval"]["low"] == pytest.approx([0.0945, 0.5, 0.3424], abs=1e-4)
 
 
 # ---- tables -------------------------------------------------------------------------------------------------------
@@ -361,35 +386,79 @@ def test_a_run_that_is_not_done_has_no_difference(tmp_path):
     assert changes(read_run(write_run(tmp_path / "b"))) == []
 
 
-def accuracy(*values: float) -> list[dict[str, Any]]:
-    return [{"step": step, "eval/a/pass@1": value} for step, value in enumerate(values, 1)]
+def accuracy(*values: float, name: str = "a") -> list[dict[str, Any]]:
+    return [{"step": step, f"eval/{name}/pass@1": value} for step, value in enumerate(values, 1)]
+
+
+FACTS = {"algorithm": "grpo", "model": "m", "task": "t"}
+
+
+def standings_of(folder: Path, accuracies: dict[str, dict[Any, tuple[float, ...]]]) -> list[Standing]:
+    """On set `a`, of runs with these accuracies by strategy and seed (None: no seed is known)."""
+    runs = []
+    for name, by_seed in accuracies.items():
+        for number, (seed, values) in enumerate(by_seed.items()):
+            facts = FACTS | {"credit_strategy": name} | ({} if seed is None else {"seed": seed})
+            runs.append(read_run(write_run(folder / f"{name}-{number}", accuracy(*values), facts=facts)))
+    return standings(grouped(runs), "a")
 
 
 def test_standings_over_seeds(tmp_path):
-    facts = {"algorithm": "grpo", "model": "m", "task": "t"}
-    made = {"coupled_rhythm": [(0.5, 0.8, 0.7), (0.6, 0.9)], "uniform": [(0.5, 0.4), (0.3, 0.5)], "alone": [(0.6,)]}
-    folders = [
-        write_run(tmp_path / f"{name}{seed}", accuracy(*values), facts=facts | {"credit_strategy": name, "seed": seed})
-        for name, every in made.items()
-        for seed, values in enumerate(every)
-    ]
-    found = standings(group([read_run(folder) for folder in folders]), "a")
-    first, uniform, alone = found
-    assert first.final == pytest.approx((0.8, 0.7, 0.9)) and first.best == pytest.approx((0.85, 0.8, 0.9))
-    assert (first.seeds, first.interval, first.baseline) == (2, "lowest to highest of 2 seeds", "uniform")
-    # 0.8 - 0.45; variances 0.02 and 0.005, of means 0.01 and 0.0025: error sqrt(0.0125) = 0.1118,
-    # freedom 0.0125^2 / (0.01^2 + 0.0025^2) = 1.4706, t(1.4706, 0.975) = 6.1839
-    assert first.difference == pytest.approx((0.35, 0.35 - 0.6914, 0.35 + 0.6914), abs=2e-3)
+    made = {
+        "coupled_rhythm": {0: (0.5, 0.8, 0.7), 1: (0.6, 0.9)},
+        "uniform": {1: (0.3, 0.5), 0: (0.5, 0.4)},
+        "alone": {7: (0.6,)},
+    }
+    first, uniform, alone = standings_of(tmp_path, made)
+    # 0.7 and 0.9: mean 0.8, sd 0.1414, t(1, 0.975) = 12.7062: half a width of 12.7062 * 0.1414 / sqrt(2) = 1.2706
+    assert first.final == pytest.approx((0.8, 0.8 - 1.2706, 0.8 + 1.2706), abs=1e-4)
+    assert (first.seeds, first.interval, first.baseline) == (2, "95 % over 2 seeds (Student's t)", "uniform")
+    # paired by seed, whatever the order: 0.7 - 0.4 and 0.9 - 0.5: mean 0.35, sd 0.0707, half a width of 0.6353
+    assert first.difference == pytest.approx((0.35, 0.35 - 0.6353, 0.35 + 0.6353), abs=1e-4)
+    assert first.difference_interval == "95 % over 2 seeds, paired (Student's t)"
     assert uniform.difference is None and uniform.baseline is None
     assert alone.difference.value == pytest.approx(0.15) and math.isnan(alone.difference.low)
     assert alone.difference_interval == "none: too few seeds"
-    assert math.isnan(welch([0.5, 0.5], [0.7, 0.7]).low)  # seeds that are alike tell no spread
+
+
+def test_seeds_that_do_not_match_are_compared_by_welch(tmp_path):
+    coupled, uniform = {0: (0.7,), 1: (0.9,)}, {2: (0.4,), 3: (0.5,)}
+    first, _ = standings_of(tmp_path / "other", {"coupled_rhythm": coupled, "uniform": uniform})
+    # 0.8 - 0.45; variances 0.02 and 0.005, of means 0.01 and 0.0025: error sqrt(0.0125) = 0.1118,
+    # freedom 0.0125^2 / (0.01^2 + 0.0025^2) = 1.4706, t(1.4706, 0.975) = 6.1839
+    assert first.difference == pytest.approx((0.35, 0.35 - 0.6914, 0.35 + 0.6914), abs=2e-3)
+    assert first.difference_interval == "95 % over seeds (Welch's t)"
+    # nor are runs paired of which one seed stands there twice
+    twice = grouped(
+        [
+            read_run(write_run(tmp_path / f"{name}{number}", accuracy(value), facts=FACTS | facts))
+            for name, values in {"coupled_rhythm": (0.7, 0.9), "uniform": (0.4, 0.5)}.items()
+            for number, value in enumerate(values)
+            for facts in [{"credit_strategy": name, "seed": number if name == "uniform" else 1}]
+        ]
+    )
+    assert standings(twice, "a")[0].difference == first.difference
+
+
+def test_best_is_chosen_on_the_validation_set_or_not_told(tmp_path):
+    facts = FACTS | {"credit_strategy": "uniform"}
+    held_out, validation = accuracy(0.5, 0.9, 0.7), accuracy(0.2, 0.3, 0.4, name="a_validation")
+    log = sorted([*held_out, *validation], key=lambda line: line["step"])
+    plain = write_run(tmp_path / "plain", held_out, facts=facts | {"seed": 0})
+    checked = write_run(tmp_path / "checked", log, facts=facts | {"seed": 1})
+    (found,) = standings(grouped([read_run(checked)]), "a")
+    assert found.best.value == 0.7  # step 3, and not the highest of the held-out curve
+    (found,) = standings(grouped([read_run(plain), read_run(checked)]), "a")
+    assert found.best is None  # one of its runs had no validation set
+    other = write_run(tmp_path / "other", log, facts=FACTS | {"credit_strategy": "random", "seed": 1})
+    assert "Best on validation</th>" in page_of(checked, other).split('id="standings-2"')[0]
+    assert "Best" not in page_of(plain, checked).split("<noscript")[0]
 
 
 def test_single_runs_are_compared_problem_by_problem(tmp_path):
     for name, after in (("uniform", [0.0] * 6 + [1.0] * 4), ("rhythm", [1.0] * 5 + [0.0] * 2 + [1.0] * 3)):
         write_run(tmp_path / name, accuracies={"before": {"a": [0.0] * 10}, "after": {"a": after}})
-    found = standings(group([read_run(tmp_path / name) for name in ("rhythm", "uniform")]), "a")
+    found = standings(grouped([read_run(tmp_path / name) for name in ("rhythm", "uniform")]), "a")
     assert found[0].difference == pytest.approx((0.4, 1 / 3 - 0.4217, 1 / 3 + 0.4217), abs=1e-4)
     assert found[0].difference_interval == "95 % over problems (paired); seeds not counted"
     assert found[0].final.low < 0.8 < found[0].final.high
@@ -433,7 +502,7 @@ def test_report_writes_one_page_and_says_where(tmp_path, capsys, monkeypatch):
     assert [line.split(":")[0] for line in said] == ["left out", "left out", "report"]
     html = (tmp_path / "report.html").read_text()
     assert [run["name"] for run in data_of(html)["runs"]] == ["a-s1", "a-s2"]
-    assert "Left out." in html and "it has no log.jsonl" in html and "is no table of completions" in html
+    assert "Left out." in html and "it has no log.jsonl" in html and "is not a table of completions" in html
     report([str(first), f"--output={tmp_path / 'new' / 'x.html'}"])
     assert (tmp_path / "new" / "x.html").is_file()
     assert not list(tmp_path.rglob("*.tmp"))
@@ -444,7 +513,7 @@ def test_report_writes_one_page_and_says_where(tmp_path, capsys, monkeypatch):
     ("argv", "said"),
     [
         ([], "takes the output folder"),
-        (["--out", "x"], "--out: is no flag"),
+        (["--out", "x"], "--out: is not a flag"),
         (["{a}", "--output"], "takes one file"),
         (["{a}", "--output", "x.html", "--output=y.html"], "takes one file"),
         (["{a}", "--output", "{a}/log.jsonl"], "ends in .html"),

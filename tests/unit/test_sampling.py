@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from scipy.stats import chisquare
 
-from rlcredit.evaluation.samples import Batch, Store, batches, draw, table
+from rlcredit.evaluation.samples import SampleBatch, Store, batches, draw, table
 from rlcredit.evaluation.sampling import Sampling, complete, encode, prompt_lengths
 from rlcredit.tasks.checkers.verdict import Verdict
 from tests import tiny
@@ -167,7 +167,7 @@ def test_a_part_is_whole_or_not_there(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("rlcredit.evaluation.samples.os.replace", dies)
-    store, batch = Store(tmp_path), Batch(0, [(0, 0)])
+    store, batch = Store(tmp_path), SampleBatch(0, [(0, 0)])
     with pytest.raises(KeyboardInterrupt):
         store.keep(batch, [record(0, 0)])
     assert store.missing([batch]) == [batch]
