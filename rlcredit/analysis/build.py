@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from rlcredit.analysis.couplings import couplings, offsets
 from rlcredit.analysis.perturbation import Table1
 from rlcredit.analysis.reading import PARTS, Reading
-from rlcredit.analysis.report import write_figures, write_page
+from rlcredit.analysis.report import FORMAT, write_figures, write_page
 from rlcredit.analysis.responses import Skipped
 from rlcredit.analysis.tables import coupling_table, findings, offset_table, perturbation_table
 from rlcredit.credit import CreditArguments
@@ -50,7 +50,7 @@ def build(
     tables += [offset_table(offsets([reading.parts["all"] for reading in readings], seed))]
     return {
         **about,
-        "format": 1,
+        "format": FORMAT,
         "created": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "version": version("rlcredit"),
         "settings": {**about["settings"], **_settings(credit, readings[0])},

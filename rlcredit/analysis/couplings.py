@@ -34,7 +34,7 @@ Axes: T token of a response, R response, B bootstrap resample, S shuffle.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -86,8 +86,8 @@ class Coupling(NamedTuple):
     name: str
     claim: str
     """With {} for how many times."""
-    unit: str
-    """Of observed, expected and shuffled: "nats" or "share"."""
+    unit: Literal["nats", "share"]
+    """Of observed, expected and shuffled."""
     observed: Estimate
     expected: Estimate
     lift: Estimate
@@ -177,7 +177,7 @@ class _Marked(NamedTuple):
 
 class _Row(NamedTuple):
     name: str
-    unit: str
+    unit: Literal["nats", "share"]
     claim: str
     mark: Callable[[Series], _Marked]
     expects_shuffled: bool

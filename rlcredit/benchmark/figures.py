@@ -17,9 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
-from rlcredit.analysis.report.figures import BLUE, GREEN, INK, MUTED, PURPLE, RULE, STYLE, VERMILION
 from rlcredit.benchmark.results import TITLES, Cells, accuracy_curve, sets_of
 from rlcredit.files import write_whole
+from rlcredit.pages.plots import BLUE, GREEN, INK, MUTED, PURPLE, RULE, STYLE, VERMILION
 
 COLOURS = (INK, BLUE, VERMILION, GREEN, PURPLE, "#E69F00", "#56B4E9", MUTED)
 LINES = ("-", (0, (4, 1.5)), (0, (1.5, 1.2)), (0, (5, 1, 1, 1)))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,16 +85,21 @@ def clean(value: Any) -> Any:
     return value
 
 
-def cell(value: str | float | None) -> str:
-    """A number to four digits (its cell's title has all of them), a word as it is."""
+def cell(value: Any, spec: str = "z.4g") -> str:
+    """A number or an Estimate as `spec` writes it (`exact` has all digits), a word as it is, a dash for None.
+
+    With z in the spec a value that rounds to 0 has no sign.
+    """
     if value is None:
         return "\N{EM DASH}"
-    # + 0.0: without it -0.0 is "-0"
-    return value if isinstance(value, str) else f"{value + 0.0:.4g}".replace("-", "\N{MINUS SIGN}")
+    return value if isinstance(value, str) else f"{value:{spec}}".replace("-", "\N{MINUS SIGN}").replace("%", " %")
 
 
-def exact(value: str | float | None) -> str:
-    """Every digit of a number, for the title of its cell."""
+def exact(value: Any) -> str:
+    """Every digit of a number or an Estimate, for the title of its cell."""
+    if isinstance(value, tuple):
+        middle, *bounds = value
+        return repr(middle) if math.isnan(bounds[0]) else f"{middle!r} {bounds!r}"
     return "" if value is None or isinstance(value, str) else repr(value)
 
 
