@@ -57,7 +57,7 @@ def build(
         "samples": [sample_of(reading, tokenizer) for reading in readings],
         "tables": tables,
         "findings": findings(parts["all"], table),
-        "skipped": [one._asdict() for one in skipped],
+        "skipped": [question._asdict() for question in skipped],
     }
 
 
@@ -77,13 +77,8 @@ def _settings(credit: CreditArguments, first: Reading) -> dict[str, Any]:
 
 def sample_of(reading: Reading, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """One response of report.json."""
-    response, credit, signals, start = (
-        reading.response,
-        reading.credit,
-        reading.signals,
-        len(reading.response.prompt_ids),
-    )
-    series = reading.series
+    response, credit, signals, series = reading.response, reading.credit, reading.signals, reading.series
+    start = len(response.prompt_ids)
     intro = [place - start if place >= 0 else None for place in credit.intro[0, start:].tolist()]
     maps = reading.maps
     return {

@@ -72,12 +72,14 @@ METRICS = ("waad", "fai", "receiver_fai", "entropy")
 
 
 class Paper(NamedTuple):
-    """What the paper prints. Its lift is not always observed / expected - 1: 0.3608 / 0.2386 is +51.21 %."""
+    """What the paper prints in Table 2 (Qwen3-4B-Base, 70 GSM8K prompts).
+
+    Its lift is not always observed / expected - 1: 0.3608 / 0.2386 is +51.21 %.
+    """
 
     observed: float
     expected: float
     lift: float
-    source: str
 
 
 class Coupling(NamedTuple):
@@ -174,6 +176,10 @@ class _Marked(NamedTuple):
     peak_T: np.ndarray
     score_T: np.ndarray
 
+    @property
+    def peaks(self) -> int:
+        return int(self.peak_T.sum())
+
 
 class _Row(NamedTuple):
     name: str
@@ -245,7 +251,7 @@ _ROWS = (
         "Entropy at WAAD peaks is {} that of all tokens",
         _entropy_at_waad_peaks,
         False,
-        Paper(0.3608, 0.2386, 0.5197, "Table 2, Qwen3-4B-Base, 70 GSM8K prompts"),
+        Paper(0.3608, 0.2386, 0.5197),
     ),
     _Row(
         SHARED,
@@ -253,7 +259,7 @@ _ROWS = (
         "Receiver-FAI peaks coincide with global-FAI peaks {} as often as by chance",
         _receiver_on_global_peaks,
         False,
-        Paper(0.6084, 0.2241, 1.71, "Table 2, Qwen3-4B-Base, 70 GSM8K prompts"),
+        Paper(0.6084, 0.2241, 1.71),
     ),
     _Row(
         "FAI peaks at or just after a WAAD peak",
@@ -261,7 +267,7 @@ _ROWS = (
         "FAI peaks come at or just after a WAAD peak {} as often as by chance",
         _fai_after_waad_peaks,
         True,
-        Paper(0.5253, 0.3687, 0.42, "Table 2, Qwen3-4B-Base, 70 GSM8K prompts"),
+        Paper(0.5253, 0.3687, 0.42),
     ),
     _Row(
         APART,
@@ -276,13 +282,13 @@ _ROWS = (
 
 
 def _coupling(row: _Row, series: Sequence[Series], seed: int) -> Coupling:
-    every = [row.mark(one) for one in series]
-    marked = [one for one in every if len(one.peak_T) >= FEWEST_TOKENS]
+    every = [row.mark(metrics) for metrics in series]
+    marked = [response for response in every if len(response.peak_T) >= FEWEST_TOKENS]
     sums_R4 = _sums(marked, row.expects_shuffled)
     observed, expected, lift = _with_intervals(sums_R4, seed)
     shuffled, p_value = _control(marked, seed)
     swapped, swapped_p_value = _swapped(marked, seed)
-    nearby, nearby_p_value = _control([piece for one in marked for piece in _pieces(one)], seed)
+    nearby, nearby_p_value = _control([piece for response in marked for piece in _pieces(response)], seed)
     return Coupling(
         name=row.name,
         claim=row.claim,
@@ -299,20 +305,21 @@ def _coupling(row: _Row, series: Sequence[Series], seed: int) -> Coupling:
         paper=row.paper,
         samples=len(marked),
         left_out=len(every) - len(marked),
-        tokens=sum(len(one.peak_T) for one in marked),
-        peaks=sum(int(one.peak_T.sum()) for one in marked),
+        tokens=sum(len(response.peak_T) for response in marked),
+        peaks=sum(response.peaks for response in marked),
     )
 
 
 def _offset(series: Sequence[Series], first: str, second: str, offset: int, seed: int) -> Offset:
-    every = [_pair(getattr(one, f"{first}_T"), getattr(one, f"{second}_T"), offset) for one in series]
-    marked = [one for one in every if len(one.peak_T) >= FEWEST_TOKENS]
+    every = [_pair(metrics, first, second, offset) for metrics in series]
+    marked = [response for response in every if len(response.peak_T) >= FEWEST_TOKENS]
     estimates = _with_intervals(_sums(marked, True), seed)
-    found = sum(int(one.peak_T.sum()) for one in marked)
-    return Offset(first, second, offset, *estimates, len(marked), len(every) - len(marked), found)
+    count = sum(response.peaks for response in marked)
+    return Offset(first, second, offset, *estimates, len(marked), len(every) - len(marked), count)
 
 
-def _pair(first_T: np.ndarray, second_T: np.ndarray, offset: int) -> _Marked:
+def _pair(metrics: Series, first: str, second: str, offset: int) -> _Marked:
+    first_T, second_T = (getattr(metrics, f"{name}_T") for name in (first, second))
     return _where_both(first_T, second_T, _later(peaks(second_T), offset))
 
 
@@ -321,21 +328,23 @@ def _pair(first_T: np.ndarray, second_T: np.ndarray, offset: int) -> _Marked:
 
 def _sums(marked: Sequence[_Marked], shuffled: bool) -> np.ndarray:
     """Each response's score at peaks, number of peaks, score expected, number that it is expected of: [R, 4]."""
-    return np.array([_sums_of(one, shuffled) for one in marked]).reshape(len(marked), 4)
+    return np.array([_sums_of(response, shuffled) for response in marked]).reshape(len(marked), 4)
 
 
-def _sums_of(one: _Marked, shuffled: bool) -> tuple[float, int, float, int]:
-    found, tokens = int(one.peak_T.sum()), len(one.peak_T)
-    expected = (found * one.score_T.mean(), found) if shuffled else (one.score_T.sum(), tokens)
-    return one.score_T[one.peak_T].sum(), found, *expected
+def _sums_of(response: _Marked, shuffled: bool) -> tuple[float, int, float, int]:
+    count, tokens = response.peaks, len(response.peak_T)
+    expected = (count * response.score_T.mean(), count) if shuffled else (response.score_T.sum(), tokens)
+    return response.score_T[response.peak_T].sum(), count, *expected
 
 
 def _with_intervals(sums_R4: np.ndarray, seed: int) -> tuple[Estimate, Estimate, Estimate]:
     """(observed, expected, lift), pooled over responses, with bootstrap intervals."""
     values_3 = _pooled(sums_R4.sum(0))
     values_3B = _pooled((resamples(len(sums_R4), seed) @ sums_R4).T)
-    made = [Estimate(float(value), *interval(value_B)) for value, value_B in zip(values_3, values_3B, strict=True)]
-    return made[0], made[1], made[2]
+    observed, expected, lift = (
+        Estimate(float(value), *interval(value_B)) for value, value_B in zip(values_3, values_3B, strict=True)
+    )
+    return observed, expected, lift
 
 
 def _pooled(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -345,55 +354,55 @@ def _pooled(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return observed, expected, np.where(expected == 0, np.nan, observed / expected - 1)
 
 
-def _pieces(one: _Marked) -> list[_Marked]:
-    return [_Marked(*(values[i : i + PIECE] for values in one)) for i in range(0, len(one.peak_T), PIECE)]
+def _pieces(response: _Marked) -> list[_Marked]:
+    return [_Marked(*(values[i : i + PIECE] for values in response)) for i in range(0, len(response.peak_T), PIECE)]
 
 
 def _control(marked: Sequence[_Marked], seed: int) -> tuple[Estimate, float]:
     """(mean score at shuffled peaks, p-value): each response, or piece of one, keeps its number of peaks."""
-    at_peaks, found, expected, _ = _sums(marked, True).sum(0)
-    if not found:
+    at_peaks, count, expected, _ = _sums(marked, True).sum(0)
+    if not count:
         return Estimate(math.nan, math.nan, math.nan), math.nan
     generator = np.random.default_rng(seed)
-    chance_S = sum((_shuffled(one, generator) for one in marked), np.zeros(SHUFFLES)) / found
-    return Estimate(float(expected / found), *interval(chance_S)), p_above(at_peaks / found, chance_S)
+    chance_S = sum((_shuffled(response, generator) for response in marked), np.zeros(SHUFFLES)) / count
+    return Estimate(float(expected / count), *interval(chance_S)), p_above(at_peaks / count, chance_S)
 
 
-def _shuffled(one: _Marked, generator: np.random.Generator) -> np.ndarray:
+def _shuffled(response: _Marked, generator: np.random.Generator) -> np.ndarray:
     """The summed score of one response at as many random tokens as it has peaks, no token twice: [S]."""
-    found = int(one.peak_T.sum())
-    scores_ST = np.tile(one.score_T, (SHUFFLES, 1)) if found else np.empty((SHUFFLES, 0))
-    return generator.permuted(scores_ST, axis=1, out=scores_ST)[:, :found].sum(1)
+    count = response.peaks
+    scores_ST = np.tile(response.score_T, (SHUFFLES, 1)) if count else np.empty((SHUFFLES, 0))
+    return generator.permuted(scores_ST, axis=1, out=scores_ST)[:, :count].sum(1)
 
 
 def _swapped(marked: Sequence[_Marked], seed: int) -> tuple[Estimate, float]:
-    """(mean score at other responses' peaks, p-value): every response gets another one's, nobody keeps its own."""
-    at_peaks, found, _, _ = _sums(marked, True).sum(0) if marked else (0.0, 0, 0.0, 0)
-    if not found or len(marked) < 2:
+    """(mean score at other responses' peaks, p-value): every response gets those of another, none keeps its own."""
+    at_peaks, count, _, _ = _sums(marked, True).sum(0)
+    if not count or len(marked) < 2:
         return Estimate(math.nan, math.nan, math.nan), math.nan
-    pairs_RR = [[_borrowed(one, other) for other in marked] for one in marked]
-    scores_RR = np.array([[score for score, _ in row] for row in pairs_RR])
-    peaks_RR = np.array([[count for _, count in row] for row in pairs_RR])
+    pairs_RR = [[_borrowed(response, lender) for lender in marked] for response in marked]
+    scores_RR = np.array([[score for score, _ in pairs_R] for pairs_R in pairs_RR])
+    peaks_RR = np.array([[peak_count for _, peak_count in pairs_R] for pairs_R in pairs_RR])
     generator, every = np.random.default_rng(seed), np.arange(len(marked))
     chance = []
     for _ in range(SHUFFLES):
         order = generator.permutation(every)
-        lender = np.empty_like(order)
-        lender[order] = np.roll(order, 1)  # a random cycle through all responses
-        chance.append(scores_RR[every, lender].sum() / max(peaks_RR[every, lender].sum(), 1))
+        lenders_R = np.empty_like(order)
+        lenders_R[order] = np.roll(order, 1)  # a random cycle through all responses
+        chance.append(scores_RR[every, lenders_R].sum() / max(peaks_RR[every, lenders_R].sum(), 1))
     chance_S = np.array(chance)
-    return Estimate(float(chance_S.mean()), *interval(chance_S)), p_above(at_peaks / found, chance_S)
+    return Estimate(float(chance_S.mean()), *interval(chance_S)), p_above(at_peaks / count, chance_S)
 
 
-def _borrowed(one: _Marked, other: _Marked) -> tuple[float, int]:
+def _borrowed(response: _Marked, lender: _Marked) -> tuple[float, int]:
     """(summed score, number) of a response's tokens that lie where another one peaks, by share of the length."""
-    places = (np.flatnonzero(other.peak_T) + 0.5) * len(one.score_T) / len(other.score_T)
+    places = (np.flatnonzero(lender.peak_T) + 0.5) * len(response.score_T) / len(lender.score_T)
     at = np.unique(places.astype(int))
-    return float(one.score_T[at].sum()), len(at)
+    return float(response.score_T[at].sum()), len(at)
 
 
 def _check(series: Sequence[Series]) -> None:
-    for i, one in enumerate(series):
-        if len({np.shape(values) for values in one if values is not None}) > 1 or np.ndim(one.waad_T) != 1:
-            shapes = ", ".join(str(list(np.shape(values))) for values in one if values is not None)
+    for i, metrics in enumerate(series):
+        if len({np.shape(values) for values in metrics if values is not None}) > 1 or np.ndim(metrics.waad_T) != 1:
+            shapes = ", ".join(str(list(np.shape(values))) for values in metrics if values is not None)
             raise ValueError(f"series[{i}]: its metrics need one value a token each, not shapes {shapes}")

@@ -64,10 +64,10 @@ def read_completions(path: Path) -> list[Question]:
     questions = []
     for place, row in read_file(path):
         question = _question(path, place, row)
-        found = next((row[name] for name in COMPLETION_COLUMNS if name in row), None)
-        if found is None:
+        completion = next((row[name] for name in COMPLETION_COLUMNS if name in row), None)
+        if completion is None:
             raise InputError(f"{path}: {place}: has no completion; the columns are {', '.join(map(str, row))}")
-        questions.append(question._replace(completion=completion_text(found or "")))
+        questions.append(question._replace(completion=completion_text(completion or "")))
     return questions
 
 
@@ -130,8 +130,8 @@ def generated(
     for start in range(0, len(kept), batch_size):
         part = kept[start : start + batch_size]
         streams = [(start + offset, 0) for offset in range(len(part))]
-        found = complete(model, tokenizer, [question.prompt for question, _ in part], streams, sampling)
-        for (question, prompt_ids), completion in zip(part, found, strict=True):
+        completions = complete(model, tokenizer, [question.prompt for question, _ in part], streams, sampling)
+        for (question, prompt_ids), completion in zip(part, completions, strict=True):
             responses.append(Response(question.id, tokenizer.decode(prompt_ids), prompt_ids, completion.ids))
     return responses
 
@@ -141,4 +141,6 @@ def checked(
 ) -> list[Response]:
     """The responses, each with what the checker says of it."""
     verdicts = check(texts, rows)
-    return [replace(one, correct=verdict.correct == 1) for one, verdict in zip(responses, verdicts, strict=True)]
+    return [
+        replace(response, correct=verdict.correct == 1) for response, verdict in zip(responses, verdicts, strict=True)
+    ]

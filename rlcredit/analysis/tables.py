@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from rlcredit.analysis.couplings import APART, OFFSETS, SHARED, Coupling, Offset
-from rlcredit.analysis.perturbation import Table1
+from rlcredit.analysis.perturbation import PAPER, Table1
 from rlcredit.analysis.report.document import Column, Finding, Measured, ReportTable, Row
 from rlcredit.stats.estimates import Estimate
 
@@ -92,12 +92,11 @@ def offset_table(offsets: Sequence[Offset]) -> ReportTable:
 
 def perturbation_table(table: Table1) -> ReportTable:
     """Table 1."""
-    paper = table.paper
     rows: list[tuple[str, Estimate, Estimate | None, float]] = [
-        ("overlap at high FAI", table.high, None, paper.high),
-        ("overlap at low FAI", table.low, None, paper.low),
-        ("low minus high", table.difference, None, round(paper.low - paper.high, 3)),
-        ("share of trials lower at high FAI", table.share, table.control, paper.share),
+        ("overlap at high FAI", table.high, None, PAPER.high),
+        ("overlap at low FAI", table.low, None, PAPER.low),
+        ("low minus high", table.difference, None, round(PAPER.low - PAPER.high, 3)),
+        ("share of trials lower at high FAI", table.share, table.control, PAPER.share),
     ]
     place = (
         f", p = {table.p_value:.3f}. High positions lie at {100 * table.high_place.value:.1f} % of the response on "

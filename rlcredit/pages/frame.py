@@ -23,6 +23,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 SHARED = Path(__file__).parent
+STYLES, SCRIPTS = ("page.css",), ("page.js", "text.js", "charts.js")
 
 
 def render(
@@ -30,38 +31,36 @@ def render(
     data: Any,
     context: Mapping[str, Any],
     *,
-    styles: Sequence[str],
-    scripts: Sequence[str],
+    styles: Sequence[str] = (),
+    scripts: Sequence[str] = (),
     filters: Mapping[str, Callable[..., Any]] | None = None,
-    tests: Mapping[str, Callable[..., bool]] | None = None,
 ) -> str:
     """The whole page as text.
 
     Args:
-        template: a Jinja2 file. It places `css`, `data`, `plotly`, `script` and `policy`, which are made here.
+        template: a Jinja2 file that extends `layout.html.j2`, which says what a page has to tell.
         data: what the scripts draw, embedded as JSON.
-        context: what else the template names.
-        styles, scripts: file names, beside the template or in this room. Scripts are joined into one module, in this
-            order: each uses what those before it define.
-        filters, tests: more of Jinja2's, by name.
+        context: what the template and the layout name.
+        styles, scripts: file names beside the template, after those that all pages have. Scripts are joined into one
+            module, in this order: each uses what those before it define.
+        filters: more of Jinja2's, by name.
     """
     environment = Environment(
-        loader=FileSystemLoader(template.parent),
+        loader=FileSystemLoader([template.parent, SHARED]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters.update(filters or {})
-    environment.tests.update(tests or {})
-    plotly, script = get_plotlyjs(), "\n".join(_text(name, template.parent) for name in scripts)
+    plotly, script = get_plotlyjs(), _joined(SCRIPTS, scripts, template.parent)
     for text in (plotly, script):
         if "</script" in text.lower():
             raise RuntimeError("a script of the page would end its own element")
     return environment.get_template(template.name).render(
         **context,
         data=Markup(embedded(data)),
-        css=Markup("".join(_text(name, template.parent) for name in styles)),
+        css=Markup(_joined(STYLES, styles, template.parent)),
         plotly=Markup(plotly),
         script=Markup(script),
         policy=_policy_of(plotly, script),
@@ -103,9 +102,9 @@ def exact(value: Any) -> str:
     return "" if value is None or isinstance(value, str) else repr(value)
 
 
-def _text(name: str, folder: Path) -> str:
-    own = folder / name
-    return (own if own.is_file() else SHARED / name).read_text(encoding="utf-8")
+def _joined(shared: Sequence[str], own: Sequence[str], folder: Path) -> str:
+    paths = [*(SHARED / name for name in shared), *(folder / name for name in own)]
+    return "\n".join(path.read_text(encoding="utf-8") for path in paths)
 
 
 def _policy_of(*scripts: str) -> str:

@@ -95,6 +95,11 @@ CONTRAST = """
   });
 }
 """
+# The middle of the widest part of a token: one broken over two lines has others between the corners of its box.
+MIDDLE = """(span) => {
+  const part = [...span.getClientRects()].reduce((widest, rect) => (rect.width > widest.width ? rect : widest));
+  return [part.left + part.width / 2, part.top + part.height / 2];
+}"""
 PICTURE = "(node) => getComputedStyle(node).backgroundColor"
 
 
@@ -150,9 +155,10 @@ def test_hover_and_focus_show_the_values_of_the_report(visit, sample):
     assert tip(page) == {}
     page.evaluate("document.activeElement.blur()")
     for index in {0, 2, count // 3}:
-        page.locator(".token").nth(index).scroll_into_view_if_needed()
+        token = page.locator(".token").nth(index)
+        token.scroll_into_view_if_needed()
         page.wait_for_timeout(100)  # scrolling hides the values
-        page.locator(".token").nth(index).hover(position={"x": 3, "y": 8})
+        page.mouse.move(*token.evaluate(MIDDLE))
         assert_tip_is(page, sample, index)
         assert marker(page) == index
     page.mouse.move(2, 2)

@@ -266,7 +266,7 @@ def test_sentences():
     usual = Coupling(
         "Entropy at WAAD peaks", "Entropy at WAAD peaks is {} that of all tokens", "nats", Estimate(1.5, 1.4, 1.6),
         Estimate(1, 0.9, 1.1), Estimate(0.52, 0.3, 0.7), Estimate(1, 0.9, 1.1), 0.001, Estimate(1, 0.9, 1.1), 0.001,
-        Estimate(1, 0.9, 1.1), 0.001, module.Paper(0.3608, 0.2386, 0.5197, "Table 2"), 70, 0, 7000, 1500,
+        Estimate(1, 0.9, 1.1), 0.001, module.Paper(0.3608, 0.2386, 0.5197), 70, 0, 7000, 1500,
     )  # fmt: skip
     start = "Entropy at WAAD peaks is 1.52 times that of all tokens (95 % interval 1.30 to 1.70)"
     assert usual.sentence() == f"{start}: the paper's coupling holds here."

@@ -202,7 +202,7 @@ def test_table1_by_hand():
     assert made.share.value == pytest.approx(1.5 / 3)
     # mean of 0, 1 of 100 tokens, twice, and of 0; mean of 50, 51, twice, and of 50
     assert (made.high_place.value, made.low_place.value) == pytest.approx((0.01 / 3, (2 * 0.505 + 0.5) / 3))
-    assert (made.samples, made.left_out, made.paper) == (3, 1, PAPER)
+    assert (made.samples, made.left_out) == (3, 1)
     # of 27 resamples one has the first sample only, and one the last only: 3.7 % > 2.5 %
     assert (made.share.low, made.share.high, made.difference.low) == pytest.approx((0, 1, -0.4))
     # dealt at random, each of the samples is as often lower as higher
@@ -254,10 +254,10 @@ def test_where_nothing_is_known(rows):
 
 
 def test_the_papers_figures():
-    assert PAPER[:3] == (0.534, 0.631, 0.8714)
+    assert PAPER == (0.534, 0.631, 0.8714)
     unknown = Estimate(NAN, NAN, NAN)
     high, low, difference = Estimate(0.534, 0.5, 0.57), Estimate(0.631, 0.6, 0.66), Estimate(0.097, 0.07, 0.12)
-    made = Table1(high, low, difference, Estimate(0.8714, 0.79, 0.94), unknown, 0.001, unknown, unknown, PAPER, 70, 0)
+    made = Table1(high, low, difference, Estimate(0.8714, 0.79, 0.94), unknown, 0.001, unknown, unknown, 70, 0)
     assert made.sentence() == (
         "The text after a forced token overlaps 0.534 with the original at high FAI and 0.631 at low, and is lower at "
         "high FAI in 87 % of trials (95 % interval 79 to 94 %, by chance 50 %): the paper's finding holds here."

@@ -169,6 +169,7 @@ def test_words_and_cells_are_in_the_page(html):
         "Does not hold</span>",
         "Cannot tell</span>",
         "from 0 tokens later to the end",
+        "<dt>Samples</dt><dd>5, 2 skipped</dd>",
         '<td class="number" title="0.35213 [0.331, 0.374]">0.352 [0.331, 0.374]</td>',
         '<td class="number" title="0.5">0.500</td>',
         '<td class="number" title="0.6084">60.8 %</td>',

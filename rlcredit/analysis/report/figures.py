@@ -22,7 +22,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from rlcredit.analysis.report.document import ReportSample, ReportTable, TableCell, Tokens, Unit, checked, estimate
 from rlcredit.analysis.report.text_figure import CURVES, PAGE, Curve, drawable, series, text_figure
@@ -204,4 +203,4 @@ def _strip(axes: Axes, row: Strip) -> None:
     axes.spines["left"].set_visible(False)
     axes.locator_params(axis="x", nbins=5)
     if row.unit == "share":
-        axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.4g} %")

@@ -23,7 +23,6 @@ LABELS = {
     "credit_strategy": "Credit strategy",
     "quantile": "Quantile q",
     "amplification": "Amplification a",
-    "peak": "Peak",
 }
 
 
@@ -38,26 +37,32 @@ def page(document: Mapping[str, Any]) -> str:
     """The whole page as text."""
     report = checked(document)
     return render(
-        Path(__file__).with_name("page.html.j2"),
-        {"samples": report["samples"], "settings": report["settings"]},
+        Path(__file__).with_name("report.html.j2"),
+        {"samples": report["samples"]},
         {
             "report": report,
-            "settings": _shown_settings(report),
+            "subject": [report["model"], *filter(None, [report["task"]])],
+            "made_by": report["command"],
+            "created": report["created"],
+            "version": report["version"],
+            "settings": _facts(report),
             "tables": [_shown_table(table) for table in report["tables"]],
             "verdicts": VERDICTS,
         },
-        styles=("page.css",),
-        scripts=("colour.js", "tokens.js", "arrows.js", "charts.js", "page.js"),
+        styles=("report.css",),
+        scripts=("tokens.js", "arrows.js", "sample.js", "report.js"),
     )
 
 
-def _shown_settings(report: Document) -> list[tuple[str, str]]:
+def _facts(report: Document) -> list[tuple[str, str]]:
     # a peak's definition is a sentence: it stands at the foot of the page
-    return [
+    settings = [
         (LABELS.get(key, key.replace("_", " ").capitalize()), _setting(key, value))
         for key, value in report["settings"].items()
         if key != "peak"
     ]
+    skipped = f", {len(report['skipped'])} skipped" if report["skipped"] else ""
+    return [*settings, ("Samples", f"{len(report['samples'])}{skipped}")]
 
 
 def _setting(key: str, value: Any) -> str:
