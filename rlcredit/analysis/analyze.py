@@ -1,7 +1,7 @@
 """`rlcredit analyze`: the rhythm of a model on prompts, as a page, figures and numbers.
 
 Writes report.html, report.json, figures/ and signals.parquet into the output folder. With the settings of the paper's
-section 4: temperature 0.7, H_lo = 0, H_hi = the end; what it leaves open is stated in the report.
+section 4: temperature 0.7, H_lo = 0, H_hi = the end; the report says what was chosen where the paper is silent.
 """
 
 from __future__ import annotations
@@ -64,14 +64,12 @@ class AnalyzeArguments(ModelArguments):
     prompts: str | None = field(default=None, metadata={"help": "A file of your own with `prompt` or `question`."})
     completions: str | None = field(
         default=None,
-        metadata={
-            "help": "A file with prompts and completions: a run's completions_*.parquet, an evaluation's samples."
-        },
+        metadata={"help": "With completions: a run's completions_*.parquet, an evaluation's samples."},
     )
-    samples: int = field(default=70, metadata={"help": "Take the first so many prompts."})
+    samples: int = field(default=70, metadata={"help": "Prompts, from the first on."})
     temperature: float = field(default=0.7, metadata={"help": "0 is greedy."})
-    max_new_tokens: int = field(default=512, metadata={"help": "Tokens a response may have."})
-    seed: int = field(default=0, metadata={"help": "Of the responses, resamples and shuffles."})
+    max_new_tokens: int = field(default=512, metadata={"help": "Most tokens of a response."})
+    seed: int = field(default=0, metadata={"help": "Seed of responses, resamples and shuffles."})
     batch_size: int = field(default=16, metadata={"help": "Responses generated at once."})
     layers: str | list[int] | None = field(
         default=None, metadata={"help": "middle, all, top, bottom or layer indices; the same as credit_layers."}

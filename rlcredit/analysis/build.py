@@ -38,7 +38,7 @@ def build(
     skipped: Sequence[Skipped] = (),
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The content of report.json; `about` has `model`, `task`, `command` and settings of the caller's."""
+    """The content of report.json; `about` has `model`, `task`, `command` and the caller's `settings`."""
     parts = {
         name: couplings([reading.parts[name] for reading in readings], seed)
         for name in PARTS
@@ -125,7 +125,7 @@ def _rounded(map_TT: np.ndarray) -> list[list[float]]:
 
 
 def write(document: dict[str, Any], folder: Path) -> None:
-    """All files, made aside and moved into the folder at the end: an earlier report is replaced as a whole."""
+    """Write all files into a hidden folder and move them at the end: an earlier report is replaced as a whole."""
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f".writing-{os.getpid()}"
     aside.mkdir()

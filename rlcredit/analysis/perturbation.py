@@ -10,15 +10,15 @@ The paper does not say how many positions, which candidates, what a content word
                   (its closing token counts) and FAI defined; equal FAI: the earlier one counts as the higher
     candidates    the 3 most likely tokens at t other than the one taken, of those that do not end the text
     continuation  until the model ends it, or as many tokens as the response has after t; with `longest`, of both the
-                  first so many tokens alone
+                  first `longest` tokens alone
     content word  a run of letters and digits, lower-cased, that is not one of STOP_WORDS; case and order do not count
     overlap       of a position: the mean J of its candidates; of a sample: the mean over its high or its low positions
     trial         one response; it is lower at high FAI if its mean is lower there; equal means count half
 
 Uncertainty [ours]: 95 % percentile bootstrap intervals over samples. The control deals the labels high and low of each
 sample's positions at random: two random sets, of which the first is lower in half of the trials. p_value is the share
-of 1,000 such deals with the observed share of trials or more. The control knows no place: where FAI is high early and
-low late, the two sets also differ in how much text is left. `high_place` and `low_place` tell.
+of 1,000 such deals with the observed share of trials or more. The control ignores places: where FAI is high early and
+low late, the two sets also differ in how much text is left. `high_place` and `low_place` say where the sets lie.
 
 Degenerate cases:
     fewer than 10 positions      half of them are high and half are low, the middle one of an odd number neither

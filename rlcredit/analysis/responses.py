@@ -1,4 +1,4 @@
-"""The responses that are analysed: generated, or read from a file. What cannot be used is listed, the rest goes on."""
+"""The responses that are analysed: generated, or read from a file. Rows that cannot be used are listed."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class Skipped(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A prompt to answer, or to take an answer of a file for."""
+    """A prompt to answer, or one whose answer was read from a file."""
 
     id: str
     prompt: Prompt
     completion: str | None = None
     row: Mapping[str, Any] | None = None
-    """Of its evaluation set, for the checker."""
+    """The row of its evaluation set, for the checker."""
 
 
 def read_prompts(path: Path) -> list[Question]:
@@ -102,8 +102,8 @@ def usable(
 def written(
     kept: Sequence[tuple[Question, list[int]]], tokenizer: PreTrainedTokenizerBase, context: int | None
 ) -> tuple[list[Response], list[Skipped]]:
-    """Responses whose completions were read from a file. Their tokens are those of the text: what was drawn is not in
-    the file, and may have been split otherwise."""
+    """Responses whose completions were read from a file. The file does not hold the tokens that were drawn: the text
+    is split again, perhaps otherwise."""
     responses, skipped = [], []
     for question, prompt_ids in kept:
         ids = tokenizer(question.completion or "", add_special_tokens=False)["input_ids"]
@@ -139,7 +139,7 @@ def generated(
 def checked(
     responses: Sequence[Response], rows: Sequence[Mapping[str, Any]], texts: Sequence[str], check: Checker
 ) -> list[Response]:
-    """The responses, each with what the checker says of it."""
+    """The responses, each with the verdict of the checker."""
     verdicts = check(texts, rows)
     return [
         replace(response, correct=verdict.correct == 1) for response, verdict in zip(responses, verdicts, strict=True)

@@ -1,4 +1,4 @@
-"""Tables and findings of the report: the paper's numbers on this model, with intervals, controls and the paper's."""
+"""Tables and findings of the report: the paper's measures on this model, with intervals, controls and its numbers."""
 
 from __future__ import annotations
 
@@ -7,31 +7,20 @@ from collections.abc import Mapping, Sequence
 
 from rlcredit.analysis.couplings import APART, OFFSETS, SHARED, Coupling, Offset
 from rlcredit.analysis.perturbation import PAPER, Table1
-from rlcredit.analysis.report.document import Column, Finding, Measured, ReportTable, Row
+from rlcredit.analysis.report.document import Column, Finding, Measured, ReportTable, Role, Row, Unit
 from rlcredit.stats.estimates import Estimate
 
 PARTS = {"all": "all layers", "bottom": "bottom third", "middle": "middle third", "top": "top third"}
 METRICS = {"waad": "WAAD", "fai": "FAI", "receiver_fai": "receiver FAI", "entropy": "entropy"}
-
-COUPLING_COLUMNS: list[Column] = [
-    {"title": "coupling", "unit": None, "role": None},
-    {"title": "observed", "unit": None, "role": "measured"},
-    {"title": "expected", "unit": None, "role": "control"},
-    {"title": "lift", "unit": "share", "role": None},
-    {"title": "shuffled", "unit": None, "role": None},
-    {"title": "p", "unit": "", "role": None},
-    {"title": "p nearby", "unit": "", "role": None},
-    {"title": "p swapped", "unit": "", "role": None},
-    {"title": "paper", "unit": None, "role": "paper"},
-    {"title": "paper expected", "unit": None, "role": None},
-    {"title": "paper lift", "unit": "share", "role": None},
-]
-PERTURBATION_COLUMNS: list[Column] = [
-    {"title": "measure", "unit": None, "role": None},
-    {"title": "observed", "unit": None, "role": "measured"},
-    {"title": "control", "unit": None, "role": "control"},
-    {"title": "paper", "unit": None, "role": "paper"},
-]
+COUPLING_COLUMNS: dict[str, Unit | None] = {  # title: unit; None: that of the row
+    "coupling": None, "observed": None, "expected": None, "lift": "share", "shuffled": None, "p": "", "p nearby": "",
+    "p swapped": "", "paper": None, "paper expected": None, "paper lift": "share",
+}  # fmt: skip
+OFFSET_COLUMNS: dict[str, Unit | None] = {
+    "pair": None, "-1": None, "expected at -1": None, "0": None, "expected at 0": None, "+1": None,
+    "expected at +1": None, "peaks": "count",
+}  # fmt: skip
+ROLES: Mapping[str, Role] = {"observed": "measured", "expected": "control", "control": "control", "paper": "paper"}
 
 
 def coupling_table(name: str, title: str, parts: Mapping[str, Sequence[Coupling]]) -> ReportTable:
@@ -47,12 +36,12 @@ def coupling_table(name: str, title: str, parts: Mapping[str, Sequence[Coupling]
     return {
         "id": name,
         "title": title,
-        "caption": "95 % bootstrap intervals over responses. The control puts the first metric's peaks of each "
-        "response at random tokens of it; p is the share of such shuffles with the observed value or more; p nearby: "
-        "shuffled within 10 tokens; p swapped: at the peaks of other responses [ours]. The row without a figure of "
-        f"the paper's is ours too. Paper: Table 2, Qwen3-4B-Base on 70 GSM8K prompts. {counts}."
+        "caption": "95 % bootstrap intervals over responses. The control puts the peaks of the first metric "
+        "at random tokens of the same response; p is the share of such shuffles that reach the observed value; p "
+        "nearby: shuffled within 10 tokens; p swapped: at the peaks of other responses [ours]. The row without "
+        f"numbers of the paper is ours too. Paper: Table 2, Qwen3-4B-Base on 70 GSM8K prompts. {counts}."
         + (f" {left_out} responses with fewer than 3 defined tokens were left out." if left_out else ""),
-        "columns": COUPLING_COLUMNS,
+        "columns": _columns(COUPLING_COLUMNS),
         "rows": rows,
     }
 
@@ -60,7 +49,7 @@ def coupling_table(name: str, title: str, parts: Mapping[str, Sequence[Coupling]
 def _coupling_row(label: str, row: Coupling) -> Row:
     measured = [_measured(value) for value in (row.observed, row.expected, row.lift, row.shuffled)]
     chances = [_number(value) for value in (row.p_value, row.nearby_p_value, row.swapped_p_value)]
-    return {"unit": row.unit, "cells": [label, *measured, *chances, *(row.paper[:3] if row.paper else [None] * 3)]}
+    return {"unit": row.unit, "cells": [label, *measured, *chances, *(row.paper or [None] * 3)]}
 
 
 def offset_table(offsets: Sequence[Offset]) -> ReportTable:
@@ -77,15 +66,7 @@ def offset_table(offsets: Sequence[Offset]) -> ReportTable:
         "caption": "Share of the first metric's peaks with a peak of the second one token before, at, and one token "
         "after it, with 95 % bootstrap intervals over responses; expected: with the first metric's peaks shuffled "
         "within each response. All layers. The paper's Table 20, of eight responses, is not copied here.",
-        "columns": [
-            {"title": "pair", "unit": None, "role": None},
-            *(
-                Column(title=title, unit=None, role=None)
-                for place in ("-1", "0", "+1")
-                for title in (place, f"expected at {place}")
-            ),
-            {"title": "peaks", "unit": "count", "role": None},
-        ],
+        "columns": _columns(OFFSET_COLUMNS),
         "rows": rows,
     }
 
@@ -110,7 +91,7 @@ def perturbation_table(table: Table1) -> ReportTable:
         "likeliest other tokens each, greedy continuation. A trial is one response: "
         f"{table.samples} responses{f', {table.left_out} too short' if table.left_out else ''}. 95 % bootstrap "
         f"intervals over responses; control: the labels high and low dealt at random{place if table.samples else ''}.",
-        "columns": PERTURBATION_COLUMNS,
+        "columns": _columns(dict.fromkeys(("measure", "observed", "control", "paper"))),
         "rows": [
             {"unit": "", "cells": [name, _measured(value), control and _measured(control), printed]}
             for name, value, control, printed in rows
@@ -119,7 +100,7 @@ def perturbation_table(table: Table1) -> ReportTable:
 
 
 def findings(couplings: Sequence[Coupling], table1: Table1 | None) -> list[Finding]:
-    """What holds on this model and what does not, in words; a coupling holds if both controls and, where heads are
+    """What holds on this model and what does not, in words; a coupling holds if all controls and, where heads are
     shared, the row with heads apart agree."""
     rows = {row.name: row for row in couplings}
     judged = [_finding(row, rows[APART] if row.name == SHARED else None) for row in couplings if row.name != APART]
@@ -143,6 +124,10 @@ def _finding(row: Coupling, apart: Coupling | None) -> Finding:
         f"{value:.2f} times ({low:.2f} to {high:.2f}), which does not exceed all of the controls."
     )
     return {"holds": False, "sentence": f"{row.sentence()} {reason}"}
+
+
+def _columns(units: Mapping[str, Unit | None]) -> list[Column]:
+    return [{"title": title, "unit": unit, "role": ROLES.get(title)} for title, unit in units.items()]
 
 
 def _measured(estimate: Estimate) -> Measured | None:

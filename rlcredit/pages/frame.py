@@ -3,9 +3,9 @@
 Words and tables are written by a Jinja2 template, everything escaped; what a script draws, it draws from JSON. Charts
 are plotly's, whose bundle is inside the page.
 
-A completion of a model is hostile until shown otherwise. Its text reaches a page twice-guarded: as JSON it has no
-character that ends a script element, and the page's content security policy runs only the two scripts whose hashes it
-names and loads nothing from anywhere.
+A completion of a model is hostile until shown otherwise. Its text is guarded twice: as JSON it has no character that
+ends a script element, and the page's content security policy runs only the two scripts whose hashes it names and loads
+nothing from anywhere.
 """
 
 from __future__ import annotations

@@ -16,6 +16,14 @@ function element(name, properties = {}, ...children) {
   return node;
 }
 
+/** A part of a picture (SVG) with these attributes and children. */
+function shape(name, attributes, ...children) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  node.append(...children);
+  return node;
+}
+
 /** A text as nodes. */
 function visible(text) {
   if (text === "") return [unseen("\u2205")];

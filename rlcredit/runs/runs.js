@@ -165,19 +165,15 @@ function told(node, step) {
 }
 
 function swatch({ colour, dash: style, low, points, quiet, cloud }) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  const add = (name, attributes) => {
-    const part = document.createElementNS("http://www.w3.org/2000/svg", name);
-    for (const [key, value] of Object.entries(attributes)) part.setAttribute(key, value);
-    node.append(part);
-  };
-  for (const [key, value] of [["viewBox", "0 0 28 10"], ["focusable", "false"], ["role", "presentation"]]) node.setAttribute(key, value);
   const ink = rgb(colour);
-  if (low) add("rect", { x: 0, y: 0, width: 28, height: 10, fill: ink, opacity: 0.16 });
   const opacity = quiet ? 0.45 : 1;
-  if (!cloud) add("line", { x1: 0, y1: 5, x2: 28, y2: 5, stroke: ink, opacity, "stroke-width": quiet ? 1.2 : 2, "stroke-dasharray": STROKES[style] });
-  if (points) add("circle", { cx: 14, cy: 5, r: 2.4, fill: ink, opacity });
-  return node;
+  const line = { x1: 0, y1: 5, x2: 28, y2: 5, stroke: ink, opacity, "stroke-width": quiet ? 1.2 : 2, "stroke-dasharray": STROKES[style] };
+  const parts = [
+    low && shape("rect", { x: 0, y: 0, width: 28, height: 10, fill: ink, opacity: 0.16 }),
+    !cloud && shape("line", line),
+    points && shape("circle", { cx: 14, cy: 5, r: 2.4, fill: ink, opacity }),
+  ];
+  return shape("svg", { viewBox: "0 0 28 10", focusable: "false", role: "presentation" }, ...parts.filter(Boolean));
 }
 
 function drawLegend() {

@@ -8,9 +8,10 @@ import math
 import numpy as np
 import pytest
 
-from rlcredit.analysis import couplings as module
-from rlcredit.analysis.couplings import APART, METRICS, Coupling, Series, couplings, offsets
+from rlcredit.analysis.couplings import APART, METRICS, Coupling, Paper, Series, couplings, offsets
 from rlcredit.analysis.peaks import peaks
+from rlcredit.analysis.report.document import estimate
+from rlcredit.analysis.tables import coupling_table, offset_table
 from rlcredit.stats.curves import ema, ema_of_peaks
 from rlcredit.stats.estimates import Estimate
 
@@ -252,7 +253,7 @@ def test_a_trend_that_all_share_holds_and_is_called_one():
 
 def test_couplings_are_rarely_found_in_noise(monkeypatch):
     # 200 shuffles and resamples instead of thousands, for speed
-    monkeypatch.setattr(module, "SHUFFLES", 200)
+    monkeypatch.setattr("rlcredit.analysis.controls.SHUFFLES", 200)
     monkeypatch.setattr("rlcredit.stats.resampling.RESAMPLES", 200)
     generator = np.random.default_rng(0)
     found = [couplings([noise(generator, 40) for _ in range(12)]) for _ in range(200)]
@@ -266,7 +267,7 @@ def test_sentences():
     usual = Coupling(
         "Entropy at WAAD peaks", "Entropy at WAAD peaks is {} that of all tokens", "nats", Estimate(1.5, 1.4, 1.6),
         Estimate(1, 0.9, 1.1), Estimate(0.52, 0.3, 0.7), Estimate(1, 0.9, 1.1), 0.001, Estimate(1, 0.9, 1.1), 0.001,
-        Estimate(1, 0.9, 1.1), 0.001, module.Paper(0.3608, 0.2386, 0.5197), 70, 0, 7000, 1500,
+        Estimate(1, 0.9, 1.1), 0.001, Paper(0.3608, 0.2386, 0.5197), 70, 0, 7000, 1500,
     )  # fmt: skip
     start = "Entropy at WAAD peaks is 1.52 times that of all tokens (95 % interval 1.30 to 1.70)"
     assert usual.sentence() == f"{start}: the paper's coupling holds here."
@@ -290,6 +291,33 @@ def test_sentences():
         "Entropy at WAAD peaks is 1.02 times that of all tokens (95 % interval 0.95 to 1.09), "
         "which is not above chance: the paper's coupling does not show here."
     )
+
+
+def test_the_tables_hold_the_numbers_and_none_where_nothing_is_known():
+    generator = np.random.default_rng(0)
+    metrics = [planted(generator, 80) for _ in range(5)]
+    rows = couplings(metrics)  # the last row has no heads apart
+    table = coupling_table("table2", "Couplings", {"all": rows})
+    for coupling, row in zip(rows, table["rows"], strict=True):
+        name, observed, expected, lift, shuffled, *chances = row["cells"][:8]
+        assert (name, row["unit"], row["cells"][8:]) == (
+            coupling.name,
+            coupling.unit,
+            [*(coupling.paper or [None] * 3)],
+        )
+        if coupling is rows[-1]:
+            assert [observed, expected, lift, shuffled, *chances] == [None] * 7
+        else:
+            estimates = coupling.observed, coupling.expected, coupling.lift, coupling.shuffled
+            assert tuple(map(estimate, (observed, expected, lift, shuffled))) == estimates
+            assert chances == [coupling.p_value, coupling.nearby_p_value, coupling.swapped_p_value]
+    (alone, *_) = coupling_table("table2", "Couplings", {"all": couplings(metrics[:1])})["rows"]
+    assert alone["cells"][1]["low"] is None and alone["cells"][1]["value"] == couplings(metrics[:1])[0].observed.value
+    entries = offsets(metrics)
+    (first, *_) = offset_table(entries)["rows"]
+    assert first["cells"][0] == "FAI around WAAD peaks" and first["cells"][-1] == entries[0].peaks
+    assert [estimate(cell) for cell in first["cells"][1:-1:2]] == [entry.observed for entry in entries[:3]]
+    assert first["cells"][2:-1:2] == [entry.expected.value for entry in entries[:3]]
 
 
 def test_the_papers_figures():

@@ -20,6 +20,8 @@ from rlcredit.analysis.perturbation import (
     perturb,
     table1,
 )
+from rlcredit.analysis.report.document import estimate
+from rlcredit.analysis.tables import perturbation_table
 from rlcredit.stats.estimates import Estimate
 from tests import tiny
 
@@ -212,6 +214,19 @@ def test_table1_by_hand():
         "high FAI in 50 % of trials (95 % interval 0 to 100 %, by chance 50 %), which is not beyond chance: the "
         "paper's finding does not show here."
     )
+
+
+def test_the_table_holds_the_numbers():
+    made = table1([perturbed([0.2, 0.4], [0.4, 0.4]), perturbed([0.6], [0.2])])
+    table = perturbation_table(made)
+    assert [row["cells"][3] for row in table["rows"]] == [0.534, 0.631, 0.097, 0.8714]
+    measured = [estimate(row["cells"][1]) for row in table["rows"]]
+    assert measured == [made.high, made.low, made.difference, made.share]
+    assert [row["cells"][2] for row in table["rows"]][:3] == [None] * 3
+    assert estimate(table["rows"][3]["cells"][2]) == made.control
+    assert f"p = {made.p_value:.3f}. High positions lie at 0.2 % of the response" in table["caption"]
+    nothing = perturbation_table(table1([None]))
+    assert [row["cells"][1] for row in nothing["rows"]] == [None] * 4 and "nan" not in nothing["caption"]
 
 
 def test_p_value_by_hand():

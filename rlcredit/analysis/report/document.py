@@ -24,6 +24,7 @@ from rlcredit.stats.estimates import Estimate
 FORMAT = 2  # 1: tables of strings; `rlcredit analyze` writes such a report anew
 Unit = Literal["share", "nats", "count", ""]
 """Of a number; a share is in [0, 1]."""
+Role = Literal["measured", "control", "paper"]
 
 
 class Tokens(TypedDict):
@@ -72,7 +73,7 @@ TableCell = str | float | Measured | None
 class Column(TypedDict):
     title: str
     unit: Unit | None  # of its numbers; None: that of the row
-    role: Literal["measured", "control", "paper"] | None  # what a figure of the table draws; None: nothing
+    role: Role | None  # what a figure of the table draws; None: nothing
 
 
 class Row(TypedDict):

@@ -224,11 +224,7 @@ function spanWords(row, head) {
 /** The same spans in words, for who cannot see or hover the picture. */
 function drawSpanTable() {
   const { layers, head_span: rows } = sample();
-  const head = (scope, text) => {
-    const cell = element("th", {}, text);
-    cell.scope = scope;
-    return cell;
-  };
+  const head = (scope, text) => element("th", { scope }, text);
   const cells = (row, index) =>
     row.map((span, at_) => {
       const group = groups(index, at_);

@@ -76,7 +76,7 @@ function whole(count) {
   return [-0.5, Math.max(count, 1) - 0.5];
 }
 
-/** Show `factor` times as many tokens as now, around the token at hand; all of them at most. */
+/** Show `factor` times as many tokens as now, around the token with the line, at most all. */
 function zoom(node, factor, index, count) {
   const [left, right] = node.layout.xaxis.range;
   const [first, last] = whole(count);
