@@ -263,10 +263,10 @@ def main(folder: Path) -> None:
     from rlcredit.pages.frame import clean
 
     folder.mkdir(parents=True, exist_ok=True)
-    made = document()
-    (folder / "report.json").write_text(json.dumps(clean(made), indent=1), encoding="utf-8")
-    print(write_page(made, folder / "report.html"))
-    for path in write_figures(made, folder / "figures"):
+    report = document()
+    (folder / "report.json").write_text(json.dumps(clean(report), indent=1), encoding="utf-8")
+    print(write_page(report, folder / "report.html"))
+    for path in write_figures(report, folder / "figures"):
         print(path)
 
 

@@ -219,9 +219,9 @@ def test_text_is_easy_to_read_on_every_colour(visit, mode):
         page.locator("#sample").select_option(str(sample))
         for signal in ("waad", "fai", "entropy", "gamma"):
             page.locator(f"input[name=colour][value={signal}]").check()
-            found = page.evaluate(CONTRAST, ".token")
-            assert len(found) == len(REPORT["samples"][sample]["tokens"]["text"])
-            assert min(entry["ratio"] for entry in found) >= 4.5
+            measured = page.evaluate(CONTRAST, ".token")
+            assert len(measured) == len(REPORT["samples"][sample]["tokens"]["text"])
+            assert min(entry["ratio"] for entry in measured) >= 4.5
     page.locator(".token").nth(3).focus()
     words = (
         "h1, h2, h3, p, dt, dd, td, th, caption, legend, label span, figcaption, summary, .verdict, .sentence, code"
@@ -391,9 +391,9 @@ def test_arrows_join_the_right_tokens_also_after_a_resize(visit):
     for width in (1280, 700, 360, 1000):
         page.set_viewport_size({"width": width, "height": 900})
         page.wait_for_timeout(150)
-        found = page.evaluate(ENDS)
-        assert [(entry["anchor"], entry["intro"]) for entry in found] == wanted
-        assert all(entry["from"] and entry["to"] for entry in found), (width, found)
+        measured = page.evaluate(ENDS)
+        assert [(entry["anchor"], entry["intro"]) for entry in measured] == wanted
+        assert all(entry["from"] and entry["to"] for entry in measured), (width, measured)
         tops = page.eval_on_selector_all(".token", "(all) => all.map((s) => s.getBoundingClientRect().top)")
         wrapped |= {pair for pair in wanted if tops[pair[0]] - tops[pair[1]] > 10}
     assert wrapped  # some went from one line to the one above

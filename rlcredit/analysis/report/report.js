@@ -221,7 +221,7 @@ function spanWords(row, head) {
   ];
 }
 
-/** The same spans in words, for who cannot see or hover the picture. */
+/** The same spans as a table, for readers who cannot see the picture or point at it. */
 function drawSpanTable() {
   const { layers, head_span: rows } = sample();
   const head = (scope, text) => element("th", { scope }, text);
