@@ -1,7 +1,7 @@
 """`rlcredit analyze`: the rhythm of a model on prompts, as a page, figures and numbers.
 
 Writes report.html, report.json, figures/ and signals.parquet into the output folder. With the settings of the paper's
-section 4: temperature 0.7, H_lo = 0, H_hi = the end; what it leaves open is stated in the report.
+section 4: temperature 0.7, H_lo = 0, H_hi = the end; the report says what was chosen where the paper is silent.
 """
 
 from __future__ import annotations
@@ -68,14 +68,12 @@ class AnalyzeArguments(ModelArguments):
     prompts: str | None = field(default=None, metadata={"help": "A file of your own with `prompt` or `question`."})
     completions: str | None = field(
         default=None,
-        metadata={
-            "help": "A file with prompts and completions: a run's completions_*.parquet, an evaluation's samples."
-        },
+        metadata={"help": "With completions: a run's completions_*.parquet, an evaluation's samples."},
     )
-    samples: int = field(default=70, metadata={"help": "Take the first so many prompts."})
+    samples: int = field(default=70, metadata={"help": "Prompts, from the first on."})
     temperature: float = field(default=0.7, metadata={"help": "0 is greedy."})
-    max_new_tokens: int = field(default=512, metadata={"help": "Tokens a response may have."})
-    seed: int = field(default=0, metadata={"help": "Of the responses, resamples and shuffles."})
+    max_new_tokens: int = field(default=512, metadata={"help": "Most tokens of a response."})
+    seed: int = field(default=0, metadata={"help": "Seed of responses, resamples and shuffles."})
     batch_size: int = field(default=16, metadata={"help": "Responses generated at once."})
     layers: str | list[int] | None = field(
         default=None, metadata={"help": "middle, all, top, bottom or layer indices; the same as credit_layers."}
@@ -92,22 +90,14 @@ class AnalyzeArguments(ModelArguments):
     def __post_init__(self) -> None:
         given = [name for name in ("task", "prompts", "completions") if getattr(self, name) is not None]
         if len(given) != 1:
-            said = " and ".join(given) if given else "none of them"
-            raise ValueError(f"task, prompts, completions: {said} given; write exactly one, --task gsm8k for instance")
+            keys = " and ".join(given) if given else "none of them"
+            raise ValueError(f"task, prompts, completions: {keys} given; write exactly one, --task gsm8k for instance")
         if self.task is not None and self.task not in EVALUATION_SETS:
             raise ValueError(f"task: {self.task!r} is no evaluation set; write one of {', '.join(EVALUATION_SETS)}")
-        for name, low in (
-            ("samples", 1),
-            ("max_new_tokens", 2),
-            ("batch_size", 1),
-            ("seed", 0),
-            ("perturbed", 0),
-            ("continuation", 0),
-        ):
+        least = {"samples": 1, "max_new_tokens": 2, "batch_size": 1, "seed": 0, "perturbed": 0, "continuation": 0}
+        for name, low in (least | {"temperature": 0}).items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name}: {getattr(self, name)} is out of range; write {low} or more")
-        if self.temperature < 0:
-            raise ValueError(f"temperature: {self.temperature} is out of range; write 0 or more")
 
     @property
     def folder(self) -> Path:
@@ -177,8 +167,8 @@ def _questions(args: AnalyzeArguments) -> tuple[list[Question], Checker | None]:
     assert args.task is not None
     rows, task = load_set(args.task, args.data, args.task_options, args.samples if args.data else None)
     first = rows.select(range(min(args.samples, len(rows))))
-    made = [Question(str(row.get("id", number)), row["prompt"], row=row) for number, row in enumerate(first)]
-    return made, task.check
+    questions = [Question(str(row.get("id", number)), row["prompt"], row=row) for number, row in enumerate(first)]
+    return questions, task.check
 
 
 def _responses(
@@ -195,7 +185,7 @@ def _responses(
     responses = generated(kept, model, tokenizer, sampling, args.batch_size)
     if check is None:
         return responses, []
-    texts = [tokenizer.decode(one.ids, skip_special_tokens=True) for one in responses]
+    texts = [tokenizer.decode(response.ids, skip_special_tokens=True) for response in responses]
     return checked(responses, [question.row or {} for question, _ in kept], texts, check), []
 
 
@@ -221,12 +211,12 @@ def _perturbation(
     """Table 1: its originals are greedy, so they are responses of their own."""
     part = kept[: args.perturbed]
     responses = generated(part, model, tokenizer, Sampling(args.max_new_tokens), args.batch_size)
-    found = []
+    perturbed = []
     for response in tqdm(responses, desc="perturbing", unit="response", mininterval=_interval()):
         fai_T = read(model, response, credit, 1.0, maps=False).series.fai_T
         longest = args.continuation or None
-        found.append(perturb(model, tokenizer, response.prompt_ids, response.ids, fai_T, longest=longest))
-    return table1(found, args.seed)
+        perturbed.append(perturb(model, tokenizer, response.prompt_ids, response.ids, fai_T, longest=longest))
+    return table1(perturbed, args.seed)
 
 
 def _interval() -> float:
@@ -236,8 +226,8 @@ def _interval() -> float:
 def _say(document: dict[str, Any], folder: Path) -> None:
     for finding in document["findings"]:
         print({True: "holds:    ", False: "does not: ", None: "unknown:  "}[finding["holds"]] + finding["sentence"])
-    for one in document["skipped"]:
-        print(f"left out:  {one['id']}: {one['reason']}")
+    for skipped in document["skipped"]:
+        print(f"left out:  {skipped['id']}: {skipped['reason']}")
     print(f"report:    {folder / 'report.html'}")
 
 

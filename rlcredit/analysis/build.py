@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from rlcredit.analysis.couplings import couplings, offsets
 from rlcredit.analysis.perturbation import Table1
 from rlcredit.analysis.reading import PARTS, Reading
-from rlcredit.analysis.report import write_figures, write_page
+from rlcredit.analysis.report import FORMAT, write_figures, write_page
 from rlcredit.analysis.responses import Skipped
 from rlcredit.analysis.tables import coupling_table, findings, offset_table, perturbation_table
 from rlcredit.credit import CreditArguments
@@ -38,7 +38,7 @@ def build(
     skipped: Sequence[Skipped] = (),
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The content of report.json; `about` has `model`, `task`, `command` and settings of the caller's."""
+    """The content of report.json; `about` has `model`, `task`, `command` and the caller's `settings`."""
     parts = {
         name: couplings([reading.parts[name] for reading in readings], seed)
         for name in PARTS
@@ -50,14 +50,14 @@ def build(
     tables += [offset_table(offsets([reading.parts["all"] for reading in readings], seed))]
     return {
         **about,
-        "format": 1,
+        "format": FORMAT,
         "created": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "version": version("rlcredit"),
         "settings": {**about["settings"], **_settings(credit, readings[0])},
         "samples": [sample_of(reading, tokenizer) for reading in readings],
         "tables": tables,
         "findings": findings(parts["all"], table),
-        "skipped": [one._asdict() for one in skipped],
+        "skipped": [question._asdict() for question in skipped],
     }
 
 
@@ -77,13 +77,8 @@ def _settings(credit: CreditArguments, first: Reading) -> dict[str, Any]:
 
 def sample_of(reading: Reading, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """One response of report.json."""
-    response, credit, signals, start = (
-        reading.response,
-        reading.credit,
-        reading.signals,
-        len(reading.response.prompt_ids),
-    )
-    series = reading.series
+    response, credit, signals, series = reading.response, reading.credit, reading.signals, reading.series
+    start = len(response.prompt_ids)
     intro = [place - start if place >= 0 else None for place in credit.intro[0, start:].tolist()]
     maps = reading.maps
     return {
@@ -130,7 +125,7 @@ def _rounded(map_TT: np.ndarray) -> list[list[float]]:
 
 
 def write(document: dict[str, Any], folder: Path) -> None:
-    """All files, made aside and moved into the folder at the end: an earlier report is replaced as a whole."""
+    """Write all files into a hidden folder and move them at the end: an earlier report is replaced as a whole."""
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f".writing-{os.getpid()}"
     aside.mkdir()

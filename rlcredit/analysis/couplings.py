@@ -1,6 +1,6 @@
 """Do the metrics peak together? (arXiv 2510.13554, section 4.3, Tables 2, 10-12 and 20)
 
-    observed = mean of a score over the peaks of one metric       expected = the same mean if the two knew nothing
+    observed = mean of a score over the peaks of one metric       expected = the same mean if the two were unrelated
     lift     = observed / expected - 1
 
     coupling                                     peaks of       score of token t                    expected
@@ -18,29 +18,30 @@ resemble each other. The control puts the peaks of each response at random token
 share of 1,000 such shuffles that give the observed mean or more. A coupling `holds` if the lift's interval lies above
 0 and the observed mean above the 95 % interval of the shuffles.
 
-That control, which is the paper's, knows no place: two metrics that merely rise along the response count as
-coupled. So there is a second one, `nearby`: each peak moves only within its piece of 10 tokens. A third, `swapped`,
-keeps places as they are and breaks everything else: it scores each response at the peaks of another one, at the same
-share of its length. A coupling `stands` if it exceeds all three; the sentence says which one it does not exceed.
+The paper's control ignores where in a response peaks lie: two metrics that both rise along it count as coupled. In a
+second control, `nearby`, each peak moves only within its piece of 10 tokens. A third, `swapped`, keeps the places and
+breaks everything else: it scores each response at the peaks of another one, at the same share of its length. A
+coupling `stands` if it exceeds all three controls; its sentence names the control that it does not exceed.
 
-None of these tells receiver heads from global heads: a head that is both makes their peaks coincide, and so do heads
-that share their keys. So a row of ours repeats that coupling with the global heads that share no keys with receiver
-heads. (What random weights show: docs/analysis.md.)
+None of the controls tells receiver heads from global heads: a head in both groups makes their peaks coincide, and so
+do heads that share their keys. A row of ours therefore repeats that coupling with the global heads that share no keys
+with receiver heads. (What random weights show: docs/analysis.md.)
 
 What each control finds in noise, in a shared trend and at a shared place: tests/unit/test_couplings.py.
 
-Axes: T token of a response, R response, B bootstrap resample, S shuffle.
+Axes: T token of a response.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from rlcredit.analysis.controls import Marked, pooled, shuffle, swap
 from rlcredit.analysis.peaks import peaks
 from rlcredit.stats.estimates import Estimate
-from rlcredit.stats.resampling import SHUFFLES, TAIL, interval, p_above, resamples
+from rlcredit.stats.resampling import TAIL
 
 PIECE = 10  # tokens; WAAD looks as far back
 FEWEST_TOKENS = 3
@@ -72,12 +73,14 @@ METRICS = ("waad", "fai", "receiver_fai", "entropy")
 
 
 class Paper(NamedTuple):
-    """What the paper prints. Its lift is not always observed / expected - 1: 0.3608 / 0.2386 is +51.21 %."""
+    """What the paper prints in Table 2 (Qwen3-4B-Base, 70 GSM8K prompts).
+
+    Its lift is not always observed / expected - 1: 0.3608 / 0.2386 is +51.21 %.
+    """
 
     observed: float
     expected: float
     lift: float
-    source: str
 
 
 class Coupling(NamedTuple):
@@ -86,8 +89,8 @@ class Coupling(NamedTuple):
     name: str
     claim: str
     """With {} for how many times."""
-    unit: str
-    """Of observed, expected and shuffled: "nats" or "share"."""
+    unit: Literal["nats", "share"]
+    """Of observed, expected and shuffled."""
     observed: Estimate
     expected: Estimate
     lift: Estimate
@@ -168,18 +171,11 @@ class Offset(NamedTuple):
     peaks: int
 
 
-class _Marked(NamedTuple):
-    """One response, at the tokens where both metrics are defined: where the one peaks, and what the other scores."""
-
-    peak_T: np.ndarray
-    score_T: np.ndarray
-
-
 class _Row(NamedTuple):
     name: str
-    unit: str
+    unit: Literal["nats", "share"]
     claim: str
-    mark: Callable[[Series], _Marked]
+    mark: Callable[[Series], Marked]
     expects_shuffled: bool
     paper: Paper | None
 
@@ -208,28 +204,28 @@ def offsets(series: Sequence[Series], seed: int = 0) -> list[Offset]:
 # ---- what is scored at whose peaks --------------------------------------------------------------------------------
 
 
-def _entropy_at_waad_peaks(series: Series) -> _Marked:
+def _entropy_at_waad_peaks(series: Series) -> Marked:
     return _where_both(series.waad_T, series.entropy_T, series.entropy_T)
 
 
-def _receiver_on_global_peaks(series: Series) -> _Marked:
+def _receiver_on_global_peaks(series: Series) -> Marked:
     return _where_both(series.receiver_fai_T, series.fai_T, peaks(series.fai_T))
 
 
-def _receiver_on_other_heads_peaks(series: Series) -> _Marked:
+def _receiver_on_other_heads_peaks(series: Series) -> Marked:
     apart_T = np.full_like(series.fai_T, np.nan) if series.apart_fai_T is None else series.apart_fai_T
     return _where_both(series.receiver_fai_T, apart_T, peaks(apart_T))
 
 
-def _fai_after_waad_peaks(series: Series) -> _Marked:
+def _fai_after_waad_peaks(series: Series) -> Marked:
     peak_T = peaks(series.waad_T)
     return _where_both(series.fai_T, series.waad_T, peak_T | _later(peak_T, -1))
 
 
-def _where_both(first_T: np.ndarray, second_T: np.ndarray, score_T: np.ndarray) -> _Marked:
+def _where_both(first_T: np.ndarray, second_T: np.ndarray, score_T: np.ndarray) -> Marked:
     """Peaks of the first metric and the score, at the tokens where first and second are defined."""
     both_T = np.isfinite(first_T) & np.isfinite(second_T)
-    return _Marked(peaks(first_T)[both_T], np.asarray(score_T, dtype=float)[both_T])
+    return Marked(peaks(first_T)[both_T], np.asarray(score_T, dtype=float)[both_T])
 
 
 def _later(peak_T: np.ndarray, offset: int) -> np.ndarray:
@@ -245,7 +241,7 @@ _ROWS = (
         "Entropy at WAAD peaks is {} that of all tokens",
         _entropy_at_waad_peaks,
         False,
-        Paper(0.3608, 0.2386, 0.5197, "Table 2, Qwen3-4B-Base, 70 GSM8K prompts"),
+        Paper(0.3608, 0.2386, 0.5197),
     ),
     _Row(
         SHARED,
@@ -253,7 +249,7 @@ _ROWS = (
         "Receiver-FAI peaks coincide with global-FAI peaks {} as often as by chance",
         _receiver_on_global_peaks,
         False,
-        Paper(0.6084, 0.2241, 1.71, "Table 2, Qwen3-4B-Base, 70 GSM8K prompts"),
+        Paper(0.6084, 0.2241, 1.71),
     ),
     _Row(
         "FAI peaks at or just after a WAAD peak",
@@ -261,7 +257,7 @@ _ROWS = (
         "FAI peaks come at or just after a WAAD peak {} as often as by chance",
         _fai_after_waad_peaks,
         True,
-        Paper(0.5253, 0.3687, 0.42, "Table 2, Qwen3-4B-Base, 70 GSM8K prompts"),
+        Paper(0.5253, 0.3687, 0.42),
     ),
     _Row(
         APART,
@@ -276,13 +272,12 @@ _ROWS = (
 
 
 def _coupling(row: _Row, series: Sequence[Series], seed: int) -> Coupling:
-    every = [row.mark(one) for one in series]
-    marked = [one for one in every if len(one.peak_T) >= FEWEST_TOKENS]
-    sums_R4 = _sums(marked, row.expects_shuffled)
-    observed, expected, lift = _with_intervals(sums_R4, seed)
-    shuffled, p_value = _control(marked, seed)
-    swapped, swapped_p_value = _swapped(marked, seed)
-    nearby, nearby_p_value = _control([piece for one in marked for piece in _pieces(one)], seed)
+    every = [row.mark(metrics) for metrics in series]
+    marked = [response for response in every if len(response.peak_T) >= FEWEST_TOKENS]
+    observed, expected, lift = pooled(marked, row.expects_shuffled, seed)
+    shuffled, p_value = shuffle(marked, seed)
+    nearby, nearby_p_value = shuffle([piece for response in marked for piece in response.pieces(PIECE)], seed)
+    swapped, swapped_p_value = swap(marked, seed)
     return Coupling(
         name=row.name,
         claim=row.claim,
@@ -299,101 +294,26 @@ def _coupling(row: _Row, series: Sequence[Series], seed: int) -> Coupling:
         paper=row.paper,
         samples=len(marked),
         left_out=len(every) - len(marked),
-        tokens=sum(len(one.peak_T) for one in marked),
-        peaks=sum(int(one.peak_T.sum()) for one in marked),
+        tokens=sum(len(response.peak_T) for response in marked),
+        peaks=sum(response.peaks for response in marked),
     )
 
 
 def _offset(series: Sequence[Series], first: str, second: str, offset: int, seed: int) -> Offset:
-    every = [_pair(getattr(one, f"{first}_T"), getattr(one, f"{second}_T"), offset) for one in series]
-    marked = [one for one in every if len(one.peak_T) >= FEWEST_TOKENS]
-    estimates = _with_intervals(_sums(marked, True), seed)
-    found = sum(int(one.peak_T.sum()) for one in marked)
-    return Offset(first, second, offset, *estimates, len(marked), len(every) - len(marked), found)
+    every = [_pair(metrics, first, second, offset) for metrics in series]
+    marked = [response for response in every if len(response.peak_T) >= FEWEST_TOKENS]
+    estimates = pooled(marked, True, seed)
+    count = sum(response.peaks for response in marked)
+    return Offset(first, second, offset, *estimates, len(marked), len(every) - len(marked), count)
 
 
-def _pair(first_T: np.ndarray, second_T: np.ndarray, offset: int) -> _Marked:
+def _pair(metrics: Series, first: str, second: str, offset: int) -> Marked:
+    first_T, second_T = (getattr(metrics, f"{name}_T") for name in (first, second))
     return _where_both(first_T, second_T, _later(peaks(second_T), offset))
 
 
-# ---- means, resamples, shuffles -----------------------------------------------------------------------------------
-
-
-def _sums(marked: Sequence[_Marked], shuffled: bool) -> np.ndarray:
-    """Each response's score at peaks, number of peaks, score expected, number that it is expected of: [R, 4]."""
-    return np.array([_sums_of(one, shuffled) for one in marked]).reshape(len(marked), 4)
-
-
-def _sums_of(one: _Marked, shuffled: bool) -> tuple[float, int, float, int]:
-    found, tokens = int(one.peak_T.sum()), len(one.peak_T)
-    expected = (found * one.score_T.mean(), found) if shuffled else (one.score_T.sum(), tokens)
-    return one.score_T[one.peak_T].sum(), found, *expected
-
-
-def _with_intervals(sums_R4: np.ndarray, seed: int) -> tuple[Estimate, Estimate, Estimate]:
-    """(observed, expected, lift), pooled over responses, with bootstrap intervals."""
-    values_3 = _pooled(sums_R4.sum(0))
-    values_3B = _pooled((resamples(len(sums_R4), seed) @ sums_R4).T)
-    made = [Estimate(float(value), *interval(value_B)) for value, value_B in zip(values_3, values_3B, strict=True)]
-    return made[0], made[1], made[2]
-
-
-def _pooled(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(observed, expected, lift) of sums [4] or [4, B]; nan where they are not defined."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        observed, expected = sums[0] / sums[1], sums[2] / sums[3]
-        return observed, expected, np.where(expected == 0, np.nan, observed / expected - 1)
-
-
-def _pieces(one: _Marked) -> list[_Marked]:
-    return [_Marked(*(values[i : i + PIECE] for values in one)) for i in range(0, len(one.peak_T), PIECE)]
-
-
-def _control(marked: Sequence[_Marked], seed: int) -> tuple[Estimate, float]:
-    """(mean score at shuffled peaks, p-value): each response, or piece of one, keeps its number of peaks."""
-    at_peaks, found, expected, _ = _sums(marked, True).sum(0)
-    if not found:
-        return Estimate(math.nan, math.nan, math.nan), math.nan
-    generator = np.random.default_rng(seed)
-    chance_S = sum((_shuffled(one, generator) for one in marked), np.zeros(SHUFFLES)) / found
-    return Estimate(float(expected / found), *interval(chance_S)), p_above(at_peaks / found, chance_S)
-
-
-def _shuffled(one: _Marked, generator: np.random.Generator) -> np.ndarray:
-    """The summed score of one response at as many random tokens as it has peaks, no token twice: [S]."""
-    found = int(one.peak_T.sum())
-    scores_ST = np.tile(one.score_T, (SHUFFLES, 1)) if found else np.empty((SHUFFLES, 0))
-    return generator.permuted(scores_ST, axis=1, out=scores_ST)[:, :found].sum(1)
-
-
-def _swapped(marked: Sequence[_Marked], seed: int) -> tuple[Estimate, float]:
-    """(mean score at other responses' peaks, p-value): every response gets another one's, nobody keeps its own."""
-    at_peaks, found, _, _ = _sums(marked, True).sum(0) if marked else (0.0, 0, 0.0, 0)
-    if not found or len(marked) < 2:
-        return Estimate(math.nan, math.nan, math.nan), math.nan
-    pairs_RR = [[_borrowed(one, other) for other in marked] for one in marked]
-    scores_RR = np.array([[score for score, _ in row] for row in pairs_RR])
-    peaks_RR = np.array([[count for _, count in row] for row in pairs_RR])
-    generator, every = np.random.default_rng(seed), np.arange(len(marked))
-    chance = []
-    for _ in range(SHUFFLES):
-        order = generator.permutation(every)
-        lender = np.empty_like(order)
-        lender[order] = np.roll(order, 1)  # a random cycle through all responses
-        chance.append(scores_RR[every, lender].sum() / max(peaks_RR[every, lender].sum(), 1))
-    chance_S = np.array(chance)
-    return Estimate(float(chance_S.mean()), *interval(chance_S)), p_above(at_peaks / found, chance_S)
-
-
-def _borrowed(one: _Marked, other: _Marked) -> tuple[float, int]:
-    """(summed score, number) of a response's tokens that lie where another one peaks, by share of the length."""
-    places = (np.flatnonzero(other.peak_T) + 0.5) * len(one.score_T) / len(other.score_T)
-    at = np.unique(places.astype(int))
-    return float(one.score_T[at].sum()), len(at)
-
-
 def _check(series: Sequence[Series]) -> None:
-    for i, one in enumerate(series):
-        if len({np.shape(values) for values in one if values is not None}) > 1 or np.ndim(one.waad_T) != 1:
-            shapes = ", ".join(str(list(np.shape(values))) for values in one if values is not None)
+    for i, metrics in enumerate(series):
+        if len({np.shape(values) for values in metrics if values is not None}) > 1 or np.ndim(metrics.waad_T) != 1:
+            shapes = ", ".join(str(list(np.shape(values))) for values in metrics if values is not None)
             raise ValueError(f"series[{i}]: its metrics need one value a token each, not shapes {shapes}")

@@ -1,4 +1,4 @@
-"""The responses that are analysed: generated, or read from a file. What cannot be used is listed, the rest goes on."""
+"""The responses that are analysed: generated, or read from a file. Rows that cannot be used are listed."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class Skipped(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A prompt to answer, or to take an answer of a file for."""
+    """A prompt to answer, or one whose answer was read from a file."""
 
     id: str
     prompt: Prompt
     completion: str | None = None
     row: Mapping[str, Any] | None = None
-    """Of its evaluation set, for the checker."""
+    """The row of its evaluation set, for the checker."""
 
 
 def read_prompts(path: Path) -> list[Question]:
@@ -64,10 +64,10 @@ def read_completions(path: Path) -> list[Question]:
     questions = []
     for place, row in read_file(path):
         question = _question(path, place, row)
-        found = next((row[name] for name in COMPLETION_COLUMNS if name in row), None)
-        if found is None:
+        completion = next((row[name] for name in COMPLETION_COLUMNS if name in row), None)
+        if completion is None:
             raise InputError(f"{path}: {place}: has no completion; the columns are {', '.join(map(str, row))}")
-        questions.append(question._replace(completion=completion_text(found or "")))
+        questions.append(question._replace(completion=completion_text(completion or "")))
     return questions
 
 
@@ -102,8 +102,8 @@ def usable(
 def written(
     kept: Sequence[tuple[Question, list[int]]], tokenizer: PreTrainedTokenizerBase, context: int | None
 ) -> tuple[list[Response], list[Skipped]]:
-    """Responses whose completions were read from a file. Their tokens are those of the text: what was drawn is not in
-    the file, and may have been split otherwise."""
+    """Responses whose completions were read from a file. The file does not hold the tokens that were drawn: the text
+    is split again, perhaps otherwise."""
     responses, skipped = [], []
     for question, prompt_ids in kept:
         ids = tokenizer(question.completion or "", add_special_tokens=False)["input_ids"]
@@ -130,8 +130,8 @@ def generated(
     for start in range(0, len(kept), batch_size):
         part = kept[start : start + batch_size]
         streams = [(start + offset, 0) for offset in range(len(part))]
-        found = complete(model, tokenizer, [question.prompt for question, _ in part], streams, sampling)
-        for (question, prompt_ids), completion in zip(part, found, strict=True):
+        completions = complete(model, tokenizer, [question.prompt for question, _ in part], streams, sampling)
+        for (question, prompt_ids), completion in zip(part, completions, strict=True):
             responses.append(Response(question.id, tokenizer.decode(prompt_ids), prompt_ids, completion.ids))
     return responses
 
@@ -139,6 +139,8 @@ def generated(
 def checked(
     responses: Sequence[Response], rows: Sequence[Mapping[str, Any]], texts: Sequence[str], check: Checker
 ) -> list[Response]:
-    """The responses, each with what the checker says of it."""
+    """The responses, each with the verdict of the checker."""
     verdicts = check(texts, rows)
-    return [replace(one, correct=verdict.correct == 1) for one, verdict in zip(responses, verdicts, strict=True)]
+    return [
+        replace(response, correct=verdict.correct == 1) for response, verdict in zip(responses, verdicts, strict=True)
+    ]

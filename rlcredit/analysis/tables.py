@@ -1,40 +1,32 @@
-"""Tables and findings of the report: the paper's numbers on this model, with intervals, controls and the paper's."""
+"""Tables and findings of the report: the paper's measures on this model, with intervals, controls and its numbers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from rlcredit.analysis.couplings import APART, SHARED, Coupling, Offset
-from rlcredit.analysis.perturbation import Table1
+from rlcredit.analysis.couplings import APART, OFFSETS, SHARED, Coupling, Offset
+from rlcredit.analysis.perturbation import PAPER, Table1
+from rlcredit.analysis.report.document import Column, Finding, Measured, ReportTable, Role, Row, Unit
 from rlcredit.stats.estimates import Estimate
 
-PART_NAMES = {
-    "all": "all layers",
-    "bottom": "bottom third",
-    "middle": "middle third",
-    "top": "top third",
-}
-Cell = str | float | None
+PARTS = {"all": "all layers", "bottom": "bottom third", "middle": "middle third", "top": "top third"}
+METRICS = {"waad": "WAAD", "fai": "FAI", "receiver_fai": "receiver FAI", "entropy": "entropy"}
+COUPLING_COLUMNS: dict[str, Unit | None] = {  # title: unit; None: that of the row
+    "coupling": None, "observed": None, "expected": None, "lift": "share", "shuffled": None, "p": "", "p nearby": "",
+    "p swapped": "", "paper": None, "paper expected": None, "paper lift": "share",
+}  # fmt: skip
+OFFSET_COLUMNS: dict[str, Unit | None] = {
+    "pair": None, "-1": None, "expected at -1": None, "0": None, "expected at 0": None, "+1": None,
+    "expected at +1": None, "peaks": "count",
+}  # fmt: skip
+ROLES: Mapping[str, Role] = {"observed": "measured", "expected": "control", "control": "control", "paper": "paper"}
 
 
-def coupling_table(name: str, title: str, parts: Mapping[str, Sequence[Coupling]]) -> dict[str, Any]:
+def coupling_table(name: str, title: str, parts: Mapping[str, Sequence[Coupling]]) -> ReportTable:
     """Table 2 (one part) or Table 10 (several)."""
-    rows: list[list[Cell]] = [
-        [
-            (f"{PART_NAMES[part]}: " if len(parts) > 1 else "") + row.name,
-            _share_or_nats(row.observed, row.unit),
-            _share_or_nats(row.expected, row.unit),
-            f"{_percent(row.lift.value)} {_bounds(row.lift, _percent)}",
-            _share_or_nats(row.shuffled, row.unit),
-            _number(row.p_value),
-            _number(row.nearby_p_value),
-            _number(row.swapped_p_value),
-            _plain(row.paper.observed, row.unit) if row.paper else None,
-            _plain(row.paper.expected, row.unit) if row.paper else None,
-            _percent(row.paper.lift) if row.paper else None,
-        ]
+    rows = [
+        _coupling_row(f"{PARTS[part]}: {row.name}" if len(parts) > 1 else row.name, row)
         for part, rows_of_part in parts.items()
         for row in rows_of_part
     ]
@@ -44,140 +36,105 @@ def coupling_table(name: str, title: str, parts: Mapping[str, Sequence[Coupling]
     return {
         "id": name,
         "title": title,
-        "caption": "95 % bootstrap intervals over responses. The control puts the first metric's peaks of each "
-        "response at random tokens of it; p is the share of such shuffles with the observed value or more; p nearby: "
-        "shuffled within 10 tokens; p swapped: at the peaks of other responses [ours]. The row without a figure of "
-        f"the paper's is ours too. Paper: Table 2, Qwen3-4B-Base on 70 GSM8K prompts. {counts}."
+        "caption": "95 % bootstrap intervals over responses. The control puts the peaks of the first metric "
+        "at random tokens of the same response; p is the share of such shuffles that reach the observed value; p "
+        "nearby: shuffled within 10 tokens; p swapped: at the peaks of other responses [ours]. The row without "
+        f"numbers of the paper is ours too. Paper: Table 2, Qwen3-4B-Base on 70 GSM8K prompts. {counts}."
         + (f" {left_out} responses with fewer than 3 defined tokens were left out." if left_out else ""),
-        "columns": [
-            "coupling",
-            "observed",
-            "expected",
-            "lift",
-            "shuffled",
-            "p",
-            "p nearby",
-            "p swapped",
-            "paper",
-            "paper expected",
-            "paper lift",
-        ],
+        "columns": _columns(COUPLING_COLUMNS),
         "rows": rows,
     }
 
 
-def offset_table(offsets: Sequence[Offset]) -> dict[str, Any]:
+def _coupling_row(label: str, row: Coupling) -> Row:
+    measured = [_measured(value) for value in (row.observed, row.expected, row.lift, row.shuffled)]
+    chances = [_number(value) for value in (row.p_value, row.nearby_p_value, row.swapped_p_value)]
+    return {"unit": row.unit, "cells": [label, *measured, *chances, *(row.paper or [None] * 3)]}
+
+
+def offset_table(offsets: Sequence[Offset]) -> ReportTable:
     """Table 20: where the second metric peaks around the peaks of the first."""
-    pairs = list(dict.fromkeys((entry.first, entry.second) for entry in offsets))
-    by_place = {(entry.first, entry.second, entry.offset): entry for entry in offsets}
-    rows: list[list[Cell]] = []
-    for first, second in pairs:
-        cells: list[Cell] = [f"{_metric(second)} around {_metric(first)} peaks"]
-        for offset in (-1, 0, 1):
-            entry = by_place[first, second, offset]
-            cells += [
-                f"{_percent(entry.observed.value)} {_bounds(entry.observed, _percent)}",
-                _percent(entry.expected.value),
-            ]
-        rows.append([*cells, str(by_place[first, second, 0].peaks)])
+    rows: list[Row] = []
+    for start in range(0, len(offsets), len(OFFSETS)):
+        of_pair = offsets[start : start + len(OFFSETS)]
+        name = f"{METRICS[of_pair[0].second]} around {METRICS[of_pair[0].first]} peaks"
+        shares = [cell for at in of_pair for cell in (_measured(at.observed), _number(at.expected.value))]
+        rows.append({"unit": "share", "cells": [name, *shares, of_pair[0].peaks]})
     return {
         "id": "table20",
         "title": "Peak offsets (Table 20)",
         "caption": "Share of the first metric's peaks with a peak of the second one token before, at, and one token "
         "after it, with 95 % bootstrap intervals over responses; expected: with the first metric's peaks shuffled "
         "within each response. All layers. The paper's Table 20, of eight responses, is not copied here.",
-        "columns": [
-            "pair",
-            "-1",
-            "expected at -1",
-            "0",
-            "expected at 0",
-            "+1",
-            "expected at +1",
-            "peaks",
-        ],
+        "columns": _columns(OFFSET_COLUMNS),
         "rows": rows,
     }
 
 
-def perturbation_table(found: Table1) -> dict[str, Any]:
+def perturbation_table(table: Table1) -> ReportTable:
     """Table 1."""
-    paper = found.paper
-
-    def row(name: str, value: Estimate, printed: float | None, control: str | None = None) -> list[Cell]:
-        return [name, f"{_number(value.value)} {_bounds(value, _number)}", control, printed]
-
-    share = f"{_number(found.control.value)} {_bounds(found.control, _number)}"
+    rows: list[tuple[str, Estimate, Estimate | None, float]] = [
+        ("overlap at high FAI", table.high, None, PAPER.high),
+        ("overlap at low FAI", table.low, None, PAPER.low),
+        ("low minus high", table.difference, None, round(PAPER.low - PAPER.high, 3)),
+        ("share of trials lower at high FAI", table.share, table.control, PAPER.share),
+    ]
+    place = (
+        f", p = {table.p_value:.3f}. High positions lie at {100 * table.high_place.value:.1f} % of the response on "
+        f"average, low ones at {100 * table.low_place.value:.1f} %"
+    )
     return {
         "id": "table1",
         "title": "Perturbation (Table 1)",
         "caption": "Overlap (Jaccard, eq. 11) of content words after a forced token with the original greedy "
         "response: at the 5 tokens of highest and the 5 of lowest FAI with at least 20 tokens after them, the 3 "
-        "likeliest other tokens each, greedy continuation. A trial is one response. 95 % bootstrap intervals over "
-        f"responses; control: the labels high and low dealt at random, p = {_number(found.p_value)}. "
-        f"{found.samples} responses"
-        + (f", {found.left_out} too short" if found.left_out else "")
-        + f". High positions lie at {_percent(found.high_place.value)} of the response on average, low ones at "
-        f"{_percent(found.low_place.value)}.",
-        "columns": ["measure", "observed", "control", "paper"],
+        "likeliest other tokens each, greedy continuation. A trial is one response: "
+        f"{table.samples} responses{f', {table.left_out} too short' if table.left_out else ''}. 95 % bootstrap "
+        f"intervals over responses; control: the labels high and low dealt at random{place if table.samples else ''}.",
+        "columns": _columns(dict.fromkeys(("measure", "observed", "control", "paper"))),
         "rows": [
-            row("overlap at high FAI", found.high, paper.high),
-            row("overlap at low FAI", found.low, paper.low),
-            row("low minus high", found.difference, round(paper.low - paper.high, 3)),
-            row("share of trials lower at high FAI", found.share, paper.share, share),
+            {"unit": "", "cells": [name, _measured(value), control and _measured(control), printed]}
+            for name, value, control, printed in rows
         ],
     }
 
 
-def findings(couplings: Sequence[Coupling], table1: Table1 | None) -> list[dict[str, Any]]:
-    """What holds on this model and what does not, in words; a coupling holds if both controls and, where heads are
+def findings(couplings: Sequence[Coupling], table1: Table1 | None) -> list[Finding]:
+    """What holds on this model and what does not, in words; a coupling holds if all controls and, where heads are
     shared, the row with heads apart agree."""
     rows = {row.name: row for row in couplings}
-    found = [_finding(row, rows[APART] if row.name == SHARED else None) for row in couplings if row.name != APART]
+    judged = [_finding(row, rows[APART] if row.name == SHARED else None) for row in couplings if row.name != APART]
     if table1 is not None:
         unknown = math.isnan(table1.share.low + table1.p_value)
-        found.append({"holds": None if unknown else table1.holds, "sentence": table1.sentence()})
-    return found
+        judged.append({"holds": None if unknown else table1.holds, "sentence": table1.sentence()})
+    return judged
 
 
-def _finding(row: Coupling, apart: Coupling | None) -> dict[str, Any]:
+def _finding(row: Coupling, apart: Coupling | None) -> Finding:
     if math.isnan(row.lift.low + row.p_value):
         return {"holds": None, "sentence": row.sentence()}
     if apart is None or not row.stands or apart.stands:
         return {"holds": row.stands, "sentence": row.sentence()}
     if math.isnan(apart.lift.low + apart.p_value):
-        reason = "Every global head shares its keys with a receiver head here, so that it says nothing."
+        reason = "Every global head shares its keys with a receiver head here, so this coupling says nothing."
         return {"holds": None, "sentence": f"{row.sentence()} {reason}"}
     value, low, high = (1 + bound for bound in apart.lift)
     reason = (
-        "But heads that are both, or share their keys, explain it: with global heads apart from receiver heads it is "
-        f"{value:.2f} times ({low:.2f} to {high:.2f}), no more than place and chance give."
+        "But heads that are both, or share their keys, explain it: at the peaks of the other global heads it is "
+        f"{value:.2f} times ({low:.2f} to {high:.2f}), which does not exceed all of the controls."
     )
     return {"holds": False, "sentence": f"{row.sentence()} {reason}"}
 
 
-def _metric(name: str) -> str:
-    return {"waad": "WAAD", "fai": "FAI", "receiver_fai": "receiver FAI", "entropy": "entropy"}[name]
+def _columns(units: Mapping[str, Unit | None]) -> list[Column]:
+    return [{"title": title, "unit": unit, "role": ROLES.get(title)} for title, unit in units.items()]
 
 
-def _share_or_nats(value: Estimate, unit: str) -> str:
-    def show(number: float) -> str:
-        return _plain(number, unit)
-
-    return f"{show(value.value)} {_bounds(value, show)}"
-
-
-def _plain(value: float, unit: str) -> str:
-    return _percent(value) if unit == "share" else _number(value)
+def _measured(estimate: Estimate) -> Measured | None:
+    if math.isnan(estimate.value):
+        return None
+    return {"value": estimate.value, "low": _number(estimate.low), "high": _number(estimate.high)}
 
 
-def _bounds(value: Estimate, show) -> str:  # type: ignore[no-untyped-def]
-    return f"[{show(value.low)}, {show(value.high)}]"
-
-
-def _number(value: float) -> str:
-    return "n/a" if math.isnan(value) else f"{value:.3f}"
-
-
-def _percent(value: float) -> str:
-    return "n/a" if math.isnan(value) else f"{100 * value:.1f} %"
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

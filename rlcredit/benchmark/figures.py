@@ -16,10 +16,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rlcredit.analysis.report.figures import BLUE, GREEN, INK, MUTED, PURPLE, RULE, STYLE, VERMILION
 from rlcredit.benchmark.grid import BASELINE
 from rlcredit.benchmark.results import TITLES, Cells, accuracy_curve, sets_of
 from rlcredit.files import write_whole
+from rlcredit.pages.plots import BLUE, GREEN, INK, MUTED, PURPLE, RULE, STYLE, VERMILION
 from rlcredit.stats.curves import Curve, band, running_mean
 
 COLOURS = (INK, BLUE, VERMILION, GREEN, PURPLE, "#E69F00", "#56B4E9", MUTED)

@@ -1,8 +1,6 @@
 // The charts: plotly draws them; labels under the pointer are the page's own, since plotly's would read text as markup.
 
-const CURVES = ["waad", "fai", "receiver_fai", "entropy"];
 const CONFIG = { displayModeBar: false, responsive: true, scrollZoom: false, doubleClick: "reset" };
-const CURVES_MARGIN = { l: 46, r: 8, t: 20, b: 40 };
 const coarse = matchMedia("(pointer: coarse)");
 
 function frame(more) {
@@ -23,145 +21,44 @@ function axis(more) {
   return { zeroline: false, gridcolor: rule, linecolor: rule, tickcolor: rule, automargin: false, ...more };
 }
 
-/** The four curves over one axis of tokens. `on` has hover(index, event), leave(), pick(index), moved(). */
-function drawCurves(node, tokens, on) {
-  const count = tokens.text.length;
-  const positions = tokens.text.map((_, index) => index);
-  const gap = 0.07;
-  const height = (1 - 3 * gap) / 4;
-  const layout = frame({
-    height: 470,
-    margin: CURVES_MARGIN,
-    hovermode: "x",
-    hoverdistance: -1,
-    annotations: [],
-    xaxis: axis({ range: whole(count), title: { text: "token", standoff: 8 }, anchor: "y4", showgrid: false, ticks: "outside" }),
-  });
-  const traces = [];
-  CURVES.forEach((key, row) => {
-    const name = row ? `y${row + 1}` : "y";
-    const top = 1 - row * (height + gap);
-    const series = tokens[key];
-    const colour = rgb(`var(--${key.replace("_", "-")})`);
-    layout[`yaxis${row ? row + 1 : ""}`] = axis({
-      domain: [Math.max(0, top - height), top],
-      fixedrange: true,
-      nticks: 4,
-      rangemode: "tozero",
-      tickformat: "~g",
-    });
-    layout.annotations.push({
-      text: `<b>${SIGNALS[key].name}</b>, ${SIGNALS[key].unit}`,
-      xref: "paper", yref: "paper", x: 0, y: top, xanchor: "left", yanchor: "bottom", showarrow: false,
-      font: { color: rgb("var(--ink)") },
-    });
-    traces.push({
-      x: positions, y: series, yaxis: name, type: "scatter", mode: "lines", connectgaps: false,
-      line: { color: colour, width: 1.3 }, hoverinfo: "none",
-    });
-    const { low } = bounds(series);
-    // seen by the pointer only: every token is there, also where the curve has no value
-    traces.push({
-      x: positions, y: series.map((value) => value ?? (Number.isFinite(low) ? low : 0)), yaxis: name, type: "scatter",
-      mode: "markers", marker: { size: 1, opacity: 0 }, hoverinfo: "none", meta: "every token",
-    });
-    if (key === "waad") traces.push(marks(tokens, key, name, (at) => tokens.preplan[at], "triangle-down", colour));
-    if (key === "fai") {
-      traces.push(marks(tokens, key, name, (at) => tokens.anchor[at] && !tokens.dominated[at], "diamond", colour));
-      traces.push(marks(tokens, key, name, (at) => tokens.dominated[at], "diamond-open", colour));
-    }
-  });
-  draw(node, traces, layout, (event) => Math.round(event.points[0].x), on);
+const pixel = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+
+/** Any CSS colour, variables and all, as "rgb(r, g, b)": what plotly reads. */
+function rgb(colour, within = document.body) {
+  const probe = document.createElement("span");
+  probe.style.color = colour;
+  within.append(probe);
+  pixel.fillStyle = getComputedStyle(probe).color;
+  probe.remove();
+  pixel.fillRect(0, 0, 1, 1);
+  return `rgb(${pixel.getImageData(0, 0, 1, 1).data.slice(0, 3).join(", ")})`;
 }
 
-function marks(tokens, key, yaxis, wanted, symbol, colour) {
-  const x = tokens.text.flatMap((_, at) => (wanted(at) ? [at] : []));
-  return {
-    x, y: x.map((at) => tokens[key][at]), yaxis, type: "scatter", mode: "markers", hoverinfo: "skip",
-    marker: { symbol, size: 5.5, color: colour },
-  };
+/** A number to four digits, for reading; the exact one is beside it or in a title. */
+function short(value) {
+  if (!Number.isFinite(value)) return "none";
+  return String(Number(value.toPrecision(4))).replace("-", "\u2212");
 }
 
-function whole(count) {
-  return [-0.5, Math.max(count, 1) - 0.5];
-}
-
-/** Put the upright line at a token, and move a zoomed window so far that it is inside.
+/** Put the upright line of a chart at a place of its x axis, a negative one is none; with `follow` a zoomed window
+ * moves so far that it is inside.
  *
  * The line is an element of the page's own: plotly would draw all curves anew to move one of its shapes.
  */
-function moveUpright(line, node, index, follow) {
+function moveUpright(line, node, index, follow = false) {
   const [left, right] = node.layout.xaxis.range;
   if (follow && index >= 0 && (index < left || index > right)) {
     const half = (right - left) / 2;
     Plotly.relayout(node, { "xaxis.range": [index - half, index + half] });
-    return moveUpright(line, node, index, false);
+    return moveUpright(line, node, index);
   }
-  const { l, r, t, b } = CURVES_MARGIN;
+  const { l, r, t, b } = node.layout.margin;
   const share = (index - left) / (right - left);
   line.hidden = index < 0 || share < 0 || share > 1;
   line.dataset.index = index;
   line.style.left = `${l + share * (node.clientWidth - l - r) - 0.5}px`;
   line.style.top = `${t}px`;
   line.style.height = `${node.clientHeight - t - b}px`;
-}
-
-/** Show `factor` times as many tokens as now, around the token at hand; all of them at most. */
-function zoom(node, factor, index, count) {
-  const [left, right] = node.layout.xaxis.range;
-  const [first, last] = whole(count);
-  const middle = index >= left && index <= right ? index : (left + right) / 2;
-  const half = Math.max(((right - left) * factor) / 2, 2);
-  const range = factor === Infinity || 2 * half >= last - first ? [first, last] : [middle - half, middle + half];
-  Plotly.relayout(node, { "xaxis.range": range });
-}
-
-/** A map of attention, [N, N]; what lies ahead of a query is left empty. */
-function drawMap(node, rows, most, on) {
-  const side = axis({ showgrid: false, ticks: "outside", constrain: "domain" });
-  const layout = frame({
-    margin: { l: 46, r: 8, t: 8, b: 40 },
-    height: 380,
-    xaxis: { ...side, title: { text: "key", standoff: 6 } },
-    yaxis: { ...side, title: { text: "query", standoff: 6 }, autorange: "reversed", scaleanchor: "x" },
-  });
-  const z = rows.map((row, query) => row.map((value, key) => (key > query ? null : value)));
-  const trace = {
-    type: "heatmap", z, zmin: 0, zmax: most, colorscale: colourScale("attention"), showscale: false, hoverinfo: "none",
-    hoverongaps: false,
-  };
-  draw(node, [trace], layout, (event) => [event.points[0].y, event.points[0].x], on);
-}
-
-/** Spans by layer and head, the groups marked by shapes. */
-function drawSpans(node, sample, on) {
-  const rows = sample.head_span;
-  const heads = rows[0]?.length ?? 0;
-  const side = axis({ showgrid: false, fixedrange: true });
-  const layout = frame({
-    margin: { l: 46, r: 8, t: 4, b: 40 },
-    height: 54 + Math.max(22 * rows.length, 30),
-    dragmode: false,
-    xaxis: { ...side, title: { text: "head", standoff: 6 }, range: [-0.5, heads - 0.5], dtick: heads > 8 ? 4 : 1, tickangle: 0 },
-    yaxis: {
-      ...side, title: { text: "layer", standoff: 6 }, range: [-0.5, rows.length - 0.5],
-      tickvals: sample.layers.map((_, row) => row), ticktext: sample.layers.map(String),
-    },
-  });
-  const traces = [
-    { type: "heatmap", z: rows, colorscale: colourScale("spans"), showscale: false, hoverinfo: "none", xgap: 1, ygap: 1 },
-    groupMarks(sample.local_heads, "circle", 7),
-    groupMarks(sample.global_heads, "square-open", 9),
-  ];
-  draw(node, traces, layout, (event) => [event.points[0].y, event.points[0].x], on);
-}
-
-function groupMarks(rows, symbol, size) {
-  const found = rows.flatMap((row, y) => row.flatMap((inside, x) => (inside ? [[x, y]] : [])));
-  return {
-    type: "scatter", mode: "markers", x: found.map(([x]) => x), y: found.map(([, y]) => y), hoverinfo: "skip",
-    marker: { symbol, size, color: rgb("var(--ink)"), line: { width: 1.4, color: rgb("var(--ink)") } },
-  };
 }
 
 /** Draw with plotly, and listen once: `place` reads what an event of plotly's is about. */

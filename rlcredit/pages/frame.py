@@ -3,9 +3,9 @@
 Words and tables are written by a Jinja2 template, everything escaped; what a script draws, it draws from JSON. Charts
 are plotly's, whose bundle is inside the page.
 
-A completion of a model is hostile until shown otherwise. Its text reaches a page twice-guarded: as JSON it has no
-character that ends a script element, and the page's content security policy runs only the two scripts whose hashes it
-names and loads nothing from anywhere.
+A completion of a model is hostile until shown otherwise. Its text is guarded twice: as JSON it has no character that
+ends a script element, and the page's content security policy runs only the two scripts whose hashes it names and loads
+nothing from anywhere.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 SHARED = Path(__file__).parent
+STYLES, SCRIPTS = ("page.css",), ("page.js", "text.js", "charts.js")
 
 
 def render(
@@ -29,38 +31,36 @@ def render(
     data: Any,
     context: Mapping[str, Any],
     *,
-    styles: Sequence[str],
-    scripts: Sequence[str],
+    styles: Sequence[str] = (),
+    scripts: Sequence[str] = (),
     filters: Mapping[str, Callable[..., Any]] | None = None,
-    tests: Mapping[str, Callable[..., bool]] | None = None,
 ) -> str:
     """The whole page as text.
 
     Args:
-        template: a Jinja2 file. It places `css`, `data`, `plotly`, `script` and `policy`, which are made here.
+        template: a Jinja2 file that extends `layout.html.j2`, which says what a page has to tell.
         data: what the scripts draw, embedded as JSON.
-        context: what else the template names.
-        styles, scripts: file names, beside the template or in this room. Scripts are joined into one module, in this
-            order: each uses what those before it define.
-        filters, tests: more of Jinja2's, by name.
+        context: what the template and the layout name.
+        styles, scripts: file names beside the template, after those that all pages have. Scripts are joined into one
+            module, in this order: each uses what those before it define.
+        filters: more of Jinja2's, by name.
     """
     environment = Environment(
-        loader=FileSystemLoader(template.parent),
+        loader=FileSystemLoader([template.parent, SHARED]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters.update(filters or {})
-    environment.tests.update(tests or {})
-    plotly, script = get_plotlyjs(), "\n".join(_text(name, template.parent) for name in scripts)
+    plotly, script = get_plotlyjs(), _joined(SCRIPTS, scripts, template.parent)
     for text in (plotly, script):
         if "</script" in text.lower():
             raise RuntimeError("a script of the page would end its own element")
     return environment.get_template(template.name).render(
         **context,
         data=Markup(embedded(data)),
-        css=Markup("".join(_text(name, template.parent) for name in styles)),
+        css=Markup(_joined(STYLES, styles, template.parent)),
         plotly=Markup(plotly),
         script=Markup(script),
         policy=_policy_of(plotly, script),
@@ -84,22 +84,27 @@ def clean(value: Any) -> Any:
     return value
 
 
-def cell(value: str | float | None) -> str:
-    """A number to four digits (its cell's title has all of them), a word as it is."""
+def cell(value: Any, spec: str = "z.4g") -> str:
+    """A number or an Estimate as `spec` writes it (`exact` has all digits), a word as it is, a dash for None.
+
+    With z in the spec a value that rounds to 0 has no sign.
+    """
     if value is None:
         return "\N{EM DASH}"
-    # + 0.0: without it -0.0 is "-0"
-    return value if isinstance(value, str) else f"{value + 0.0:.4g}".replace("-", "\N{MINUS SIGN}")
+    return value if isinstance(value, str) else f"{value:{spec}}".replace("-", "\N{MINUS SIGN}").replace("%", " %")
 
 
-def exact(value: str | float | None) -> str:
-    """Every digit of a number, for the title of its cell."""
+def exact(value: Any) -> str:
+    """Every digit of a number or an Estimate, for the title of its cell."""
+    if isinstance(value, tuple):
+        middle, *bounds = value
+        return repr(middle) if math.isnan(bounds[0]) else f"{middle!r} {bounds!r}"
     return "" if value is None or isinstance(value, str) else repr(value)
 
 
-def _text(name: str, folder: Path) -> str:
-    own = folder / name
-    return (own if own.is_file() else SHARED / name).read_text(encoding="utf-8")
+def _joined(shared: Sequence[str], own: Sequence[str], folder: Path) -> str:
+    paths = [*(SHARED / name for name in shared), *(folder / name for name in own)]
+    return "\n".join(path.read_text(encoding="utf-8") for path in paths)
 
 
 def _policy_of(*scripts: str) -> str:

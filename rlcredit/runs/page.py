@@ -120,8 +120,8 @@ def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, create
         Path(__file__).with_name("runs.html.j2"),
         data,
         context,
-        styles=("page.css", "runs.css"),
-        scripts=("colour.js", "tokens.js", "charts.js", "runs.js"),
+        styles=("runs.css",),
+        scripts=("runs.js",),
         filters={"cell": _number, "exact": _title, "estimate": _estimate, "breakable": _breakable},
     )
     return clean(text)

@@ -1,59 +1,25 @@
-// The page of runs: curves that were worked out in Python, chosen by switches, and completions as text. What is chosen
-// is kept in the address (#line=peak&alpha=0.3), so that a reload and a bookmark find it again.
+// The page of runs: curves that were worked out in Python, chosen by switches, and completions as text.
 
-const page = JSON.parse(document.getElementById("data").textContent);
-const at = (id) => document.getElementById(id);
-const dark = matchMedia("(prefers-color-scheme: dark)");
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
 const MOST_TOLD = 14; // curves; of more only those that are not single seeds
 const STROKES = { solid: "", dash: "7 4", dot: "2 3", dashdot: "7 3 2 3", longdash: "11 4" };
-const DEFAULTS = {
-  line: page.single ? "both" : "ema", alpha: page.alphas[1], accuracy: "no", seeds: "yes", hidden: "", run: "0",
-  moment: "start", theme: "",
-};
-const ALLOWED = {
-  line: page.single ? ["both", "ema", "peak", "raw"] : ["ema", "peak", "raw"], alpha: page.alphas,
-  moment: ["start", "middle", "end"], run: page.runs.map((_, run) => String(run)),
-};
-const state = { ...DEFAULTS, ...Object.fromEntries(new URLSearchParams(location.hash.slice(1))) };
-for (const [key, allowed] of Object.entries(ALLOWED)) if (!allowed.includes(state[key])) state[key] = DEFAULTS[key];
+recall({
+  line: data.single ? "both" : "ema", alpha: data.alphas[1], accuracy: "no", seeds: "yes", hidden: "", run: "0",
+  moment: "start",
+}, {
+  line: [...(data.single ? ["both"] : []), "ema", "peak", "raw"], alpha: data.alphas,
+  moment: ["start", "middle", "end"], run: data.runs.map((_, run) => String(run)),
+});
 
-const groupOf = (run) => page.groups.findIndex(({ runs }) => runs.includes(run));
 const hidden = () => new Set(state.hidden.split(".").filter(Boolean).map(Number));
 const charts = [...document.querySelectorAll(".chart")];
 const shown = new Map(); // of each chart, what is drawn in it: { name, colour, dash, x, y, low, high, quiet }
 const pointed = new Map(); // of each chart, the step that its line is at
 
-function keep(change) {
-  Object.assign(state, change);
-  const kept = Object.entries(state).filter(([key, value]) => value !== DEFAULTS[key]);
-  const hash = new URLSearchParams(kept).toString();
-  history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
-}
-
-// ---- mode ----------------------------------------------------------------------------------------------------------
-
-const isDark = () => (state.theme ? state.theme === "dark" : dark.matches);
-
-function applyTheme() {
-  document.documentElement.dataset.theme = isDark() ? "dark" : "light";
-  at("theme").setAttribute("aria-pressed", String(isDark()));
-}
-
 function drawAll() {
   drawLegend();
   charts.forEach(drawChart);
 }
-
-at("theme").addEventListener("click", () => {
-  keep({ theme: isDark() ? "light" : "dark" });
-  applyTheme();
-  drawAll();
-});
-dark.addEventListener("change", () => {
-  applyTheme();
-  drawAll();
-});
 
 // ---- what is drawn ---------------------------------------------------------------------------------------------------
 
@@ -62,7 +28,7 @@ const dash = (number) => DASHES[number % DASHES.length];
 
 /** The curves of a chart under the switches, in the order in which they are told. */
 function curvesOf(chart) {
-  return page.single ? curvesOfOne(chart) : curvesOfGroups(chart);
+  return data.single ? curvesOfOne(chart) : curvesOfGroups(chart);
 }
 
 function curvesOfOne({ lines: [line], accuracy, peak }) {
@@ -85,22 +51,22 @@ function curvesOfGroups(chart) {
   const how = chart.accuracy && state.accuracy !== "yes" ? "raw" : state.line === "peak" && !chart.peak ? "ema" : state.line;
   const pick = (held) => (how === "raw" ? held.raw : held[how][state.alpha]);
   const away = hidden();
-  const made = [];
-  page.groups.forEach(({ label, runs }, group) => {
+  const curves = [];
+  data.groups.forEach(({ label, runs }, group) => {
     const lines = chart.lines.filter(({ run }) => runs.includes(run));
     if (away.has(group) || !lines.length) return;
     const look = { colour: series(group), dash: dash(group), points: chart.accuracy && how === "raw" };
-    const band = chart.bands.find((one) => one.group === group);
+    const band = chart.bands.find(({ group: of }) => of === group);
     for (const line of band && state.seeds !== "yes" ? [] : lines) {
       const interval = !band && how === "raw" && line.interval ? line.interval : {};
-      const name = runs.length > 1 ? page.runs[line.run].name : label;
-      made.push({ ...look, ...interval, name, x: line.x, y: pick(line), quiet: Boolean(band), width: band ? 1 : 2 });
+      const name = runs.length > 1 ? data.runs[line.run].name : label;
+      curves.push({ ...look, ...interval, name, x: line.x, y: pick(line), quiet: Boolean(band), width: band ? 1 : 2 });
     }
     if (!band) return;
     const { mean, low, high } = pick(band);
-    made.push({ ...look, name: `${label}, mean`, x: band.x, y: mean, low, high, width: 2.4 });
+    curves.push({ ...look, name: `${label}, mean`, x: band.x, y: mean, low, high, width: 2.4 });
   });
-  return made;
+  return curves;
 }
 
 const NAMES = { raw: "as logged", ema: "EMA", peak: "EMA of the peak" };
@@ -112,31 +78,31 @@ const faded = (colour, share) => rgb(colour).replace("rgb", "rgba").replace(")",
 function traces(curve) {
   const { x, y, low, high, colour, quiet, width, points, cloud } = curve;
   const base = { x, type: "scatter", hoverinfo: "none" };
-  const made = [];
+  const drawn = [];
   if (low) {
     const inside = x.flatMap((_, index) => (low[index] === null || high[index] === null ? [] : [index]));
     const edge = { ...base, x: inside.map((index) => x[index]), mode: "lines", line: { width: 0 }, hoverinfo: "skip" };
-    made.push({ ...edge, y: inside.map((index) => low[index]) });
-    made.push({ ...edge, y: inside.map((index) => high[index]), fill: "tonexty", fillcolor: faded(colour, 0.16) });
+    drawn.push({ ...edge, y: inside.map((index) => low[index]) });
+    drawn.push({ ...edge, y: inside.map((index) => high[index]), fill: "tonexty", fillcolor: faded(colour, 0.16) });
   }
   const paint = faded(colour, quiet ? 0.38 : 1);
   const few = x.length < 2 || (points && x.length <= 60);
-  made.push({
+  drawn.push({
     ...base, y, mode: cloud ? "markers" : few ? "lines+markers" : "lines", connectgaps: false, line: { color: paint, width, dash: curve.dash },
     marker: { color: paint, size: cloud ? 3.5 : quiet ? 4.5 : 6 }, meta: curve.name,
   });
-  return made;
+  return drawn;
 }
 
 function drawChart(node) {
-  const chart = page.charts[Number(node.dataset.chart)];
+  const chart = data.charts[Number(node.dataset.chart)];
   const curves = curvesOf(chart);
   shown.set(node, curves);
-  const last = Math.max(...page.charts.flatMap(({ lines }) => lines.map(({ x }) => x.at(-1))), 1);
+  const last = Math.max(...data.charts.flatMap(({ lines }) => lines.map(({ x }) => x.at(-1))), 1);
   const positive = curves.every(({ y, low }) => [...y, ...(low ?? [])].every((value) => value === null || value >= 0));
   const layout = frame({
     height: node.parentElement.classList.contains("main") ? 300 : 230,
-    margin: { ...CURVES_MARGIN, t: 10 },
+    margin: { l: 46, r: 8, t: 10, b: 40 },
     hovermode: "x",
     hoverdistance: -1,
     xaxis: axis({ range: [-0.02 * last, 1.02 * last], title: { text: "step", standoff: 6 }, showgrid: false, ticks: "outside", nticks: 6 }),
@@ -144,34 +110,28 @@ function drawChart(node) {
   });
   const place = (event) => event.points[0].x;
   draw(node.querySelector(".plot"), curves.flatMap(traces), layout, place, {
-    hover: (step, event) => point(node, step, new DOMRect(event.clientX + 12, event.clientY, 1, 1)),
+    hover: (step, event) => point(node, step, beside(event)),
     leave: () => leave(node),
-    moved: () => place_(node),
+    moved: () => placeLine(node),
   });
-  place_(node);
+  placeLine(node);
 }
 
 /** Put the upright line of a chart where its step is. */
-function place_(node) {
-  const plot = node.querySelector(".plot");
-  const line = node.querySelector(".upright");
-  moveUpright(line, plot, pointed.get(node) ?? -1, false);
-  if (!pointed.has(node)) line.hidden = true;
-  const { t, b } = plot.layout.margin;
-  line.style.top = `${t}px`;
-  line.style.height = `${plot.clientHeight - t - b}px`;
+function placeLine(node) {
+  moveUpright(node.querySelector(".upright"), node.querySelector(".plot"), pointed.get(node) ?? -1);
 }
 
 function point(node, step, box) {
   pointed.set(node, step);
-  place_(node);
+  placeLine(node);
   showTip(told(node, step), box);
 }
 
 function leave(node) {
-  at("tip").hidden = true;
+  hideTip();
   pointed.delete(node);
-  place_(node);
+  placeLine(node);
 }
 
 /** The step nearest to a click or a tap, which moves no pointer over the chart. */
@@ -179,7 +139,7 @@ function nearest(node, event) {
   const plot = node.querySelector(".plot");
   const box = plot.getBoundingClientRect();
   const [low, high] = plot.layout.xaxis.range;
-  const { l, r } = CURVES_MARGIN;
+  const { l, r } = plot.layout.margin;
   const x = low + ((event.clientX - box.left - l) / (box.width - l - r)) * (high - low);
   return steps(node).reduce((best, step) => (Math.abs(step - x) < Math.abs(best - x) ? step : best));
 }
@@ -204,37 +164,21 @@ function told(node, step) {
   return [element("p", { className: "title" }, `step ${step}`), ...rows];
 }
 
-/** Show this content at a box of the window, inside the window. */
-function showTip(content, box) {
-  const tip = at("tip");
-  tip.replaceChildren(...content);
-  tip.hidden = false;
-  const { width, height } = tip.getBoundingClientRect();
-  const left = Math.min(Math.max(8, box.left), document.documentElement.clientWidth - width - 8);
-  const below = box.bottom + 8;
-  tip.style.left = `${Math.max(8, left)}px`;
-  tip.style.top = `${Math.max(8, below + height <= innerHeight ? below : box.top - height - 8)}px`;
-}
-
 function swatch({ colour, dash: style, low, points, quiet, cloud }) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  const add = (name, attributes) => {
-    const part = document.createElementNS("http://www.w3.org/2000/svg", name);
-    for (const [key, value] of Object.entries(attributes)) part.setAttribute(key, value);
-    node.append(part);
-  };
-  for (const [key, value] of [["viewBox", "0 0 28 10"], ["focusable", "false"], ["role", "presentation"]]) node.setAttribute(key, value);
   const ink = rgb(colour);
-  if (low) add("rect", { x: 0, y: 0, width: 28, height: 10, fill: ink, opacity: 0.16 });
   const opacity = quiet ? 0.45 : 1;
-  if (!cloud) add("line", { x1: 0, y1: 5, x2: 28, y2: 5, stroke: ink, opacity, "stroke-width": quiet ? 1.2 : 2, "stroke-dasharray": STROKES[style] });
-  if (points) add("circle", { cx: 14, cy: 5, r: 2.4, fill: ink, opacity });
-  return node;
+  const line = { x1: 0, y1: 5, x2: 28, y2: 5, stroke: ink, opacity, "stroke-width": quiet ? 1.2 : 2, "stroke-dasharray": STROKES[style] };
+  const parts = [
+    low && shape("rect", { x: 0, y: 0, width: 28, height: 10, fill: ink, opacity: 0.16 }),
+    !cloud && shape("line", line),
+    points && shape("circle", { cx: 14, cy: 5, r: 2.4, fill: ink, opacity }),
+  ];
+  return shape("svg", { viewBox: "0 0 28 10", focusable: "false", role: "presentation" }, ...parts.filter(Boolean));
 }
 
 function drawLegend() {
-  if (page.single) {
-    const drawn = charts.flatMap((node) => curvesOfOne(page.charts[Number(node.dataset.chart)]));
+  if (data.single) {
+    const drawn = charts.flatMap((node) => curvesOfOne(data.charts[Number(node.dataset.chart)]));
     const unlike = ({ name, cloud, low }) => `${name} ${Boolean(cloud)} ${Boolean(low)}`;
     const held = [...new Map(drawn.map((curve) => [unlike(curve), curve])).values()].map((curve) =>
       curve.low ? { ...curve, name: "accuracy as logged, with its 95 % interval" } : curve);
@@ -243,7 +187,7 @@ function drawLegend() {
   }
   const away = hidden();
   const focus = document.activeElement?.dataset?.group;
-  at("legend").replaceChildren(...page.groups.map(({ label, runs }, group) => {
+  at("legend").replaceChildren(...data.groups.map(({ label, runs }, group) => {
     const box = element("input", { type: "checkbox", checked: !away.has(group), "data-group": String(group) });
     const seeds = runs.length > 1 ? [element("span", { className: "quiet" }, `${runs.length} seeds`)] : [];
     const curve = { colour: series(group), dash: dash(group), low: runs.length > 1 };
@@ -255,24 +199,22 @@ function drawLegend() {
 // ---- keyboard ----------------------------------------------------------------------------------------------------------
 
 const MOVES = {
-  ArrowRight: (index) => index + 1, ArrowLeft: (index) => index - 1, Home: () => 0, End: () => Infinity,
+  ArrowRight: (from) => from + 1, ArrowLeft: (from) => from - 1, Home: () => 0, End: () => Infinity,
 };
 
 function walk(node, event) {
   if (event.key === "Escape") return leave(node);
-  if (!(event.key in MOVES) || event.altKey || event.ctrlKey || event.metaKey) return;
-  event.preventDefault();
   const every = steps(node);
-  if (!every.length) return;
   const here = pointed.has(node) ? every.indexOf(pointed.get(node)) : event.key === "ArrowLeft" ? every.length : -1;
-  const index = Math.min(Math.max(MOVES[event.key](here), 0), every.length - 1);
+  const index = target(event, MOVES, here, every.length - 1);
+  if (every[index] === undefined) return;
   pointed.set(node, every[index]);
   pointAtLine(node);
 }
 
 /** Tell the values of the step that a chart points at beside its upright line. */
 function pointAtLine(node) {
-  place_(node);
+  placeLine(node);
   const line = node.querySelector(".upright").getBoundingClientRect();
   const plot = node.querySelector(".plot").getBoundingClientRect();
   showTip(told(node, pointed.get(node)), new DOMRect(line.right + 8, plot.top + plot.height / 3, 1, 1));
@@ -284,7 +226,7 @@ function followFocus() {
   for (const node of [...pointed.keys()]) if (node !== held) leave(node);
   if (!pointed.has(held)) return;
   const { top, bottom } = held.getBoundingClientRect();
-  if (bottom < 0 || top > innerHeight) at("tip").hidden = true;
+  if (bottom < 0 || top > innerHeight) hideTip();
   else pointAtLine(held);
 }
 
@@ -292,21 +234,19 @@ function followFocus() {
 
 function drawSamples() {
   if (!at("samples")) return;
-  const { samples } = page.runs[Number(state.run)];
-  const found = samples.filter(({ moment }) => moment === state.moment);
-  const said = found.length
-    ? `Step ${found[0].step}: ${found.length} of its completions, evenly spaced in the log, whatever they hold.`
+  const { samples } = data.runs[Number(state.run)];
+  const chosen = samples.filter(({ moment }) => moment === state.moment);
+  const said = chosen.length
+    ? `Step ${chosen[0].step}: ${chosen.length} of its completions, evenly spaced in the log, whatever they hold.`
     : samples.length ? "The log has no completions of that time." : "This run logged no completions.";
   at("moment-said").textContent = said;
-  at("completions").replaceChildren(...found.map(({ prompt, completion, numbers }) =>
+  at("completions").replaceChildren(...chosen.map(({ prompt, completion, numbers }) =>
     element("article", { className: "completion" }, element("h4", {}, "Prompt"), passage(prompt),
       element("h4", {}, "Completion"), passage(completion), facts(numbers))));
 }
 
 function passage(text) {
-  const made = element("pre", {}, ...visible(text));
-  made.tabIndex = 0;
-  return made;
+  return element("pre", { tabIndex: 0 }, ...visible(text));
 }
 
 function facts(numbers) {
@@ -319,30 +259,11 @@ function facts(numbers) {
 
 // ---- controls ------------------------------------------------------------------------------------------------------------
 
-function radios(name, changed) {
-  for (const input of document.querySelectorAll(`input[name="${name}"]`)) {
-    input.checked = input.value === state[name];
-    input.addEventListener("change", () => {
-      keep({ [name]: input.value });
-      changed();
-    });
-  }
-}
-
-function check(id) {
-  if (!at(id)) return;
-  at(id).checked = state[id] === "yes";
-  at(id).addEventListener("change", (event) => {
-    keep({ [id]: event.target.checked ? "yes" : "no" });
-    drawAll();
-  });
-}
-
 radios("line", drawAll);
 radios("alpha", drawAll);
 radios("moment", drawSamples);
-check("accuracy");
-check("seeds");
+checkbox("accuracy", drawAll);
+checkbox("seeds", drawAll);
 at("legend").addEventListener("change", (event) => {
   const away = hidden();
   const group = Number(event.target.dataset.group);
@@ -352,7 +273,7 @@ at("legend").addEventListener("change", (event) => {
   drawAll();
 });
 if (at("run")) {
-  at("run").append(...page.runs.map(({ name }, run) => element("option", { value: String(run) }, name)));
+  at("run").append(...data.runs.map(({ name }, run) => element("option", { value: String(run) }, name)));
   at("run").value = state.run;
   at("run").addEventListener("change", (event) => {
     keep({ run: event.target.value });
@@ -362,13 +283,13 @@ if (at("run")) {
 for (const node of charts) {
   node.addEventListener("keydown", (event) => walk(node, event));
   node.querySelector(".plot").addEventListener("click", (event) => {
-    if (steps(node).length) point(node, nearest(node, event), new DOMRect(event.clientX + 12, event.clientY, 1, 1));
+    if (steps(node).length) point(node, nearest(node, event), beside(event));
   });
   node.addEventListener("focusout", () => leave(node));
-  new ResizeObserver(() => shown.has(node) && place_(node)).observe(node);
+  new ResizeObserver(() => shown.has(node) && placeLine(node)).observe(node);
 }
 addEventListener("scroll", followFocus, { passive: true });
 
-applyTheme();
+followMode(drawAll);
 drawAll();
 drawSamples();

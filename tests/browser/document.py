@@ -162,7 +162,7 @@ def _maps(size: int, fai: np.ndarray, draw: np.random.Generator) -> dict[str, li
 def document() -> dict[str, Any]:
     """The whole report."""
     return {
-        "format": 1,
+        "format": 2,
         "model": "example/made-up-4B",
         "task": "gsm8k",
         "created": "2026-11-21T10:40:00+00:00",
@@ -217,40 +217,44 @@ def _tables() -> list[dict[str, Any]]:
         "id": "table2",
         "title": "Couplings of the signals",
         "caption": "Made-up numbers: means over 70 responses with 95 % intervals; control: peaks at shuffled places.",
-        "columns": ["Coupling", "Measured", "95 % interval", "Control", "Paper", "Paper's control"],
+        "columns": [
+            column("Coupling"),
+            column("Measured", role="measured"),
+            column("Control", role="control"),
+            column("Paper", role="paper"),
+            column("Paper's control"),
+        ],
         "rows": [
-            ["Entropy at WAAD peaks, against all tokens (nats)", 0.35213, "[0.331, 0.374]", 0.24081, 0.3608, 0.2386],
-            ["Receiver-FAI peaks that are FAI peaks (%)", 58.2, "[54.9, 61.5]", 22.9, 60.84, 22.41],
-            ["FAI peaks at or just after a WAAD peak (%)", 38.1, "[35.2, 41.0]", 36.9, 52.53, 36.87],
-            ["Not measured here", None, None, None, 0.534, None],
+            row("nats", "Entropy at WAAD peaks, against all tokens", (0.35213, 0.331, 0.374), 0.24081, 0.3608, 0.2386),
+            row("share", "Receiver-FAI peaks that are FAI peaks", (0.582, 0.549, 0.615), 0.229, 0.6084, 0.2241),
+            row("share", "FAI peaks at or just after a WAAD peak", (0.381, 0.352, 0.41), 0.369, 0.5253, 0.3687),
+            row("nats", "One response", (0.5, None, None), None, None, None),
+            row("", "Not measured here", None, None, 0.534, None),
         ],
     }
     offsets = {
         "id": "table20",
         "title": "Offsets between peaks",
         "caption": "Made-up numbers: share of the first metric's peaks with one of the second's before or at them.",
-        "columns": ["pair", "-1", "expected at -1", "0", "expected at 0", "peaks"],
+        "columns": [*map(column, ("pair", "-1", "expected at -1", "0", "expected at 0")), column("peaks", "count")],
         "rows": [
-            [
-                "entropy around WAAD peaks",
-                "12.5 % [10.1 %, 15.2 %]",
-                "9.8 %",
-                "31.2 % [28.0 %, 34.5 %]",
-                "10.1 %",
-                512.0,
-            ],
-            ["FAI around WAAD peaks", "15.0 % [12.4 %, 18.1 %]", "15.2 %", "22.1 % [19.0 %, 25.3 %]", "15.1 %", 512.0],
-            [
-                "entropy around FAI peaks",
-                "\N{EN DASH} [\N{EN DASH}, \N{EN DASH}]",
-                "\N{EN DASH}",
-                None,
-                "\N{EN DASH}",
-                -0.0,
-            ],
+            row("share", "entropy around WAAD peaks", (0.125, 0.101, 0.152), 0.098, (0.312, 0.28, 0.345), 0.101, 1512),
+            row("share", "FAI around WAAD peaks", (0.15, -0.124, 0.181), 0.152, (0.221, 0.19, 0.253), 0.151, 512),
+            row("share", "entropy around FAI peaks", None, None, None, None, -0.0),
         ],
     }
     return [table2, offsets]
+
+
+def column(title: str, unit: str | None = None, role: str | None = None) -> dict[str, Any]:
+    return {"title": title, "unit": unit, "role": role}
+
+
+def row(unit: str, name: str, *cells: Any) -> dict[str, Any]:
+    """A row of a table; three numbers are a value and its bounds."""
+    bounded = [dict(zip(("value", "low", "high"), cell, strict=True)) if isinstance(cell, tuple) else cell
+               for cell in cells]  # fmt: skip
+    return {"unit": unit, "cells": [name, *bounded]}
 
 
 def main(folder: Path) -> None:
@@ -259,10 +263,10 @@ def main(folder: Path) -> None:
     from rlcredit.pages.frame import clean
 
     folder.mkdir(parents=True, exist_ok=True)
-    made = document()
-    (folder / "report.json").write_text(json.dumps(clean(made), indent=1), encoding="utf-8")
-    print(write_page(made, folder / "report.html"))
-    for path in write_figures(made, folder / "figures"):
+    report = document()
+    (folder / "report.json").write_text(json.dumps(clean(report), indent=1), encoding="utf-8")
+    print(write_page(report, folder / "report.html"))
+    for path in write_figures(report, folder / "figures"):
         print(path)
 
 

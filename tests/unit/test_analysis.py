@@ -40,10 +40,10 @@ def response() -> Response:
     return Response("r", "p", ids[:PROMPT], ids[PROMPT:])
 
 
-def batch_of(one: Response) -> tuple[torch.Tensor, torch.Tensor]:
-    ids = torch.tensor([[*one.prompt_ids, *one.ids]])
+def batch_of(entry: Response) -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.tensor([[*entry.prompt_ids, *entry.ids]])
     mask = torch.zeros_like(ids, dtype=torch.bool)
-    mask[:, len(one.prompt_ids) :] = True
+    mask[:, len(entry.prompt_ids) :] = True
     return ids, mask
 
 
@@ -52,22 +52,22 @@ def batch_of(one: Response) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3"])
 def test_maps_are_the_means_of_eager_attention(family):
-    one = response()
-    ids, mask = batch_of(one)
+    entry = response()
+    ids, mask = batch_of(entry)
     signals = analyze(tiny.model_of(family), ids, torch.ones_like(ids), mask, ARGS)
-    found = mean_maps(tiny.model_of(family), ids, mask, signals)
+    maps = mean_maps(tiny.model_of(family), ids, mask, signals)
     attentions = tiny.model_of(family, "eager")(ids, output_attentions=True).attentions
     maps_LHNN = torch.stack([attentions[layer][0] for layer in signals.layers])
-    for heads, shown in zip((signals.local_heads, signals.global_heads), found, strict=True):
+    for heads, shown in zip((signals.local_heads, signals.global_heads), maps, strict=True):
         expected = maps_LHNN[heads[0]].mean(0)[PROMPT:, PROMPT:]
         assert torch.allclose(shown, expected, atol=1e-5)
         assert shown.triu(1).abs().max() == 0 and shown.max() > 0.01
 
 
 def test_one_pass_gives_what_the_separate_ones_do():
-    model, one = tiny.model_of("llama"), response()
-    ids, mask = batch_of(one)
-    reading = read(model, one, ARGS, temperature=1.0)
+    model, entry = tiny.model_of("llama"), response()
+    ids, mask = batch_of(entry)
+    reading = read(model, entry, ARGS, temperature=1.0)
     signals = analyze(model, ids, torch.ones_like(ids), mask, ARGS, entropy=True)
     assert np.allclose(reading.series.waad_T, signals.waad[0, PROMPT:], equal_nan=True)
     assert np.allclose(reading.series.fai_T, signals.fai[0, PROMPT:], equal_nan=True)
@@ -79,13 +79,13 @@ def test_one_pass_gives_what_the_separate_ones_do():
     for name, part in analyze_thirds(model, ids, torch.ones_like(ids), mask, ARGS).items():
         assert np.allclose(reading.parts[name].waad_T, part.waad[0, PROMPT:], equal_nan=True)
     assert torch.equal(reading.credit.weights, assign_credit(signals, mask, ARGS).weights)
-    assert reading.maps is not None and read(model, one, ARGS, 1.0, maps=False).maps is None
+    assert reading.maps is not None and read(model, entry, ARGS, 1.0, maps=False).maps is None
 
 
 def test_global_heads_that_are_no_receiver_heads():
-    model, one = tiny.model_of("llama"), response()
-    reading = read(model, one, ARGS, 1.0)
-    ids, mask = batch_of(one)
+    model, entry = tiny.model_of("llama"), response()
+    reading = read(model, entry, ARGS, 1.0)
+    ids, mask = batch_of(entry)
     every = analyze_thirds(model, ids, torch.ones_like(ids), mask, ARGS)["all"]
     receiver = analyze_thirds(
         model, ids, torch.ones_like(ids), mask, CreditArguments(**{**vars(ARGS), "credit_heads": "receiver"})
@@ -201,12 +201,12 @@ def test_rows_that_cannot_be_used_are_listed(tmp_path):
     questions = [Question("a", "ab"), Question("b", ""), Question("c", "a" * 50)]
     kept, skipped = usable(questions, tokenizer, context=40, room=8)
     assert [question.id for question, _ in kept] == ["a"]
-    assert [one.id for one in skipped] == ["b", "c"]
+    assert [entry.id for entry in skipped] == ["b", "c"]
     assert "50 tokens and 8 of response do not fit the context of 40" in skipped[1].reason
     path = save_rows(tmp_path / "c.jsonl", [{"prompt": "ab", "completion": "12"}, {"prompt": "a", "completion": ""}])
     kept, _ = usable(read_completions(Path(path)), tokenizer, None, 1)
     responses, skipped = written(kept, tokenizer, None)
-    assert [one.ids for one in responses] == [tokenizer("12")["input_ids"]]
+    assert [entry.ids for entry in responses] == [tokenizer("12")["input_ids"]]
     assert skipped == [("row 2", "the completion has no tokens")]
 
 
@@ -216,8 +216,8 @@ def test_completions_of_a_run_and_of_an_evaluation(tmp_path):
     pq.write_table(
         pa.Table.from_pylist([{"step": 1, "prompt": conversation, "completion": said}]), tmp_path / "a.parquet"
     )
-    (one,) = read_completions(tmp_path / "a.parquet")
-    assert one.prompt == conversation and one.completion == "4"
+    (entry,) = read_completions(tmp_path / "a.parquet")
+    assert entry.prompt == conversation and entry.completion == "4"
     samples = [{"id": "x", "sample": 3, "question": "2+2", "completion": "4"}]
     pq.write_table(pa.Table.from_pylist(samples), tmp_path / "b.parquet")
     assert read_completions(tmp_path / "b.parquet") == [Question("x (3)", "2+2", "4")]
@@ -243,8 +243,8 @@ def test_the_command_writes_everything(tmp_path, capsys):
     assert len(document["samples"]) == 3 and document["settings"]["fai_horizon"] == [0, None]
     rows = pq.read_table(tmp_path / "out/signals.parquet").to_pylist()
     for sample in document["samples"]:
-        mine = [one for one in rows if one["id"] == sample["id"]]
-        assert [one["waad"] for one in mine] == sample["tokens"]["waad"]
+        mine = [entry for entry in rows if entry["id"] == sample["id"]]
+        assert [entry["waad"] for entry in mine] == sample["tokens"]["waad"]
     assert [table["id"] for table in document["tables"]] == ["table2", "table10", "table20"]
     said = capsys.readouterr().out
     assert "report:" in said and "Entropy at WAAD peaks" in said
@@ -329,7 +329,7 @@ def test_reports_during_training_leave_training_alone(tmp_path):
     folders = sorted(path.name for path in (tmp_path / "b/reports").iterdir())
     assert folders == ["step-000002", "step-000004"]
     first, last = (json.loads((tmp_path / "b/reports" / name / "report.json").read_text()) for name in folders)
-    assert [one["prompt"] for one in first["samples"]] == [one["prompt"] for one in last["samples"]]
+    assert [entry["prompt"] for entry in first["samples"]] == [entry["prompt"] for entry in last["samples"]]
     assert len(first["samples"]) == 4 and (tmp_path / "b/reports/step-000002/report.html").is_file()
     facts = json.loads((tmp_path / "b/run.json").read_text())
     assert facts["credit_strategy"] == "coupled_rhythm" and facts["seed"] == 42 and facts["algorithm"] == "grpo"

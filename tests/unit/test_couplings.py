@@ -8,9 +8,10 @@ import math
 import numpy as np
 import pytest
 
-from rlcredit.analysis import couplings as module
-from rlcredit.analysis.couplings import APART, METRICS, Coupling, Series, couplings, offsets
+from rlcredit.analysis.couplings import APART, METRICS, Coupling, Paper, Series, couplings, offsets
 from rlcredit.analysis.peaks import peaks
+from rlcredit.analysis.report.document import estimate
+from rlcredit.analysis.tables import coupling_table, offset_table
 from rlcredit.stats.curves import ema, ema_of_peaks
 from rlcredit.stats.estimates import Estimate
 
@@ -100,9 +101,9 @@ def test_short_responses_are_left_out_and_counted():
     short = series([1, 2], [2, 1], [1, 2], [9, 9])
     undefined = usual._replace(fai_T=np.array([*[NAN] * 8, 1, 2.0]))
     empty = series([], [], [], [])
-    alone, found = couplings([usual, usual])[:3], couplings([usual, short, undefined, empty, usual])[:3]
-    assert [c.left_out for c in found] == [2, 3, 3] and [c.samples for c in found] == [3, 2, 2]
-    assert found[1].lift == alone[1].lift
+    alone, judged = couplings([usual, usual])[:3], couplings([usual, short, undefined, empty, usual])[:3]
+    assert [c.left_out for c in judged] == [2, 3, 3] and [c.samples for c in judged] == [3, 2, 2]
+    assert judged[1].lift == alone[1].lift
     three = series([1, 3, 2], [2, 3, 1], [1, 2, 3], [4, 7, 1])
     assert [c.left_out for c in couplings([three])] == [0, 0, 0, 1]
     assert [o.left_out for o in offsets([usual, short, undefined, empty])][:3] == [3, 3, 3]
@@ -116,15 +117,15 @@ def test_where_nothing_is_known(rows):
 
 
 def test_offsets_by_hand():
-    found = {(o.first, o.second, o.offset): o for o in offsets([series(WAAD, FAI, RECEIVER, ENTROPY)])}
-    assert len(found) == 4 * 3 * 3
+    entries = {(o.first, o.second, o.offset): o for o in offsets([series(WAAD, FAI, RECEIVER, ENTROPY)])}
+    assert len(entries) == 4 * 3 * 3
     # WAAD peaks 1, 4, 7; FAI peaks 2, 4, 9. One before: FAI at 0, 3, 6, none; together: 4; one after: 2, 5, 8, so 2
-    assert [found["waad", "fai", o].observed.value for o in (-1, 0, 1)] == pytest.approx([0, 1 / 3, 1 / 3])
+    assert [entries["waad", "fai", o].observed.value for o in (-1, 0, 1)] == pytest.approx([0, 1 / 3, 1 / 3])
     # a FAI peak at t + 1 for t = 1, 3, 8: 3 of 10 tokens; at t - 1 for t = 3, 5, and 10, which there is not
-    assert [found["waad", "fai", o].expected.value for o in (-1, 0, 1)] == pytest.approx([0.2, 0.3, 0.3])
+    assert [entries["waad", "fai", o].expected.value for o in (-1, 0, 1)] == pytest.approx([0.2, 0.3, 0.3])
     # FAI peaks 2, 4, 9: WAAD one before the first; together at the second
-    assert [found["fai", "waad", o].observed.value for o in (-1, 0, 1)] == pytest.approx([1 / 3, 1 / 3, 0])
-    assert found["waad", "fai", 1].lift.value == pytest.approx(1 / 9)
+    assert [entries["fai", "waad", o].observed.value for o in (-1, 0, 1)] == pytest.approx([1 / 3, 1 / 3, 0])
+    assert entries["waad", "fai", 1].lift.value == pytest.approx(1 / 9)
 
 
 def test_refuses_metrics_of_different_lengths():
@@ -137,29 +138,29 @@ def test_refuses_metrics_of_different_lengths():
 
 def responses(count, seed, undefined=0.1):
     generator = np.random.default_rng(seed)
-    made = [noise(generator, tokens) for tokens in generator.integers(5, 40, count)]
-    for one, values in itertools.product(made, range(4)):
-        one[values][generator.random(len(one[values])) < undefined] = NAN
-    return made
+    metrics_by_response = [noise(generator, tokens) for tokens in generator.integers(5, 40, count)]
+    for metrics, values in itertools.product(metrics_by_response, range(4)):
+        metrics[values][generator.random(len(metrics[values])) < undefined] = NAN
+    return metrics_by_response
 
 
 def test_offsets_equal_a_loop():
     rows = responses(6, seed=3)
-    for found in offsets(rows):
+    for entry in offsets(rows):
         hits = peaks_found = chance = 0.0
-        for one in rows:
-            first, second = getattr(one, f"{found.first}_T"), getattr(one, f"{found.second}_T")
+        for metrics in rows:
+            first, second = getattr(metrics, f"{entry.first}_T"), getattr(metrics, f"{entry.second}_T")
             first_peaks, second_peaks = peaks(first), peaks(second)
             tokens = [t for t in range(len(first)) if not math.isnan(first[t]) and not math.isnan(second[t])]
-            places = [t + found.offset for t in tokens]
+            places = [t + entry.offset for t in tokens]
             at = [0 <= place < len(first) and second_peaks[place] for place in places]
             own = [first_peaks[t] for t in tokens]
             hits += sum(a and b for a, b in zip(at, own, strict=True))
             peaks_found += sum(own)
             chance += sum(own) * sum(at) / len(tokens)
-        assert found.observed.value == pytest.approx(hits / peaks_found)
-        assert found.expected.value == pytest.approx(chance / peaks_found)
-        assert found.observed.low < found.observed.value < found.observed.high
+        assert entry.observed.value == pytest.approx(hits / peaks_found)
+        assert entry.expected.value == pytest.approx(chance / peaks_found)
+        assert entry.observed.low < entry.observed.value < entry.observed.high
 
 
 def test_shuffles_equal_a_loop():
@@ -169,10 +170,10 @@ def test_shuffles_equal_a_loop():
     means = []
     for _ in range(2000):
         drawn: list[float] = []
-        for one in rows:
-            both = ~np.isnan(one.waad_T) & ~np.isnan(one.entropy_T)
-            moved = generator.permutation(peaks(one.waad_T)[both])
-            drawn += one.entropy_T[both][moved].tolist()
+        for metrics in rows:
+            both = ~np.isnan(metrics.waad_T) & ~np.isnan(metrics.entropy_T)
+            moved = generator.permutation(peaks(metrics.waad_T)[both])
+            drawn += metrics.entropy_T[both][moved].tolist()
         means.append(np.mean(drawn))
     chance = np.array(means)
     assert entropy.shuffled.value == pytest.approx(np.mean(chance), abs=0.015)
@@ -185,8 +186,8 @@ def test_shuffles_equal_a_loop():
 def test_shuffles_keep_the_number_of_peaks_of_each_response():
     # entropy the same at every token of a response, and large where there are few peaks: shuffles can change nothing
     rows = [
-        one._replace(entropy_T=np.full(len(one.waad_T), 10.0**i))
-        for i, one in enumerate(responses(5, seed=5, undefined=0))
+        metrics._replace(entropy_T=np.full(len(metrics.waad_T), 10.0**i))
+        for i, metrics in enumerate(responses(5, seed=5, undefined=0))
     ]
     entropy = couplings(rows)[0]
     assert entropy.shuffled == pytest.approx([entropy.observed.value] * 3)
@@ -196,8 +197,8 @@ def test_shuffles_keep_the_number_of_peaks_of_each_response():
 def test_nearby_shuffles_stay_within_ten_tokens():
     # entropy the same within each piece of ten tokens
     rows = [
-        one._replace(entropy_T=np.repeat([1.0, 7.0, 3.0], 10))
-        for one in (noise(np.random.default_rng(i), 30) for i in range(4))
+        metrics._replace(entropy_T=np.repeat([1.0, 7.0, 3.0], 10))
+        for metrics in (noise(np.random.default_rng(i), 30) for i in range(4))
     ]
     entropy = couplings(rows)[0]
     assert entropy.nearby == pytest.approx([entropy.observed.value] * 3) and entropy.nearby_p_value == 1
@@ -225,18 +226,20 @@ def planted(generator, tokens):
 
 def test_planted_couplings_are_found():
     generator = np.random.default_rng(0)
-    found = couplings([planted(generator, 80) for _ in range(20)])[:3]
-    for coupling in found:
+    judged = couplings([planted(generator, 80) for _ in range(20)])[:3]
+    for coupling in judged:
         assert coupling.stands and 0 < coupling.lift.low < coupling.lift.value
         assert coupling.p_value == 1 / 1001  # no shuffle came near
         assert coupling.sentence().endswith(": the paper's coupling holds here.")
     # E[entropy] is 1 at peaks, which are 0.22 of the tokens, and 1/2 elsewhere: 1 / (0.5 + 0.11) - 1
-    assert found[0].lift.value == pytest.approx(0.64, abs=0.1)
+    assert judged[0].lift.value == pytest.approx(0.64, abs=0.1)
 
 
 def test_the_opposite_is_said():
     generator = np.random.default_rng(0)
-    rows = [one._replace(entropy_T=-one.entropy_T + 3) for one in (planted(generator, 80) for _ in range(20))]
+    rows = [
+        metrics._replace(entropy_T=-metrics.entropy_T + 3) for metrics in (planted(generator, 80) for _ in range(20))
+    ]
     entropy = couplings(rows)[0]
     assert not entropy.holds and entropy.sentence().endswith("below chance: the opposite of the paper's coupling.")
 
@@ -252,12 +255,12 @@ def test_a_trend_that_all_share_holds_and_is_called_one():
 
 def test_couplings_are_rarely_found_in_noise(monkeypatch):
     # 200 shuffles and resamples instead of thousands, for speed
-    monkeypatch.setattr(module, "SHUFFLES", 200)
+    monkeypatch.setattr("rlcredit.analysis.controls.SHUFFLES", 200)
     monkeypatch.setattr("rlcredit.stats.resampling.RESAMPLES", 200)
     generator = np.random.default_rng(0)
-    found = [couplings([noise(generator, 40) for _ in range(12)]) for _ in range(200)]
-    holds = np.mean([[coupling.holds for coupling in row] for row in found], axis=0)
-    reached = np.mean([[coupling.p_value <= 0.05 for coupling in row] for row in found], axis=0)
+    judged = [couplings([noise(generator, 40) for _ in range(12)]) for _ in range(200)]
+    holds = np.mean([[coupling.holds for coupling in row] for row in judged], axis=0)
+    reached = np.mean([[coupling.p_value <= 0.05 for coupling in row] for row in judged], axis=0)
     assert (holds <= 0.06).all(), holds
     assert (reached <= 0.10).all(), reached
 
@@ -266,7 +269,7 @@ def test_sentences():
     usual = Coupling(
         "Entropy at WAAD peaks", "Entropy at WAAD peaks is {} that of all tokens", "nats", Estimate(1.5, 1.4, 1.6),
         Estimate(1, 0.9, 1.1), Estimate(0.52, 0.3, 0.7), Estimate(1, 0.9, 1.1), 0.001, Estimate(1, 0.9, 1.1), 0.001,
-        Estimate(1, 0.9, 1.1), 0.001, module.Paper(0.3608, 0.2386, 0.5197, "Table 2"), 70, 0, 7000, 1500,
+        Estimate(1, 0.9, 1.1), 0.001, Paper(0.3608, 0.2386, 0.5197), 70, 0, 7000, 1500,
     )  # fmt: skip
     start = "Entropy at WAAD peaks is 1.52 times that of all tokens (95 % interval 1.30 to 1.70)"
     assert usual.sentence() == f"{start}: the paper's coupling holds here."
@@ -292,6 +295,33 @@ def test_sentences():
     )
 
 
+def test_the_tables_hold_the_numbers_and_none_where_nothing_is_known():
+    generator = np.random.default_rng(0)
+    metrics = [planted(generator, 80) for _ in range(5)]
+    rows = couplings(metrics)  # the last row has no heads apart
+    table = coupling_table("table2", "Couplings", {"all": rows})
+    for coupling, row in zip(rows, table["rows"], strict=True):
+        name, observed, expected, lift, shuffled, *chances = row["cells"][:8]
+        assert (name, row["unit"], row["cells"][8:]) == (
+            coupling.name,
+            coupling.unit,
+            [*(coupling.paper or [None] * 3)],
+        )
+        if coupling is rows[-1]:
+            assert [observed, expected, lift, shuffled, *chances] == [None] * 7
+        else:
+            estimates = coupling.observed, coupling.expected, coupling.lift, coupling.shuffled
+            assert tuple(map(estimate, (observed, expected, lift, shuffled))) == estimates
+            assert chances == [coupling.p_value, coupling.nearby_p_value, coupling.swapped_p_value]
+    (alone, *_) = coupling_table("table2", "Couplings", {"all": couplings(metrics[:1])})["rows"]
+    assert alone["cells"][1]["low"] is None and alone["cells"][1]["value"] == couplings(metrics[:1])[0].observed.value
+    entries = offsets(metrics)
+    (first, *_) = offset_table(entries)["rows"]
+    assert first["cells"][0] == "FAI around WAAD peaks" and first["cells"][-1] == entries[0].peaks
+    assert [estimate(cell) for cell in first["cells"][1:-1:2]] == [entry.observed for entry in entries[:3]]
+    assert first["cells"][2:-1:2] == [entry.expected.value for entry in entries[:3]]
+
+
 def test_the_papers_figures():
     # as printed, and their own ratios: 0.3608 / 0.2386 = 1.512, 60.84 / 22.41 = 2.715, 52.53 / 36.87 = 1.425
     rows = couplings([])
@@ -304,20 +334,24 @@ def test_the_papers_figures():
 def test_heads_in_both_groups_are_told_from_heads_that_agree():
     generator = np.random.default_rng(3)
     shared = [noise(generator, 60) for _ in range(20)]
-    shared = [one._replace(receiver_fai_T=one.fai_T, apart_fai_T=generator.normal(size=60)) for one in shared]
+    shared = [
+        metrics._replace(receiver_fai_T=metrics.fai_T, apart_fai_T=generator.normal(size=60)) for metrics in shared
+    ]
     _, same, _, apart = couplings(shared)
     assert same.stands and same.observed.value == 1
     assert not apart.holds and apart.samples == 20 and apart.name == APART
-    agreeing = [one._replace(apart_fai_T=one.receiver_fai_T + 0.1 * generator.normal(size=60)) for one in shared]
+    agreeing = [
+        metrics._replace(apart_fai_T=metrics.receiver_fai_T + 0.1 * generator.normal(size=60)) for metrics in shared
+    ]
     assert couplings(agreeing)[3].stands
-    assert couplings([one._replace(apart_fai_T=None) for one in shared])[3].samples == 0
+    assert couplings([metrics._replace(apart_fai_T=None) for metrics in shared])[3].samples == 0
 
 
 def test_peaks_that_share_a_place_and_nothing_else_do_not_stand():
     generator = np.random.default_rng(4)
     hump = 4.0 * (np.arange(60) % 15 == 7)  # where everything peaks, in every response
     rows = [noise(generator, 60) for _ in range(20)]
-    rows = [Series(*(metric + hump for metric in one[:4])) for one in rows]
+    rows = [Series(*(metric + hump for metric in metrics[:4])) for metrics in rows]
     receiver = couplings(rows)[1]
     assert receiver.holds and not receiver.stands and receiver.swapped_p_value > 0.025
     assert receiver.swapped.value > receiver.shuffled.value
@@ -325,9 +359,9 @@ def test_peaks_that_share_a_place_and_nothing_else_do_not_stand():
 
 def test_swapped_by_hand():
     # peaks at 1 of 4 and at 3 of 4: the other response's peak scores 0 in both
-    one = series([0, 9, 0, 0], [0, 9, 0, 0], [0, 9, 0, 0], [0, 5, 0, 1])
-    two = series([0, 0, 0, 9], [0, 0, 0, 9], [0, 0, 0, 9], [0, 1, 0, 5])
-    entropy = couplings([one, two])[0]
+    early = series([0, 9, 0, 0], [0, 9, 0, 0], [0, 9, 0, 0], [0, 5, 0, 1])
+    late = series([0, 0, 0, 9], [0, 0, 0, 9], [0, 0, 0, 9], [0, 1, 0, 5])
+    entropy = couplings([early, late])[0]
     assert entropy.observed.value == 5 and entropy.swapped == (1, 1, 1)
 
 

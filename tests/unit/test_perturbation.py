@@ -20,6 +20,8 @@ from rlcredit.analysis.perturbation import (
     perturb,
     table1,
 )
+from rlcredit.analysis.report.document import estimate
+from rlcredit.analysis.tables import perturbation_table
 from rlcredit.stats.estimates import Estimate
 from tests import tiny
 
@@ -123,10 +125,10 @@ def test_equals_one_continuation_at_a_time(policy, looped, batch_size):
     tokenizer = tiny.tokenizer()
     response, fai, wanted_at = looped
     assert len(response) == 45
-    made = perturb(policy, tokenizer, PROMPT, response, fai, batch_size=batch_size)
-    assert (made.high_at, made.low_at) == choose_positions(fai, 5, 20) and made.tokens == 45
+    outcome = perturb(policy, tokenizer, PROMPT, response, fai, batch_size=batch_size)
+    assert (outcome.high_at, outcome.low_at) == choose_positions(fai, 5, 20) and outcome.tokens == 45
     shorter = passed_over = 0
-    for places, overlaps in ((made.high_at, made.high_overlaps), (made.low_at, made.low_overlaps)):
+    for places, overlaps in ((outcome.high_at, outcome.high_overlaps), (outcome.low_at, outcome.low_overlaps)):
         assert len(places) == len(overlaps) == 5
         for t, overlap in zip(places, overlaps, strict=True):
             wanted, lengths, ends = wanted_at[t]
@@ -136,35 +138,37 @@ def test_equals_one_continuation_at_a_time(policy, looped, batch_size):
             passed_over += ends
     assert 0 < shorter < 30  # some continuations ended by themselves, and some did not
     assert passed_over > 0  # a token that ends the text was likely, and was not forced
-    assert len({round(overlap, 6) for overlap in made.high_overlaps + made.low_overlaps}) > 3
-    assert (made.high, made.low) == pytest.approx((np.mean(made.high_overlaps), np.mean(made.low_overlaps)))
+    assert len({round(overlap, 6) for overlap in outcome.high_overlaps + outcome.low_overlaps}) > 3
+    assert (outcome.high, outcome.low) == pytest.approx(
+        (np.mean(outcome.high_overlaps), np.mean(outcome.low_overlaps))
+    )
 
 
 def test_only_the_first_tokens_after_the_forced_one_are_compared(policy):
     tokenizer, (response, fai) = tiny.tokenizer(), sample(policy)
-    made = perturb(policy, tokenizer, PROMPT, response, fai, positions=1, candidates=1, longest=6)
-    (t,) = made.high_at
+    outcome = perturb(policy, tokenizer, PROMPT, response, fai, positions=1, candidates=1, longest=6)
+    (t,) = outcome.high_at
     likely = policy(input_ids=torch.tensor([[*PROMPT, *response[:t]]])).logits[0, -1].argsort(descending=True).tolist()
     other = next(token for token in likely if token != response[t] and token not in ENDS)
     written = [token for token in greedy(policy, [*PROMPT, *response[:t], other], 6) if token not in ENDS]
     words = [
         content_words(tokenizer.decode(ids, skip_special_tokens=True)) for ids in (response[t + 1 : t + 7], written)
     ]
-    assert made.high == pytest.approx(jaccard(*words))
+    assert outcome.high == pytest.approx(jaccard(*words))
 
 
 def test_settings_reach_the_loop(policy):
     response, fai = sample(policy, 20)
-    made = perturb(policy, tiny.tokenizer(), PROMPT, response, fai, positions=2, candidates=1, after=5)
-    assert (made.high_at, made.low_at) == choose_positions(fai, 2, 5)
-    for t, overlap in zip(made.high_at + made.low_at, made.high_overlaps + made.low_overlaps, strict=True):
+    outcome = perturb(policy, tiny.tokenizer(), PROMPT, response, fai, positions=2, candidates=1, after=5)
+    assert (outcome.high_at, outcome.low_at) == choose_positions(fai, 2, 5)
+    for t, overlap in zip(outcome.high_at + outcome.low_at, outcome.high_overlaps + outcome.low_overlaps, strict=True):
         assert overlap == pytest.approx(loop(policy, tiny.tokenizer(), response, t, 1)[0])
 
 
 def test_short_responses_have_fewer_positions_or_none(policy):
     response, fai = sample(policy, 23)  # tokens 0, 1 and 2 have 20 after them, and 2 is undefined
-    made = perturb(policy, tiny.tokenizer(), PROMPT, response, fai)
-    assert sorted(made.high_at + made.low_at) == [0, 1]
+    outcome = perturb(policy, tiny.tokenizer(), PROMPT, response, fai)
+    assert sorted(outcome.high_at + outcome.low_at) == [0, 1]
     assert perturb(policy, tiny.tokenizer(), PROMPT, response[:-2], fai[:-2]) is None  # token 0 alone
     assert perturb(policy, tiny.tokenizer(), PROMPT, response, np.full(23, NAN)) is None
 
@@ -196,69 +200,82 @@ def perturbed(high, low, tokens=100):
 def test_table1_by_hand():
     # means high 0.3, 0.5, 0.6; low 0.4, 0.5, 0.2: lower at high, equal, higher
     rows = [perturbed([0.2, 0.4], [0.4, 0.4]), None, perturbed([0.5, 0.5], [0.4, 0.6]), perturbed([0.6], [0.2])]
-    made = table1(rows)
-    assert (made.high.value, made.low.value) == pytest.approx((1.4 / 3, 1.1 / 3))
-    assert made.difference.value == pytest.approx(-0.1)
-    assert made.share.value == pytest.approx(1.5 / 3)
+    outcome = table1(rows)
+    assert (outcome.high.value, outcome.low.value) == pytest.approx((1.4 / 3, 1.1 / 3))
+    assert outcome.difference.value == pytest.approx(-0.1)
+    assert outcome.share.value == pytest.approx(1.5 / 3)
     # mean of 0, 1 of 100 tokens, twice, and of 0; mean of 50, 51, twice, and of 50
-    assert (made.high_place.value, made.low_place.value) == pytest.approx((0.01 / 3, (2 * 0.505 + 0.5) / 3))
-    assert (made.samples, made.left_out, made.paper) == (3, 1, PAPER)
+    assert (outcome.high_place.value, outcome.low_place.value) == pytest.approx((0.01 / 3, (2 * 0.505 + 0.5) / 3))
+    assert (outcome.samples, outcome.left_out) == (3, 1)
     # of 27 resamples one has the first sample only, and one the last only: 3.7 % > 2.5 %
-    assert (made.share.low, made.share.high, made.difference.low) == pytest.approx((0, 1, -0.4))
+    assert (outcome.share.low, outcome.share.high, outcome.difference.low) == pytest.approx((0, 1, -0.4))
     # dealt at random, each of the samples is as often lower as higher
-    assert made.control.value == pytest.approx(0.5, abs=0.03) and not made.holds
-    assert made.sentence() == (
+    assert outcome.control.value == pytest.approx(0.5, abs=0.03) and not outcome.holds
+    assert outcome.sentence() == (
         "The text after a forced token overlaps 0.467 with the original at high FAI and 0.367 at low, and is lower at "
         "high FAI in 50 % of trials (95 % interval 0 to 100 %, by chance 50 %), which is not beyond chance: the "
         "paper's finding does not show here."
     )
 
 
+def test_the_table_holds_the_numbers():
+    outcome = table1([perturbed([0.2, 0.4], [0.4, 0.4]), perturbed([0.6], [0.2])])
+    table = perturbation_table(outcome)
+    assert [row["cells"][3] for row in table["rows"]] == [0.534, 0.631, 0.097, 0.8714]
+    measured = [estimate(row["cells"][1]) for row in table["rows"]]
+    assert measured == [outcome.high, outcome.low, outcome.difference, outcome.share]
+    assert [row["cells"][2] for row in table["rows"]][:3] == [None] * 3
+    assert estimate(table["rows"][3]["cells"][2]) == outcome.control
+    assert f"p = {outcome.p_value:.3f}. High positions lie at 0.2 % of the response" in table["caption"]
+    nothing = perturbation_table(table1([None]))
+    assert [row["cells"][1] for row in nothing["rows"]] == [None] * 4 and "nan" not in nothing["caption"]
+
+
 def test_p_value_by_hand():
     # of the 6 ways to deal two low and two high values, one puts both low ones first, and four tie. Both samples: 1/36
-    made = table1([perturbed([0.1, 0.1], [0.5, 0.5])] * 2)
-    assert made.share.value == 1
-    assert made.p_value == pytest.approx(1 / 36, abs=0.02)  # standard error of 1,000 deals: 0.005
+    outcome = table1([perturbed([0.1, 0.1], [0.5, 0.5])] * 2)
+    assert outcome.share.value == 1
+    assert outcome.p_value == pytest.approx(1 / 36, abs=0.02)  # standard error of 1,000 deals: 0.005
 
 
 def test_a_planted_difference_is_found_and_its_opposite_too():
     generator = np.random.default_rng(0)
     rows = [perturbed(generator.random(5) * 0.8, generator.random(5) * 0.8 + 0.2) for _ in range(40)]
-    made = table1(rows)
-    assert made.holds and made.difference.low > 0.1 and made.p_value == 1 / 1001
-    assert made.sentence().endswith("by chance 50 %): the paper's finding holds here.")
+    outcome = table1(rows)
+    assert outcome.holds and outcome.difference.low > 0.1 and outcome.p_value == 1 / 1001
+    assert outcome.sentence().endswith("by chance 50 %): the paper's finding holds here.")
     turned = table1([row._replace(high_overlaps=row.low_overlaps, low_overlaps=row.high_overlaps) for row in rows])
     assert not turned.holds and turned.sentence().endswith(": the opposite of the paper's finding.")
 
 
 def test_a_few_large_differences_are_no_finding():
     # lower by 0.9 in 16 of 40 trials, higher by 0.01 in 24: lower on average, in the minority of trials
-    made = table1([perturbed([0.05] * 5, [0.95] * 5)] * 16 + [perturbed([0.51] * 5, [0.5] * 5)] * 24)
-    assert made.difference.low > 0.1 and made.share.value == 0.4 and not made.holds
+    outcome = table1([perturbed([0.05] * 5, [0.95] * 5)] * 16 + [perturbed([0.51] * 5, [0.5] * 5)] * 24)
+    assert outcome.difference.low > 0.1 and outcome.share.value == 0.4 and not outcome.holds
 
 
 def test_noise_is_rarely_a_finding(monkeypatch):
     monkeypatch.setattr(module, "SHUFFLES", 200)  # of 1,000, for speed
     generator = np.random.default_rng(0)
-    found = [table1([perturbed(generator.random(5), generator.random(5)) for _ in range(20)]) for _ in range(200)]
-    assert np.mean([made.holds for made in found]) <= 0.06
-    assert np.mean([made.p_value <= 0.05 for made in found]) <= 0.10
-    assert np.mean([made.control.value for made in found]) == pytest.approx(0.5, abs=0.01)
+    outcomes = [table1([perturbed(generator.random(5), generator.random(5)) for _ in range(20)]) for _ in range(200)]
+    assert np.mean([outcome.holds for outcome in outcomes]) <= 0.06
+    assert np.mean([outcome.p_value <= 0.05 for outcome in outcomes]) <= 0.10
+    assert np.mean([outcome.control.value for outcome in outcomes]) == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize("rows", [[], [None, None], [perturbed([0.1], [0.2]), None]])
 def test_where_nothing_is_known(rows):
-    made = table1(rows)
-    assert not made.holds and "cannot be judged" in made.sentence()
-    assert made.samples + made.left_out == len(rows)
+    outcome = table1(rows)
+    assert not outcome.holds and "cannot be judged" in outcome.sentence()
+    assert outcome.samples + outcome.left_out == len(rows)
 
 
 def test_the_papers_figures():
-    assert PAPER[:3] == (0.534, 0.631, 0.8714)
+    assert PAPER == (0.534, 0.631, 0.8714)
     unknown = Estimate(NAN, NAN, NAN)
     high, low, difference = Estimate(0.534, 0.5, 0.57), Estimate(0.631, 0.6, 0.66), Estimate(0.097, 0.07, 0.12)
-    made = Table1(high, low, difference, Estimate(0.8714, 0.79, 0.94), unknown, 0.001, unknown, unknown, PAPER, 70, 0)
-    assert made.sentence() == (
+    outcome = Table1(high, low, difference, Estimate(0.8714, 0.79, 0.94), unknown, 0.001, unknown, unknown, 70, 0)
+    assert outcome.sentence() == (
         "The text after a forced token overlaps 0.534 with the original at high FAI and 0.631 at low, and is lower at "
         "high FAI in 87 % of trials (95 % interval 79 to 94 %, by chance 50 %): the paper's finding holds here."
     )

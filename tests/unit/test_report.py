@@ -14,18 +14,12 @@ import pytest
 from PIL import Image
 
 from rlcredit.analysis.report import checked, write_figures, write_page
-from rlcredit.analysis.report.figures import (
-    Coupling,
-    couplings_figure,
-    curves_figure,
-    drawable,
-    lay_out,
-    ramp,
-    read_couplings,
-    sample_figures,
-)
+from rlcredit.analysis.report.figures import Strip, curves_figure, sample_figures, strips, strips_figure
 from rlcredit.analysis.report.page import page
-from rlcredit.pages.frame import embedded
+from rlcredit.analysis.report.text_figure import drawable, lay_out
+from rlcredit.pages.frame import cell, embedded, exact
+from rlcredit.pages.plots import ramp
+from rlcredit.stats.estimates import Estimate
 from tests.browser.document import HOSTILE, document
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "path", "rect", "circle"}
@@ -86,7 +80,7 @@ def test_a_report_is_let_through_and_its_strings_can_be_written():
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("format",), 2, "format is 2, and this version reads 1"),
+        (("format",), 1, "format is 1, and this version reads 2"),
         (("model",), None, "model: Input should be a valid string, not None"),
         (("samples", 1, "tokens", "waad", 0), "3", "samples[1].tokens.waad[0]"),
         (("samples", 1, "tokens", "gamma", 0), None, "samples[1].tokens.gamma[0]"),
@@ -97,7 +91,10 @@ def test_a_report_is_let_through_and_its_strings_can_be_written():
         (("samples", 1, "tokens", "intro", 3), -1, "samples[1].tokens.intro[3] must be an earlier token, not -1"),
         (("samples", 1, "local_heads"), [[True]], "samples[1].local_heads has 1 entries for 5 layers"),
         (("samples", 1, "maps", "global", 4), [0.1], "samples[1].maps.global[4] has 1 entries for 26 tokens"),
-        (("tables", 0, "rows", 1), ["one"], "tables[0].rows[1] has 1 entries for 6 columns"),
+        (("tables", 0, "rows", 1, "cells"), ["one"], "tables[0].rows[1].cells has 1 entries for 5 columns"),
+        (("tables", 0, "rows", 1, "cells", 2), float("nan"), "tables[0].rows[1].cells[2]"),
+        (("tables", 0, "rows", 1, "cells", 1), {"value": 0.5, "low": 0.4}, "tables[0].rows[1].cells[1]"),
+        (("tables", 0, "columns", 1, "unit"), "%", "tables[0].columns[1].unit"),
         (("settings", "quantile"), float("inf"), "settings.quantile is inf"),
         (("findings", 0, "holds"), "yes", "findings[0].holds"),
     ],
@@ -172,13 +169,31 @@ def test_words_and_cells_are_in_the_page(html):
         "Does not hold</span>",
         "Cannot tell</span>",
         "from 0 tokens later to the end",
-        '<td class="number" title="0.35213">0.3521</td>',
-        '<td class="number">12.5 % [10.1 %, 15.2 %]</td>',
+        "<dt>Samples</dt><dd>5, 2 skipped</dd>",
+        '<td class="number" title="0.35213 [0.331, 0.374]">0.352 [0.331, 0.374]</td>',
+        '<td class="number" title="0.5">0.500</td>',
+        '<td class="number" title="0.6084">60.8 %</td>',
+        '<td class="number" title="0.125 [0.101, 0.152]">12.5 % [10.1 %, 15.2 %]</td>',
+        '<td class="number" title="0.15 [-0.124, 0.181]">15.0 % [\N{MINUS SIGN}12.4 %, 18.1 %]</td>',
+        '<td class="number" title="1512">1,512</td>',
         '<td class="number" title="-0.0">0</td>',
+        '<td class="number">\N{EM DASH}</td>',
+        '<th scope="col">Coupling</th><th scope="col" class="number">Measured</th>',
         "2,913 tokens, and the limit is 2,048",
         "above the response&#39;s 60th percentile",
     ):
         assert text in html, text
+
+
+def test_cells_are_words_numbers_and_estimates():
+    estimate, unbounded = Estimate(0.25, -0.125, 0.5), Estimate(12.345, np.nan, np.nan)
+    values = (None, "a-b", 0.123456, -0.0, -3, estimate, unbounded)
+    minus = "\N{MINUS SIGN}"
+    assert [cell(value) for value in values] == [
+        "\N{EM DASH}", "a-b", "0.1235", "0", f"{minus}3", f"0.25 [{minus}0.125, 0.5]", "12.35",
+    ]  # fmt: skip
+    assert cell(estimate, "+.1%") == f"+25.0 % [{minus}12.5 %, +50.0 %]"
+    assert [exact(value) for value in values] == ["", "", "0.123456", "-0.0", "-3", "0.25 [-0.125, 0.5]", "12.345"]
 
 
 def test_a_page_without_samples_tables_findings_is_a_page(tmp_path):
@@ -217,8 +232,8 @@ def test_figures_are_written_not_blank_and_the_same_twice(tmp_path):
 
 
 def test_a_figure_has_every_row_of_its_table():
-    rows = [Coupling(f"row {number}", 1.0 + number, 0.5, 30.0, 0.7, 0.8) for number in range(16)]
-    figure = couplings_figure(rows)
+    rows = [Strip(f"row {number}", "", Estimate(1.0 + number, 0.5, 30.0), 0.7, 0.8) for number in range(16)]
+    figure = strips_figure(rows)
     drawn = sorted(figure.axes, key=lambda axes: (axes.get_position().x0, -axes.get_position().y0))
     assert [axes.get_title() for axes in drawn if axes.axison] == [row.label for row in rows]
 
@@ -226,7 +241,7 @@ def test_a_figure_has_every_row_of_its_table():
 def test_hostile_text_is_drawn_as_text(tmp_path):
     given = document()
     given["samples"] = given["samples"][2:3]
-    given["tables"][0]["rows"][0][0] = "$\\frac{ 漢\n\x00 \ud83d"
+    given["tables"][0]["rows"][0]["cells"][0] = "$\\frac{ 漢\n\x00 \ud83d"
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a missing glyph is a warning
         written = write_figures(given, tmp_path)
@@ -265,22 +280,24 @@ def test_text_is_set_in_lines(texts, columns, wanted):
     assert lay_out(texts, columns)[0] == wanted
 
 
-def test_couplings_are_read_from_ready_made_cells():
-    table = {
-        "id": "table2",
-        "title": "",
-        "caption": "",
-        "columns": ["coupling", "observed", "expected", "lift", "shuffled", "paper", "paper expected"],
-        "rows": [
-            ["a", "38.1 % [35.2 %, 41.0 %]", "36.9 % [36 %, 37 %]", "3 %", "36.7 % [36 %, 37 %]", "52.5 %", ""],
-            ["b", "0.352 [\N{MINUS SIGN}0.1, 0.374]", "0.241 [0.2, 0.3]", "46 %", None, "0.361", "0.239"],
-            ["c", "\N{EN DASH} [\N{EN DASH}, \N{EN DASH}]", "\N{EN DASH}", None, None, "0.5", "0.5"],
-        ],
-    }
-    read = read_couplings(table)
-    assert read[:2] == [Coupling("a", 38.1, 35.2, 41.0, 36.9, 52.5), Coupling("b", 0.352, -0.1, 0.374, 0.241, 0.361)]
-    assert len(read) == 2
-    assert read_couplings(table | {"columns": [title.replace("paper", "theirs") for title in table["columns"]]}) == []
+def test_a_figure_draws_the_numbers_of_its_table():
+    table, offsets = checked(document())["tables"]
+    rows = strips(table)
+    assert rows[:3] == [
+        Strip("Entropy at WAAD peaks, against all tokens", "nats", Estimate(0.35213, 0.331, 0.374), 0.24081, 0.3608),
+        Strip("Receiver-FAI peaks that are FAI peaks", "share", Estimate(0.582, 0.549, 0.615), 0.229, 0.6084),
+        Strip("FAI peaks at or just after a WAAD peak", "share", Estimate(0.381, 0.352, 0.41), 0.369, 0.5253),
+    ]
+    assert rows[3].label == "One response" and len(rows) == 4  # what was not measured is not drawn
+    assert strips(offsets) == []  # it does not quote the paper
+    figure = strips_figure(rows)
+    figure.draw_without_rendering()
+    for axes, row in zip(figure.axes, rows, strict=True):
+        drawn = {line.get_label(): float(line.get_xdata()[0]) for line in axes.lines[1:]}
+        wanted = {"measured": row.measured.value, "control": row.control, "paper": row.paper}
+        assert drawn == {name: value for name, value in wanted.items() if value is not None}
+        np.testing.assert_equal(axes.lines[0].get_xdata(), row.measured[1:])
+        assert all(label.get_text().endswith(" %") for label in axes.get_xticklabels()) == (row.unit == "share")
 
 
 def test_the_ramp_goes_in_even_steps_of_lightness():

@@ -1,24 +1,13 @@
 // Arrows from dominated anchors to their introductory tokens, routed through the gaps between the lines.
 
-const SVG = "http://www.w3.org/2000/svg";
-
 /** Draw the arrows anew; positions are read all at once before anything is written. */
 function drawArrows(svg, spans, intros) {
   const frame = svg.parentElement.getBoundingClientRect();
   const pairs = intros.flatMap((intro, anchor) => (intro === null ? [] : [[anchor, intro]]));
-  const routes = pairs.map(([anchor, intro]) => ({
-    anchor,
-    intro,
-    path: route(body(spans[anchor]), body(spans[intro]), frame, Math.min(anchor - intro, 3)),
-  }));
   svg.replaceChildren(
-    ...routes.map(({ anchor, intro, path }) => {
-      const line = document.createElementNS(SVG, "path");
-      line.setAttribute("d", path);
-      line.dataset.anchor = anchor;
-      line.dataset.intro = intro;
-      return line;
-    }),
+    ...pairs
+      .map(([anchor, intro]) => [anchor, intro, route(body(spans[anchor]), body(spans[intro]), frame, Math.min(anchor - intro, 3))])
+      .map(([anchor, intro, path]) => shape("path", { d: path, "data-anchor": anchor, "data-intro": intro })),
   );
 }
 

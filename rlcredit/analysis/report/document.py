@@ -13,15 +13,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
 from rlcredit.pages.frame import clean
+from rlcredit.stats.estimates import Estimate
 
-FORMAT = 1
-SIGNALS = ("waad", "fai", "receiver_fai", "entropy", "gamma")
+FORMAT = 2  # 1: tables of strings; `rlcredit analyze` writes such a report anew
+Unit = Literal["share", "nats", "count", ""]
+"""Of a number; a share is in [0, 1]."""
+Role = Literal["measured", "control", "paper"]
 
 
 class Tokens(TypedDict):
@@ -44,7 +47,7 @@ Maps = TypedDict("Maps", {"local": list[list[float]], "global": list[list[float]
 """Mean attention of the local and of the global heads, [N, N]; a row is a query."""
 
 
-class Sample(TypedDict):
+class ReportSample(TypedDict):
     id: str
     prompt: str
     tokens: Tokens
@@ -56,20 +59,36 @@ class Sample(TypedDict):
     correct: bool | None
 
 
-class Table(TypedDict):
-    """Ready-made cells. The first column names the row.
+class Measured(TypedDict):
+    """A value with its 95 % interval; the bounds are None where nothing is known of them."""
 
-    Figures read columns by their titles (`figures.read_couplings`). The first with "paper" in it is the paper's; the
-    first other with "expected", "control", "shuffled", "chance" or "all tokens" what chance would give; the first
-    of the rest with a number in the row is what was measured. Its interval is "[low, high]" in the same cell, or in a
-    column titled "interval". A number may carry a unit: "38.1 % [35.2 %, 41.0 %]".
-    """
+    value: float
+    low: float | None
+    high: float | None
+
+
+TableCell = str | float | Measured | None
+
+
+class Column(TypedDict):
+    title: str
+    unit: Unit | None  # of its numbers; None: that of the row
+    role: Role | None  # what a figure of the table draws; None: nothing
+
+
+class Row(TypedDict):
+    unit: Unit
+    cells: list[TableCell]  # one a column; the first names the row
+
+
+class ReportTable(TypedDict):
+    """Numbers and estimates: the page and the figures write them out. A table with a `paper` column has a figure."""
 
     id: str
     title: str
     caption: str
-    columns: list[str]
-    rows: list[list[str | float | None]]
+    columns: list[Column]
+    rows: list[Row]
 
 
 class Finding(TypedDict):
@@ -77,7 +96,7 @@ class Finding(TypedDict):
     sentence: str
 
 
-class Skipped(TypedDict):
+class ReportSkipped(TypedDict):
     id: str
     reason: str
 
@@ -93,10 +112,10 @@ class Document(TypedDict):
     command: str
     version: str
     settings: dict[str, Any]
-    samples: list[Sample]
-    tables: list[Table]
+    samples: list[ReportSample]
+    tables: list[ReportTable]
     findings: list[Finding]
-    skipped: list[Skipped]
+    skipped: list[ReportSkipped]
 
 
 def checked(document: Mapping[str, Any]) -> Document:
@@ -113,7 +132,7 @@ def checked(document: Mapping[str, Any]) -> Document:
         _check_sample(f"samples[{index}]", sample)
     for index, table in enumerate(document["tables"]):
         for number, row in enumerate(table["rows"]):
-            _check_length(f"tables[{index}].rows[{number}]", row, len(table["columns"]), "columns")
+            _check_length(f"tables[{index}].rows[{number}].cells", row["cells"], len(table["columns"]), "columns")
     return cast(Document, clean(document))
 
 
@@ -122,13 +141,19 @@ def _adapter() -> TypeAdapter[Document]:
     return TypeAdapter(Document)
 
 
+def estimate(cell: Measured) -> Estimate:
+    """The cell with nan for the bounds that are not known."""
+    low, high = (math.nan if bound is None else bound for bound in (cell["low"], cell["high"]))
+    return Estimate(cell["value"], low, high)
+
+
 def _where(location: Sequence[str | int]) -> str:
     """("samples", 3, "id") as samples[3].id."""
     parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in location]
     return "".join(parts).lstrip(".") or "document"
 
 
-def _check_sample(where: str, sample: Sample) -> None:
+def _check_sample(where: str, sample: ReportSample) -> None:
     tokens, layers = sample["tokens"], sample["layers"]
     size = len(tokens["text"])
     for name, values in cast(dict[str, list[Any]], tokens).items():

@@ -5,14 +5,14 @@ The view of a sample is drawn in the browser, one at a time, from the same numbe
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlcredit.analysis.report.document import Document, checked
+from rlcredit.analysis.report.document import Document, ReportTable, TableCell, Unit, checked, estimate
 from rlcredit.pages.frame import cell, exact, render
 
+SPECS: dict[Unit, str] = {"share": "z.1%", "nats": "z.3f", "count": "z,.0f", "": "z.3f"}
 VERDICTS = {True: ("holds", "Holds"), False: ("fails", "Does not hold"), None: ("open", "Cannot tell")}
 LABELS = {
     "temperature": "Temperature",
@@ -23,7 +23,6 @@ LABELS = {
     "credit_strategy": "Credit strategy",
     "quantile": "Quantile q",
     "amplification": "Amplification a",
-    "peak": "Peak",
 }
 
 
@@ -38,23 +37,32 @@ def page(document: Mapping[str, Any]) -> str:
     """The whole page as text."""
     report = checked(document)
     return render(
-        Path(__file__).with_name("page.html.j2"),
-        {"samples": report["samples"], "settings": report["settings"]},
-        {"report": report, "settings": _shown_settings(report), "verdicts": VERDICTS},
-        styles=("page.css",),
-        scripts=("colour.js", "tokens.js", "arrows.js", "charts.js", "page.js"),
-        filters={"cell": cell, "exact": exact},
-        tests={"figure": _is_figure},
+        Path(__file__).with_name("report.html.j2"),
+        {"samples": report["samples"]},
+        {
+            "report": report,
+            "subject": [report["model"], *filter(None, [report["task"]])],
+            "made_by": report["command"],
+            "created": report["created"],
+            "version": report["version"],
+            "settings": _facts(report),
+            "tables": [_shown_table(table) for table in report["tables"]],
+            "verdicts": VERDICTS,
+        },
+        styles=("report.css",),
+        scripts=("tokens.js", "arrows.js", "sample.js", "report.js"),
     )
 
 
-def _shown_settings(report: Document) -> list[tuple[str, str]]:
+def _facts(report: Document) -> list[tuple[str, str]]:
     # a peak's definition is a sentence: it stands at the foot of the page
-    return [
+    settings = [
         (LABELS.get(key, key.replace("_", " ").capitalize()), _setting(key, value))
         for key, value in report["settings"].items()
         if key != "peak"
     ]
+    skipped = f", {len(report['skipped'])} skipped" if report["skipped"] else ""
+    return [*settings, ("Samples", f"{len(report['samples'])}{skipped}")]
 
 
 def _setting(key: str, value: Any) -> str:
@@ -79,8 +87,18 @@ def _setting(key: str, value: Any) -> str:
             return str(value)
 
 
-def _is_figure(value: str | float | None) -> bool:
-    """Is a cell one of numbers: a number, one with its unit and interval, or the dash of one that is not there?"""
-    if value is None or isinstance(value, int | float):
-        return True
-    return re.match(r"[-+\N{MINUS SIGN}]?\d|\[|[\N{EN DASH}\N{EM DASH}]( |$)", value) is not None
+def _shown_table(table: ReportTable) -> dict[str, Any]:
+    """The table as text: a column or a cell is (text, every digit, whether it is of numbers)."""
+    shown = [
+        [_shown_cell(value, column["unit"] if column["unit"] is not None else row["unit"])
+         for value, column in zip(row["cells"], table["columns"], strict=True)]
+        for row in table["rows"]
+    ]  # fmt: skip
+    numeric = [bool(shown) and all(row[place][2] for row in shown) for place in range(len(table["columns"]))]
+    titles = [(column["title"], "", of_numbers) for column, of_numbers in zip(table["columns"], numeric, strict=True)]
+    return {"title": table["title"], "caption": table["caption"], "columns": titles, "rows": shown}
+
+
+def _shown_cell(value: TableCell, unit: Unit) -> tuple[str, str, bool]:
+    number = estimate(value) if isinstance(value, dict) else value
+    return cell(number, SPECS[unit]), exact(number), not isinstance(value, str)

@@ -1,11 +1,7 @@
-// The page: what is chosen is kept in the address (#sample=2&colour=fai), so that a reload and a bookmark find it again.
+// The page of `rlcredit analyze`: a sample at a time, its text, curves, maps and spans linked to each other.
 
-const { samples, settings } = JSON.parse(document.getElementById("data").textContent);
-const at = (id) => document.getElementById(id);
-const dark = matchMedia("(prefers-color-scheme: dark)");
+const { samples } = data;
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
-const DEFAULTS = { sample: "0", colour: "waad", scale: "value", arrows: "yes", theme: "" };
-const state = { ...DEFAULTS, ...Object.fromEntries(new URLSearchParams(location.hash.slice(1))) };
 
 let spans = [];
 let current = -1; // the token that the keyboard is at, or was last
@@ -13,57 +9,6 @@ let pointed = -1; // the token that the line in the curves is at
 let redraw = 0;
 
 const sample = () => samples[Number(state.sample)];
-
-function keep(change) {
-  Object.assign(state, change);
-  const kept = Object.entries(state).filter(([key, value]) => value !== DEFAULTS[key]);
-  const hash = new URLSearchParams(kept).toString();
-  history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
-}
-
-// ---- mode ----------------------------------------------------------------------------------------------------------
-
-function isDark() {
-  return state.theme ? state.theme === "dark" : dark.matches;
-}
-
-function applyTheme() {
-  document.documentElement.dataset.theme = isDark() ? "dark" : "light";
-  at("theme").setAttribute("aria-pressed", String(isDark()));
-}
-
-at("theme").addEventListener("click", () => {
-  keep({ theme: isDark() ? "light" : "dark" });
-  applyTheme();
-  if (samples.length) drawCharts();
-});
-dark.addEventListener("change", () => {
-  applyTheme();
-  if (samples.length) drawCharts();
-});
-
-// ---- values under the pointer and at the keyboard --------------------------------------------------------------------
-
-const tip = at("tip");
-
-/** Show this content at a box of the window, inside the window. */
-function showTip(content, box) {
-  tip.replaceChildren(...content);
-  tip.hidden = false;
-  const { width, height } = tip.getBoundingClientRect();
-  const left = Math.min(Math.max(8, box.left), document.documentElement.clientWidth - width - 8);
-  const below = box.bottom + 8;
-  const top = below + height <= innerHeight ? below : box.top - height - 8;
-  tip.style.left = `${Math.max(8, left)}px`;
-  tip.style.top = `${Math.max(8, top)}px`;
-}
-
-function hideTip() {
-  tip.hidden = true;
-  for (const span of document.querySelectorAll(".token[aria-describedby]")) span.removeAttribute("aria-describedby");
-}
-
-const beside = (event) => new DOMRect(event.clientX + 12, event.clientY, 1, 1);
 
 // ---- tokens ----------------------------------------------------------------------------------------------------------
 
@@ -78,7 +23,7 @@ function point(index, box, follow = false) {
 }
 
 function focusToken(index) {
-  const span = spans[Math.min(Math.max(index, 0), spans.length - 1)];
+  const span = spans[index];
   if (!span) return;
   span.focus({ preventScroll: true });
   const box = body(span);
@@ -105,23 +50,15 @@ function vertical(from, way) {
   return best;
 }
 
-const KEYS = {
-  ArrowRight: () => current + 1,
-  ArrowLeft: () => current - 1,
-  ArrowDown: () => vertical(current, 1),
-  ArrowUp: () => vertical(current, -1),
-  Home: () => 0,
-  End: () => spans.length - 1,
+const MOVES = {
+  ArrowRight: (from) => from + 1, ArrowLeft: (from) => from - 1, Home: () => 0, End: () => Infinity,
+  ArrowDown: (from) => vertical(from, 1), ArrowUp: (from) => vertical(from, -1),
 };
 
 function listen() {
   const list = at("tokens");
   const tokenOf = (event) => event.target.closest?.(".token");
-  list.addEventListener("keydown", (event) => {
-    if (!(event.key in KEYS) || event.altKey || event.ctrlKey || event.metaKey) return;
-    event.preventDefault();
-    focusToken(KEYS[event.key]());
-  });
+  list.addEventListener("keydown", (event) => focusToken(target(event, MOVES, current, spans.length - 1)));
   list.addEventListener("focusin", (event) => {
     const span = tokenOf(event);
     if (!span) return;
@@ -167,6 +104,8 @@ function followFocus() {
 
 // ---- a sample ----------------------------------------------------------------------------------------------------------
 
+const counted = (count, name) => `${count} ${name}${count === 1 ? "" : "s"}`;
+
 function drawSample() {
   const { tokens, prompt, correct, id } = sample();
   const count = tokens.text.length;
@@ -181,12 +120,12 @@ function drawSample() {
   at("no-tokens").hidden = Boolean(count);
   at("prompt").replaceChildren(...visible(prompt));
   const verdict = correct === null ? "answer not checked" : correct ? "answer right" : "answer wrong";
-  const many = (flags, one, more) => `${flags.filter(Boolean).length} ${flags.filter(Boolean).length === 1 ? one : more}`;
+  const many = (flags, name) => counted(flags.filter(Boolean).length, name);
   at("about").replaceChildren(
     element("bdi", { className: "id" }, ...visible(id)),
     [
-      "", `${count} ${count === 1 ? "token" : "tokens"}`, verdict, many(tokens.preplan, "preplan token", "preplan tokens"),
-      `${many(tokens.anchor, "anchor", "anchors")} (${tokens.dominated.filter(Boolean).length} dominated)`,
+      "", counted(count, "token"), verdict, many(tokens.preplan, "preplan token"),
+      `${many(tokens.anchor, "anchor")} (${tokens.dominated.filter(Boolean).length} dominated)`,
     ].join(" \u00b7 "),
   );
   at("sample").value = state.sample;
@@ -221,7 +160,7 @@ function drawLinks() {
 function drawCharts() {
   const { tokens, maps, head_span: rows } = sample();
   const pick = (index) => focusToken(index);
-  const moved = () => moveUpright(at("upright"), at("curves"), pointed, false);
+  const moved = () => moveUpright(at("upright"), at("curves"), pointed);
   drawCurves(at("curves"), tokens, { hover: (index, event) => point(index, beside(event)), leave, pick, moved });
   moved();
   at("maps").hidden = !maps;
@@ -282,14 +221,10 @@ function spanWords(row, head) {
   ];
 }
 
-/** The same spans in words, for who cannot see or hover the picture. */
+/** The same spans as a table, for readers who cannot see the picture or point at it. */
 function drawSpanTable() {
   const { layers, head_span: rows } = sample();
-  const head = (scope, text) => {
-    const cell = element("th", {}, text);
-    cell.scope = scope;
-    return cell;
-  };
+  const head = (scope, text) => element("th", { scope }, text);
   const cells = (row, index) =>
     row.map((span, at_) => {
       const group = groups(index, at_);
@@ -309,28 +244,10 @@ function choose(index) {
   drawSample();
 }
 
-function radios(name, changed) {
-  for (const input of document.querySelectorAll(`input[name="${name}"]`)) {
-    input.checked = input.value === state[name];
-    input.addEventListener("change", () => {
-      keep({ [name]: input.value });
-      changed();
-    });
-  }
-}
-
 function begin() {
-  if (!samples[Number(state.sample)]) keep({ sample: "0" });
-  for (const [key, allowed] of [["colour", ["waad", "fai", "entropy", "gamma"]], ["scale", ["value", "rank"]]]) {
-    if (!allowed.includes(state[key])) keep({ [key]: DEFAULTS[key] });
-  }
   radios("colour", drawColours);
   radios("scale", drawColours);
-  at("arrows").checked = state.arrows === "yes";
-  at("arrows").addEventListener("change", (event) => {
-    keep({ arrows: event.target.checked ? "yes" : "no" });
-    drawLinks();
-  });
+  checkbox("arrows", drawLinks);
   at("sample").addEventListener("change", (event) => choose(Number(event.target.value)));
   at("previous").addEventListener("click", () => choose(Number(state.sample) - 1));
   at("next").addEventListener("click", () => choose(Number(state.sample) + 1));
@@ -343,11 +260,14 @@ function begin() {
     cancelAnimationFrame(redraw);
     redraw = requestAnimationFrame(() => {
       drawLinks();
-      moveUpright(at("upright"), at("curves"), pointed, false);
+      moveUpright(at("upright"), at("curves"), pointed);
     });
   }).observe(at("tokens"));
   drawSample();
 }
 
-applyTheme();
+recall({ sample: "0", colour: "waad", scale: "value", arrows: "yes" }, {
+  sample: samples.map((_, index) => String(index)), colour: ["waad", "fai", "entropy", "gamma"], scale: ["value", "rank"],
+});
+followMode(() => samples.length && drawCharts());
 if (samples.length) begin();

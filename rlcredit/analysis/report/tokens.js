@@ -1,44 +1,38 @@
-// The text as tokens: what is written is what the model wrote, with a visible mark for what would not show.
+// The tokens of a response: their marks and colours, and what is known of each.
 
-// Line ends, tabs, controls, and marks that turn the direction of the text around them. ZWJ and ZWNJ shape scripts and
-// stay as they are.
-const UNSEEN =
-  /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/gu;
+const SIGNALS = {
+  waad: { name: "WAAD", unit: "tokens" },
+  fai: { name: "FAI", unit: "attention" },
+  receiver_fai: { name: "Receiver FAI", unit: "attention" },
+  entropy: { name: "Entropy", unit: "nats" },
+  gamma: { name: "\u03b3", unit: "times the advantage" },
+};
 
-/** An element with these properties and children; children that are strings become text, never markup. */
-function element(name, properties = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(properties)) {
-    if (key.startsWith("data-") || key.startsWith("aria-") || key === "role") made.setAttribute(key, value);
-    else made[key] = value;
+/** Of each value its place in [0, 1] between the least and the greatest, or by rank; null where there is no value. */
+function places(values, byRank) {
+  const { low, high } = bounds(values);
+  if (!byRank) return values.map((value) => (value === null ? null : high > low ? (value - low) / (high - low) : 0));
+  const sorted = values.filter((value) => value !== null).sort((a, b) => a - b);
+  const first = new Map();
+  const last = new Map();
+  sorted.forEach((value, rank) => {
+    if (!first.has(value)) first.set(value, rank);
+    last.set(value, rank);
+  });
+  const top = Math.max(1, sorted.length - 1);
+  // equal values share the middle of their ranks
+  return values.map((value) => (value === null ? null : (first.get(value) + last.get(value)) / 2 / top));
+}
+
+function bounds(values) {
+  let low = Infinity;
+  let high = -Infinity;
+  for (const value of values) {
+    if (value === null) continue;
+    if (value < low) low = value;
+    if (value > high) high = value;
   }
-  made.append(...children);
-  return made;
-}
-
-/** The text of a token as nodes. */
-function visible(text) {
-  if (text === "") return [unseen("\u2205")];
-  const nodes = [];
-  let end = 0;
-  for (const match of text.matchAll(UNSEEN)) {
-    if (match.index > end) nodes.push(text.slice(end, match.index));
-    nodes.push(mark(match[0]));
-    end = match.index + match[0].length;
-  }
-  if (end < text.length) nodes.push(text.slice(end));
-  return nodes;
-}
-
-function mark(character) {
-  // the sign itself is drawn by the style sheet, so that copied text is the model's
-  if (character === "\n") return element("span", { className: "newline" }, "\n");
-  if (character === "\t") return element("span", { className: "tab" }, "\t");
-  return unseen(`U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`);
-}
-
-function unseen(sign) {
-  return element("span", { className: "unseen" }, sign);
+  return { low, high };
 }
 
 /** A token in words, for names: shows newlines as their sign. */
@@ -100,12 +94,12 @@ function digits(value) {
 }
 
 function roles(tokens, index) {
-  const found = [];
-  if (tokens.preplan[index]) found.push("preplan token");
-  if (tokens.anchor[index]) found.push(tokens.dominated[index] ? "dominated anchor" : "anchor");
+  const parts = [];
+  if (tokens.preplan[index]) parts.push("preplan token");
+  if (tokens.anchor[index]) parts.push(tokens.dominated[index] ? "dominated anchor" : "anchor");
   const intro = tokens.intro[index];
-  if (intro !== null) found.push(`introduced by token ${intro} \u201c${inWords(tokens.text[intro])}\u201d`);
+  if (intro !== null) parts.push(`introduced by token ${intro} \u201c${inWords(tokens.text[intro])}\u201d`);
   const introduced = tokens.intro.flatMap((at, anchor) => (at === index ? [anchor] : []));
-  if (introduced.length) found.push(`introduces token ${introduced.join(", ")}`);
-  return found;
+  if (introduced.length) parts.push(`introduces token ${introduced.join(", ")}`);
+  return parts;
 }

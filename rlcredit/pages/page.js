@@ -1,0 +1,89 @@
+// What every page does: what is chosen is kept in the address (#sample=2&colour=fai), so that a reload and a bookmark
+// find it again; light and dark mode; values in a box beside the pointer or the focus; switches.
+
+const at = (id) => document.getElementById(id);
+const data = JSON.parse(at("data").textContent);
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const tip = at("tip");
+const state = {};
+let usual = {};
+
+/** Take what is chosen from the address: all keys have a default, and some take only the values in `allowed`. */
+function recall(defaults, allowed) {
+  usual = { ...defaults, theme: "" };
+  Object.assign(state, usual, Object.fromEntries(new URLSearchParams(location.hash.slice(1))));
+  for (const [key, values] of Object.entries(allowed)) if (!values.includes(state[key])) state[key] = usual[key];
+}
+
+function keep(change) {
+  Object.assign(state, change);
+  const kept = Object.entries(state).filter(([key, value]) => value !== usual[key]);
+  const hash = new URLSearchParams(kept).toString();
+  history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
+}
+
+const isDark = () => (state.theme ? state.theme === "dark" : dark.matches);
+
+/** Follow the system's mode, or the button's; `redraw` draws again what has the colours of the mode before. */
+function followMode(redraw) {
+  const apply = () => {
+    document.documentElement.dataset.theme = isDark() ? "dark" : "light";
+    at("theme").setAttribute("aria-pressed", String(isDark()));
+  };
+  const changed = () => {
+    apply();
+    redraw();
+  };
+  at("theme").addEventListener("click", () => {
+    keep({ theme: isDark() ? "light" : "dark" });
+    changed();
+  });
+  dark.addEventListener("change", changed);
+  apply();
+}
+
+/** Show this content at a box of the window, inside the window. */
+function showTip(content, box) {
+  tip.replaceChildren(...content);
+  tip.hidden = false;
+  const { width, height } = tip.getBoundingClientRect();
+  const left = Math.min(Math.max(8, box.left), document.documentElement.clientWidth - width - 8);
+  const below = box.bottom + 8;
+  const top = below + height <= innerHeight ? below : box.top - height - 8;
+  tip.style.left = `${Math.max(8, left)}px`;
+  tip.style.top = `${Math.max(8, top)}px`;
+}
+
+function hideTip() {
+  tip.hidden = true;
+  for (const node of document.querySelectorAll("[aria-describedby=tip]")) node.removeAttribute("aria-describedby");
+}
+
+const beside = (event) => new DOMRect(event.clientX + 12, event.clientY, 1, 1);
+
+/** Where a key moves to among places 0 to `last`, and undefined for any other key. `moves` has a function for each. */
+function target(event, moves, from, last) {
+  if (!(event.key in moves) || event.altKey || event.ctrlKey || event.metaKey) return undefined;
+  event.preventDefault();
+  return Math.min(Math.max(moves[event.key](from), 0), last);
+}
+
+function radios(name, changed) {
+  for (const input of document.querySelectorAll(`input[name="${name}"]`)) {
+    input.checked = input.value === state[name];
+    input.addEventListener("change", () => {
+      keep({ [name]: input.value });
+      changed();
+    });
+  }
+}
+
+/** A checkbox that is kept as yes or no; nothing where the page has none of this id. */
+function checkbox(id, changed) {
+  if (!at(id)) return;
+  at(id).checked = state[id] === "yes";
+  at(id).addEventListener("change", (event) => {
+    keep({ [id]: event.target.checked ? "yes" : "no" });
+    changed();
+  });
+}
