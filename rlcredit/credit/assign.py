@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,20 +35,39 @@ def assign_credit(
 
     Returns: weights of 1 outside the response, and in rows whose signals are not finite (`skipped` says which).
         Computed without gradient.
+
+    Raises: ValueError of one line if the strategy gives no Credit, weights of another shape, or a weight that is
+        negative or not finite.
     """
     response = response_mask.bool()
     if row_keys is None:
         row_keys = torch.arange(response.shape[0])
     batch = Batch(signals, response, row_keys.reshape(response.shape[0], -1), args)
     strategy = strategy or strategy_of(args)
-    credit = strategy.assign(batch)
-    if credit.weights.shape != response.shape:
+    credit = _checked(strategy.assign(batch), response, args.credit_strategy)
+    skipped = _not_finite(signals, response, strategy.needs)
+    bad = response & ~((credit.weights >= 0) & credit.weights.isfinite()) & ~skipped[:, None]
+    if bad.any():
+        row, column = bad.nonzero()[0].tolist()
         raise ValueError(
-            f"credit_strategy: {args.credit_strategy!r} gave weights of shape "
-            f"{list(credit.weights.shape)} for a batch of {list(response.shape)}"
+            f"credit_strategy: {args.credit_strategy!r} gave the weight {credit.weights[row, column]:g} (row {row}, "
+            f"position {column}); a weight is a finite number of 0 or more"
         )
-    credit = replace(credit, weights=torch.where(response, credit.weights.float(), 1.0))
-    return credit.skipping(_not_finite(signals, response, strategy.needs))
+    return replace(credit, weights=torch.where(response, credit.weights.float(), 1.0)).skipping(skipped)
+
+
+def _checked(credit: Any, response_BN: Tensor, name: str) -> Credit:
+    """What a strategy gave, if that is a Credit of the batch."""
+    if not isinstance(credit, Credit):
+        raise ValueError(
+            f"credit_strategy: {name!r} gave a {type(credit).__name__}; return rlcredit.Credit.of(weights)"
+        )
+    if credit.weights.shape != response_BN.shape:
+        raise ValueError(
+            f"credit_strategy: {name!r} gave weights of shape {list(credit.weights.shape)} for a batch of "
+            f"{list(response_BN.shape)}; return one weight for each position"
+        )
+    return credit
 
 
 def _not_finite(signals: AttentionSignals, response_BN: Tensor, needs: frozenset[str]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from datasets import Dataset
@@ -54,6 +55,15 @@ class HeldOut:
                 ]
             tables[name] = table(gather_object(records))
         return tables
+
+    @property
+    def metric_names(self) -> list[str]:
+        """What an evaluation logs, without the prefix: `SET/pass@1`, ..."""
+        shape = 1, self.samples
+        some = SampleTable(np.zeros(shape), [[None] * self.samples], np.zeros(shape, int), np.zeros(shape, bool))
+        sets = list(self.tests)
+        sets += [second_name(sets[0], self.second.temperature)] if self.second is not None else []
+        return [f"{name}/{key}" for name in sets for key in metrics_of(some)]
 
 
 def second_name(name: str, temperature: float) -> str:

@@ -19,6 +19,7 @@ from trl.import_utils import is_vllm_available
 
 from rlcredit.attention import choose_layers
 from rlcredit.errors import InputError
+from rlcredit.evaluation.held_out import HeldOut
 from rlcredit.evaluation.sampling import prompt_lengths
 from rlcredit.models.weight_files import refuse_broken
 from rlcredit.tasks import TaskData
@@ -95,6 +96,18 @@ def check_vllm(config: CreditGRPOConfig) -> None:
         )
 
 
+def check_best_metric(config: CreditGRPOConfig, held_out: HeldOut | None) -> None:
+    """Refuse to look for the best model by a metric that the run's evaluations do not have."""
+    if not config.load_best_model_at_end or held_out is None:
+        return
+    wanted = (config.metric_for_best_model or "loss").removeprefix("eval_")
+    if wanted not in held_out.metric_names:
+        raise InputError(
+            f"metric_for_best_model: {wanted!r} is not measured where held-out sets are; write "
+            f"{held_out.metric_names[0]}, or another of their estimates"
+        )
+
+
 def checkpoint_of(config: CreditGRPOConfig) -> str | None:
     """Where training goes on, or None; refuse names that the file system does not take."""
     output = Path(config.output_dir)
@@ -125,6 +138,11 @@ def check_policy(
     """Refuse a policy that is not there, cannot be read, or whose context is too short; give what describes it."""
     options = {"revision": model.model_revision, "trust_remote_code": config.trust_remote_code}
     refuse_broken(path, "model_name_or_path", "write the folder of a whole model")
+    if os.path.isfile(f"{path}/adapter_config.json") and not os.path.isfile(f"{path}/config.json"):
+        raise InputError(
+            f"model_name_or_path: {path!r} holds an adapter, not a model; merge it into its base model first (PEFT's "
+            "merge_and_unload, then save_pretrained) and write that folder"
+        )
     try:
         policy = AutoConfig.from_pretrained(path, **options)
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", truncation_side="left", **options)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from rlcredit.credit import weighted_advantage
+from rlcredit.errors import InputError
 from rlcredit.signals import AttentionSignals
 from rlcredit.trainers.credit_log import CreditLog, totals_of_rows
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
@@ -69,6 +70,11 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
         self.reader, self.credit_log = CreditReader(args, self.strategy, self.accelerator), CreditLog(self)
         self.run_state.components |= {"credit": self.reader, "credit_log": self.credit_log}
         self._awaited: AwaitedPass | None = None
+        if self.has_images and self.reader.shares_groups:
+            grouping = args.credit_head_grouping
+            raise InputError(
+                f"credit_head_grouping: {grouping} needs a pass of its own, which is not given images: write response"
+            )
         if self.reader.needs_attention:
             warn_of_dropout(self.model)
 
@@ -149,8 +155,6 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
         return result
 
     def _read_in_own_pass(self, batch: dict[str, Any]) -> AttentionSignals:
-        if "pixel_values" in batch:
-            raise ValueError("credit_head_grouping: images need credit_head_grouping: response")
         ids, real, size = joined(batch, "ids"), joined(batch, "mask"), self.args.per_device_train_batch_size
         length = batch["completion_ids"].shape[1]
         score = partial(super()._get_per_token_logps_and_entropies, self.model, ids, real, length, batch_size=size)

@@ -17,7 +17,10 @@ logger = logging.getLogger(__name__)
 def refuse_unreadable(model: str | PreTrainedModel, args: CreditGRPOConfig) -> None:
     """Raise a ValueError before weights load, if the layers asked for are not there to be read."""
     if isinstance(model, str):
-        config = AutoConfig.from_pretrained(model, trust_remote_code=args.trust_remote_code)
+        options = args.model_init_kwargs or {}
+        config = AutoConfig.from_pretrained(
+            model, revision=options.get("revision"), trust_remote_code=args.trust_remote_code
+        )
     else:
         config = model.config
     choose_layers(config, args.credit_layers, args.credit_num_layers)

@@ -52,6 +52,10 @@ class CreditPPOTrainer(CreditGRPOTrainer):
         self._scores: Tensor | None = None
         super().__init__(model, reward_funcs, args=args, train_dataset=train_dataset, **kwargs)
         args = self.args
+        if self.has_images:
+            raise InputError(
+                "algorithm: ppo: the critic is not given images; use algorithm: grpo, or a set without them"
+            )
         policy = self.accelerator.unwrap_model(self.model)
         options = {"trust_remote_code": args.trust_remote_code}
         if args.critic_model_name_or_path is not None:

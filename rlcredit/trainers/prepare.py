@@ -154,7 +154,9 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig, no
             f"processes: the recipe is meant for {run.processes}, this run has {config.world_size}: batches are "
             f"{config.world_size / run.processes:g} times as large as there"
         )
-    return Checked(run, model, config, task, path, policy, tokenizer, schedule, checkpoint, notes)
+    checked = Checked(run, model, config, task, path, policy, tokenizer, schedule, checkpoint, notes)
+    checks.check_best_metric(config, checked.held_out)
+    return checked
 
 
 def build(checked: Checked) -> CreditGRPOTrainer:

@@ -7,6 +7,7 @@ and the strategy. It holds the frozen head groups and the seconds spent.
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from enum import Enum, auto
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from rlcredit.attention import Capture, head_groups, open_capture, signals_maker, with_entropy
 from rlcredit.attention.capture import StopForward
 from rlcredit.credit import Credit, CreditArguments, Strategy, assign_credit
+from rlcredit.errors import InputError
 from rlcredit.models.modes import evaluating
 from rlcredit.signals import AttentionSignals, HeadGroups, HeadStatistics, signals_of_groups, sum_over_responses
 
@@ -130,7 +132,7 @@ class CreditReader:
     def _open(self, model: nn.Module, real_BN: Tensor, response_BN: Tensor, *, stop_early: bool = False) -> Capture:
         options: dict[str, Any] = {"stop_early": stop_early}
         if not self._needs_whole_rollout:  # per-head values are reduced chunk by chunk
-            options["finish"] = signals_maker(self._args, self.frozen if self._shares_groups else None)
+            options["finish"] = signals_maker(self._args, self.frozen if self.shares_groups else None)
         return open_capture(model, self._args, real_BN, response_BN, **options)
 
     def _signals(self, capture: Capture | None, entropy_BT: Tensor | None, response_BN: Tensor) -> AttentionSignals:
@@ -155,13 +157,16 @@ class CreditReader:
     # ---- head groups that rows share ------------------------------------------------------------------------------
 
     @property
-    def _shares_groups(self) -> bool:
-        return self._args.credit_head_grouping != "response" and self._args.credit_heads != "all"
+    def shares_groups(self) -> bool:
+        """Whether the rows of a rollout share one split of the heads."""
+        return (
+            self.needs_attention and self._args.credit_head_grouping != "response" and self._args.credit_heads != "all"
+        )
 
     @property
     def _needs_whole_rollout(self) -> bool:
         """Whether head groups come from the whole rollout, before its first loss."""
-        return self.needs_attention and self._shares_groups and self.frozen is None
+        return self.shares_groups and self.frozen is None
 
     def _share_groups(self, statistics: HeadStatistics) -> AttentionSignals:
         """One split for all rows of all processes, from the mean of each head's score over responses."""
@@ -193,7 +198,16 @@ class CreditReader:
         with self._clocked():
             if signals is None:
                 signals = AttentionSignals.without_attention(torch.full(response_BN.shape, torch.nan))
-            return assign_credit(signals, response_BN, self._args, row_keys=row_keys_BK, strategy=self._strategy)
+            try:
+                return assign_credit(signals, response_BN, self._args, row_keys=row_keys_BK, strategy=self._strategy)
+            except ValueError as error:
+                raise InputError(str(error)) from error
+            except Exception as error:  # whatever a strategy of the user's raises
+                frame = traceback.extract_tb(error.__traceback__)[-1]
+                raise InputError(
+                    f"credit_strategy: {self._args.credit_strategy!r} raised {type(error).__name__}: {error} "
+                    f"({frame.filename}, line {frame.lineno})"
+                ) from error
 
     @contextmanager
     def _clocked(self) -> Iterator[None]:

@@ -84,4 +84,6 @@ def _to_wandb(page: Path, step: int) -> None:
     import wandb
 
     if wandb.run is not None:
-        wandb.log({"credit/report": wandb.Html(page.read_text(encoding="utf-8"), inject=False)}, step=step)
+        # transformers plots all over train/global_step; wandb drops what comes for one of its own steps that is past
+        panel = wandb.Html(page.read_text(encoding="utf-8"), inject=False)
+        wandb.log({"credit/report": panel, "train/global_step": step})

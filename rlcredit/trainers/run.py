@@ -26,6 +26,7 @@ from rlcredit.trainers.ppo_config import CreditPPOConfig
 from rlcredit.trainers.prepare import Checked, build, check
 from rlcredit.trainers.run_arguments import RunArguments
 from rlcredit.trainers.stopping import Terminated, ending_at_once, naming_lost_processes
+from rlcredit.trainers.sturdy_config import SturdyGRPOConfig
 
 
 def train(argv: Sequence[str]) -> None:
@@ -52,7 +53,15 @@ def _run(checked: Checked, argv: Sequence[str]) -> None:
     trainer.train(resume_from_checkpoint=checked.checkpoint)
     if trainer.was_stopped:
         step = trainer.state.global_step
-        return _say([f"\nstopped by SIGTERM after step {step}, which is saved", f"resume:     {resume_command(argv)}"])
+        _say(
+            [
+                f"\nstopped by {trainer.stopped_by} after step {step}, which is saved",
+                f"resume:     {resume_command(argv)}",
+            ]
+        )
+        if trainer.stopped_by == "SIGINT":
+            raise KeyboardInterrupt
+        return
     _save(trainer)
     _summarize(trainer, checked, before, _last_accuracies(trainer), argv)
 
@@ -62,9 +71,10 @@ def _save(trainer: CreditGRPOTrainer) -> None:
     try:
         trainer.save_model()
     except checkpoints.WRITE_ERRORS as error:
+        failure = checkpoints.Failure.of(error)
         raise RunStopped(
-            f"the policy could not be saved in {trainer.args.output_dir} ({' '.join(str(error).split())[:160]}); make "
-            "room, then go on from the last checkpoint with --resume_from_checkpoint latest"
+            f"the policy could not be saved in {trainer.args.output_dir} ({failure.reason}); {failure.advice}, then "
+            "go on from the last checkpoint with --resume_from_checkpoint latest"
         ) from error
 
 
@@ -123,6 +133,8 @@ def _summarize(
     lines = [f"{name}: {trainer.state.global_step} steps"]
     if rewards:
         lines.append(f"reward:     {rewards[0]:.3f} -> {rewards[-1]:.3f}")
+    if trainer.rewards.unscored:
+        lines.append(f"unscored:   {trainer.rewards.unscored} completions in {trainer.rewards.rollouts} rollouts")
     run = checked.run
     lines += [
         f"accuracy:   {_change(before.get(name), values, run)}  {name}, {_how(name, run)}"
@@ -154,7 +166,7 @@ def _change(before: list[float] | None, after: list[float], run: RunArguments) -
 def describe() -> str:
     """rlcredit's own keys, with defaults, for --help."""
     own = [*fields(RunArguments), *fields(CreditArguments)]
-    own += [item for item in fields(CreditGRPOConfig) if item.name in CreditGRPOConfig.__annotations__]
+    own += [item for item in fields(CreditGRPOConfig) if item.name in SturdyGRPOConfig.__annotations__]
     own += [item for item in fields(CreditPPOConfig) if item.name in CreditPPOConfig.__annotations__]
     title = "Keys of rlcredit train (every key of trl.GRPOConfig and trl.ModelConfig is one too):"
     return f"\n{title}\n\n{list_keys(own)}"

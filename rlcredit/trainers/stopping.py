@@ -1,4 +1,4 @@
-"""How a run ends before its end: on SIGTERM, and when another of its processes has gone."""
+"""How a run ends before its end: on SIGTERM or Ctrl-C, and when another of its processes has gone."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from rlcredit.errors import ProcessLost
 
 
 class StopOnSignal(TrainerCallback):
-    """On SIGTERM to any process, all finish their step, write a checkpoint and end; a second one ends at once.
+    """On SIGTERM or Ctrl-C to any process, all finish their step, save it and end; a second one ends at once.
 
     Slurm, Kubernetes and `docker stop` send SIGTERM before they kill.
 
     Attributes:
         stopped: whether the run has ended so.
+        by: the name of the signal that this process was sent: SIGTERM where it was another one.
     """
 
     # A launcher passes on what its processes were sent too: what comes this soon is the same signal. [s]
@@ -33,21 +34,24 @@ class StopOnSignal(TrainerCallback):
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
         self._asked_at: float | None = None
-        self.stopped = False
+        self.stopped, self.by = False, "SIGTERM"
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGTERM while the block runs (in the main thread, where Python delivers signals)."""
-        self._asked_at, self.stopped = None, False
-        with _handling(self._note):
+        """Take the signals while the block runs (in the main thread, where Python delivers them)."""
+        self._asked_at, self.stopped, self.by = None, False, "SIGTERM"
+        with _handling(signal.SIGTERM, self._note), _handling(signal.SIGINT, self._note):
             yield
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self._asked_at is None:
-            self._asked_at = now
+            self._asked_at, self.by = now, signal.Signals(number).name
             # os.write: print() may not be called from within itself
-            os.write(2, b"rlcredit: SIGTERM: finishing this step, then a checkpoint; a second one ends at once\n")
+            line = f"rlcredit: {self.by}: finishing this step, then a checkpoint; a second one ends at once\n"
+            os.write(2, line.encode())
+        elif number == signal.SIGINT and now - self._asked_at > self.SAME_SIGNAL:
+            raise KeyboardInterrupt
         elif now - self._asked_at > self.SAME_SIGNAL:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
@@ -69,20 +73,20 @@ def ending_at_once() -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
         raise Terminated
 
-    with _handling(end):
+    with _handling(signal.SIGTERM, end):
         yield
 
 
 @contextmanager
-def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def _handling(number: signal.Signals, handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, handler)
+    before = signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)
 
 
 @contextmanager

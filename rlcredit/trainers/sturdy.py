@@ -30,6 +30,7 @@ from rlcredit.evaluation.samples import SampleTable
 from rlcredit.trainers import checkpoints
 from rlcredit.trainers.bad_steps import BadSteps
 from rlcredit.trainers.precision import warn_of_16_bits
+from rlcredit.trainers.reward_signature import columns_of
 from rlcredit.trainers.rewards import GuardedRewards, RewardsStopped
 from rlcredit.trainers.run_state import RunState
 from rlcredit.trainers.sampler import EpochSampler
@@ -47,6 +48,7 @@ class SturdyGRPOTrainer(GRPOTrainer):
     Attributes:
         run_state: what goes into checkpoints of what is in memory only; `run_state.components` may be added to.
         parts: what a checkpoint holds beside transformers' files.
+        has_images: whether the training set has a column of images.
         held_out: the sets that `evaluate` measures; None: TRL's evaluation of rewards.
         last_measured: the step of the last evaluation and, by set, each problem's share of right samples.
     """
@@ -55,6 +57,7 @@ class SturdyGRPOTrainer(GRPOTrainer):
 
     def __init__(self, model, reward_funcs=None, args=None, train_dataset=None, **kwargs):  # type: ignore[no-untyped-def]
         args = self.checked(args)
+        self.has_images = not {"image", "images"}.isdisjoint(columns_of(train_dataset) or ())
         self.rewards = GuardedRewards(
             reward_funcs,
             train_dataset,
@@ -190,8 +193,13 @@ class SturdyGRPOTrainer(GRPOTrainer):
 
     @property
     def was_stopped(self) -> bool:
-        """Whether SIGTERM ended the run before its last step."""
+        """Whether a signal ended the run before its last step."""
         return self._stop_on_signal.stopped
+
+    @property
+    def stopped_by(self) -> str:
+        """The name of that signal."""
+        return self._stop_on_signal.by
 
     # ---- checkpoints ----------------------------------------------------------------------------------------------
 

@@ -20,27 +20,28 @@ from tests import command, runs
 
 
 class SendsItself(TrainerCallback):
-    """SIGTERM in the middle of a step."""
+    """A signal in the middle of a step."""
 
-    def __init__(self, step):
-        self._step = step
+    def __init__(self, step, number=signal.SIGTERM):
+        self._step, self._number = step, number
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         if state.global_step == self._step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self._number)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("save_strategy", ["no", "steps"])
-def test_the_step_is_finished_saved_and_the_run_goes_on_from_there(tmp_path, save_strategy, capfd):
+def test_the_step_is_finished_saved_and_the_run_goes_on_from_there(tmp_path, save_strategy, number, capfd):
     straight = runs.trained(tmp_path / "a", max_steps=8)
     settings = dict(max_steps=8, save_strategy=save_strategy, save_steps=2)
     first = runs.trainer(tmp_path / "b", **settings)
-    first.add_callback(SendsItself(step=4))  # the second of the four steps that share a rollout
-    handler = signal.getsignal(signal.SIGTERM)
+    first.add_callback(SendsItself(4, number))  # the second of the four steps that share a rollout
+    handler = signal.getsignal(number)
     first.train()
     assert first.was_stopped and first.state.global_step == 5
-    assert signal.getsignal(signal.SIGTERM) is handler
-    assert "rlcredit: SIGTERM" in capfd.readouterr().err
+    assert signal.getsignal(number) is handler and first.stopped_by == number.name
+    assert f"rlcredit: {number.name}" in capfd.readouterr().err
     saved = [path.name for path in checkpoints.complete(tmp_path / "b")]
     assert saved == (["checkpoint-5"] if save_strategy == "no" else ["checkpoint-2", "checkpoint-4", "checkpoint-5"])
     second = runs.trainer(tmp_path / "b", **settings)
@@ -127,3 +128,34 @@ def test_a_second_one_ends_at_once(tmp_path, task):
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=5)
     assert process.returncode == -signal.SIGTERM
+
+
+def test_ctrl_c_is_saved_and_said_with_exit_code_130(tmp_path, capsys, monkeypatch):
+    build = run.build
+
+    def interrupted(checked):
+        trainer = build(checked)
+        trainer.add_callback(SendsItself(1, signal.SIGINT))
+        return trainer
+
+    monkeypatch.setattr(run, "build", interrupted)
+    words = ["train", command.TINY, *command.SHORT, "--max_steps=4", "--save_steps=100", f"--output_dir={tmp_path}"]
+    assert main(words) == 130
+    said = capsys.readouterr()
+    assert "stopped by SIGINT after step 2, which is saved" in said.out and "interrupted" in said.err
+    assert [path.name for path in checkpoints.complete(tmp_path)] == ["checkpoint-2"]
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(StopOnSignal, "SAME_SIGNAL", 0.0)
+
+    class Twice(SendsItself):
+        def on_pre_optimizer_step(self, *args, **kwargs):
+            super().on_pre_optimizer_step(*args, **kwargs)
+            super().on_pre_optimizer_step(*args, **kwargs)
+
+    made = runs.trainer(tmp_path, max_steps=4, save_strategy="no")
+    made.add_callback(Twice(1, signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        made.train()
+    assert made.state.global_step == 1

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from rlcredit.cli import main
 from rlcredit.config import find_recipe, list_recipes, recipes_root
-from rlcredit.trainers import prepare
+from rlcredit.trainers import checks
 from rlcredit.trainers.run import resume_command
 from tests import command
 from tests.policies import local_data, save_policy
@@ -40,6 +40,7 @@ def refused(capsys, *words: str) -> str:
     return error
 
 
+BEST = ["--load_best_model_at_end", "--eval_strategy=steps", "--eval_steps=40", "--per_device_eval_batch_size=16"]
 BAD = [
     (["--credit_strategy", "global_ancor"], "did you mean global_anchor"),
     (["--credit_quantil", "0.3"], "credit_quantile"),
@@ -68,6 +69,12 @@ BAD = [
     (["--resume_from_checkpoint", "nowhere"], "nowhere"),
     (["--max_bad_steps", "0"], "max_bad_steps"),
     (["--credit_attention", "auxiliary"], "write disable_dropout: true"),
+    (["--max_unscored_rollouts", "0"], "max_unscored_rollouts: 0 is out of range"),
+    (["--report_to", "tensorboard"], "report_to: 'tensorboard' is not installed"),
+    (["--attn_implementation", "flash_attention_2"], "attn_implementation: flash_attention_2 is not installed"),
+    (["--lora_r", "4"], "lora_r: without use_peft all weights are trained"),
+    ([*BEST], "metric_for_best_model: 'loss' is not measured where held-out sets are; write countdown/pass@1"),
+    ([*BEST, "--metric_for_best_model", "eval_reward"], "metric_for_best_model: 'reward' is not measured"),
     (["--num_generations", "0"], "num_generations: 0 is out of range"),
     (["--num_generations", "1"], "at least 2 generations"),
     (["--per_device_train_batch_size", "1"], "num_generations: 16 does not divide the 4 completions"),
@@ -118,7 +125,7 @@ def test_bad_input_is_one_line_and_exit_code_2(words, expected, capsys, tmp_path
 def test_vllm_that_cannot_work_is_refused_before_the_policy_loads(
     installed, mode, expected, capsys, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("rlcredit.trainers.prepare.is_vllm_available", lambda: installed)
+    monkeypatch.setattr("rlcredit.trainers.checks.is_vllm_available", lambda: installed)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     words = ["--config", "countdown_tiny/coupled_rhythm", "--use_vllm", "true", "--vllm_mode", mode]
     assert expected in refused(capsys, *words, "--output_dir", str(tmp_path / "out"))
@@ -377,12 +384,12 @@ def test_a_launch_for_shards_is_plain_ddp_on_a_cpu(tmp_path, capsys, monkeypatch
     assert main(words) == 0
     assert "note: fsdp: accelerate shards on accelerators only; on this CPU every process" in capsys.readouterr().out
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    assert prepare._not_sharded() == []
+    assert checks.not_sharded() == []
 
 
 def test_deepspeed_that_is_not_installed_is_one_line(capsys, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    monkeypatch.setattr(prepare, "is_deepspeed_available", lambda: False)
+    monkeypatch.setattr(checks, "is_deepspeed_available", lambda: False)
     assert "deepspeed: the launch config asks for it" in refused(capsys, "--config", "countdown_tiny/coupled_rhythm")
 
 

@@ -9,10 +9,12 @@ from trl import GRPOConfig, GRPOTrainer, TrlParser
 
 from rlcredit import (
     CREDIT_STRATEGIES,
+    Credit,
     CreditGRPOConfig,
     CreditGRPOTrainer,
     CreditPPOConfig,
     CreditPPOTrainer,
+    Strategy,
     SturdyGRPOTrainer,
 )
 from rlcredit.errors import InputError
@@ -135,6 +137,49 @@ def test_a_pass_with_the_adapter_off_is_never_read(tmp_path):
         made._get_per_token_logps_and_entropies(made.model, ids, torch.ones_like(ids), 8)
         made._get_per_token_logps_and_entropies(made.model, ids, torch.ones_like(ids), 8)
     assert len(found) == 1  # and only once
+
+
+def _assigning(give) -> Strategy:
+    return Strategy(lambda batch: give(torch.ones_like(batch.signals.waad)))
+
+
+MISBEHAVING = {
+    "raises": _assigning(lambda ones: {}["waad"]),
+    "a_tensor": _assigning(lambda ones: ones),
+    "wrong_shape": _assigning(lambda ones: Credit.of(ones[:, 1:])),
+    "below_0": _assigning(lambda ones: Credit.of(-ones)),
+    "not_finite": _assigning(lambda ones: Credit.of(ones * torch.nan)),
+}
+raises, a_tensor, wrong_shape, below_0, not_finite = MISBEHAVING.values()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("raises", r"raised KeyError: 'waad' \(.*test_trainer.py, line \d+\)"),
+        ("a_tensor", r"gave a Tensor; return rlcredit.Credit.of\(weights\)"),
+        ("wrong_shape", "gave weights of shape"),
+        ("below_0", r"gave the weight -1 \(row 0, position \d+\); a weight is a finite number of 0 or more"),
+        ("not_finite", "gave the weight nan"),
+    ],
+)
+@pytest.mark.parametrize("schedule", [runs.ALIGNED, runs.MISALIGNED], ids=["aligned", "misaligned"])
+def test_a_strategy_that_misbehaves_ends_before_the_first_step(tmp_path, name, said, schedule):
+    made = runs.trainer(tmp_path, credit_strategy=f"{__name__}:{name}", **schedule)
+    with pytest.raises(InputError, match=said) as error:
+        made.train()
+    assert made.state.global_step == 0 and "\n" not in str(error.value)
+
+
+def test_images_are_refused_at_construction_where_they_would_be_left_out(tmp_path):
+    from datasets import Dataset
+
+    rows = Dataset.from_dict({"prompt": ["ab", "cd"], "image": [[0], [0]]})
+    with pytest.raises(InputError, match="the critic is not given images"):
+        runs.trainer(tmp_path, CreditPPOTrainer, train_dataset=rows)
+    for grouping in ("batch", "frozen"):
+        with pytest.raises(InputError, match=f"credit_head_grouping: {grouping} .* not given images: write response"):
+            runs.trainer(tmp_path, train_dataset=rows, credit_head_grouping=grouping)
 
 
 @pytest.mark.parametrize("kind", [CreditGRPOTrainer, CreditPPOTrainer])
