@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 
+from rlcredit import __version__
 from rlcredit.errors import InputError, ProcessLost, RunStopped
 
 USAGE = """\
@@ -24,6 +25,7 @@ rlcredit: token-level credit for RL fine-tuning of language models
   rlcredit compare A B                               two evaluations, problem by problem
   rlcredit prepare-model SOURCE OUTPUT               a plain checkpoint from GGUF (smollm2-135m, or a file)
   rlcredit recipes                                   list the recipes that come with rlcredit
+  rlcredit --version                                 print the version
 
 A RECIPE is a YAML file, or the name of one that comes with rlcredit, such as countdown_tiny/coupled_rhythm.
 rlcredit train, benchmark, evaluate and analyze list their keys with --help.
@@ -104,6 +106,12 @@ def _list_recipes(rest: list[str]) -> None:
         print(f"{recipe.name:40} {recipe.description}")
 
 
+def _print_version(rest: list[str]) -> None:
+    if rest:
+        raise InputError(f"rlcredit --version takes no arguments, not {rest[0]!r}")
+    print(f"rlcredit {__version__}")
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _lazily("rlcredit.trainers.run", "train"),
     "benchmark": _lazily("rlcredit.benchmark.run", "benchmark"),
@@ -113,6 +121,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "compare": _lazily("rlcredit.evaluation.compare", "compare"),
     "prepare-model": _prepare_model,
     "recipes": _list_recipes,
+    "--version": _print_version,
 }
 
 
