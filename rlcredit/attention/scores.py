@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Layer:
+class AttentionInputs:
     """What one attention layer was given, for one chunk of rows.
 
         score[t, s] = q_t . k_s * scale, then soft-capped, then the additive mask or -inf where hidden
