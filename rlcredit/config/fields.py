@@ -1,4 +1,4 @@
-"""Fields of dataclasses, and whether a value from YAML or JSON fits their annotation."""
+"""Fields of dataclasses: their list for --help, and whether a value from YAML or JSON fits their annotation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Option(NamedTuple):
 
 
 class Mismatch(Exception):
-    """A value does not fit an annotation; the message is for the inside only, except a detail worth telling."""
+    """A value does not fit an annotation; whoever catches it knows the field, and words the message."""
 
 
 def options_of(dataclass_types: Sequence[type]) -> dict[str, Option]:
@@ -60,15 +60,11 @@ def fitted(option: Option, value: Any, where: str) -> Any:
     metadata = option.field.metadata
     if metadata.get("nargs") == "?" and value is metadata.get("const"):
         return value  # what the bare flag stands for, such as `fsdp: true`
-    members = members_of(option.hint)
-    # A value's own type first: 3 is an int where both int and float are allowed.
-    for convert in (_same, _widened):
-        for member in members:
-            try:
-                return checked_choice(option, convert(value, member), where)
-            except Mismatch:
-                continue
-    refuse_value(option, value, where)
+    try:
+        value = _converted(value, option.hint)
+    except Mismatch:
+        refuse_value(option, value, where)
+    return checked_choice(option, value, where)
 
 
 def _same(value: Any, member: Any) -> Any:
@@ -81,16 +77,16 @@ def _same(value: Any, member: Any) -> Any:
             if type(choice) is type(value) and choice == value:
                 return member(choice) if isinstance(member, type) else value
     elif origin is list and isinstance(value, list):
-        return [_any_of(item, arguments[0]) for item in value] if arguments else value
+        return [_converted(item, arguments[0]) for item in value] if arguments else value
     elif origin is dict and isinstance(value, dict):
-        return {key: _any_of(item, arguments[1]) for key, item in value.items()} if arguments else value
+        return {key: _converted(item, arguments[1]) for key, item in value.items()} if arguments else value
     elif type(value) is origin and value == value:  # NaN, unlike itself, is no setting
         return value
     raise Mismatch
 
 
-def _any_of(value: Any, hint: Any) -> Any:
-    for convert in (_same, _widened):
+def _converted(value: Any, hint: Any) -> Any:
+    for convert in (_same, _widened):  # a value's own type first: 3 is an int where both int and float are allowed
         for member in members_of(hint):
             try:
                 return convert(value, member)
@@ -146,12 +142,8 @@ def choices_of(member: Any) -> list[Any]:
     return [item.value for item in member]
 
 
-def has_mapping(members: Iterable[Any]) -> bool:
-    return any((get_origin(member) or member) is dict for member in members)
-
-
 def takes_mapping(option: Option) -> bool:
-    return has_mapping(members_of(option.hint))
+    return any((get_origin(member) or member) is dict for member in members_of(option.hint))
 
 
 def refuse_value(option: Option, value: Any, where: str, *, from_words: bool = False) -> NoReturn:
@@ -197,3 +189,14 @@ def _name(member: Any) -> str:
         return " or ".join(map(str, choices_of(member)))
     origin = get_origin(member) or member
     return "mapping" if origin is dict else str(getattr(origin, "__name__", origin))
+
+
+def list_keys(items: Iterable[dataclasses.Field[Any]]) -> str:
+    """Each key with its default, and its help below."""
+    return "".join(f"  {item.name} ({_default_of(item)})\n      {item.metadata['help']}\n" for item in items)
+
+
+def _default_of(item: dataclasses.Field[Any]) -> Any:
+    if item.default_factory is not dataclasses.MISSING:
+        return item.default_factory()
+    return "needed" if item.default is dataclasses.MISSING else item.default

@@ -33,9 +33,9 @@ from pathlib import Path
 from typing import Any
 
 from rlcredit.config.fields import Option, fitted, from_json, options_of, takes_mapping
+from rlcredit.config.flags import from_words, hint_on_unknown, split_flags, with_dotted
 from rlcredit.config.messages import one_line, shown
 from rlcredit.config.shipped import find_recipe
-from rlcredit.config.words import from_words, split_flags, unknown, with_dotted
 from rlcredit.config.yaml_file import Given, load_yaml
 from rlcredit.errors import InputError
 
@@ -123,9 +123,7 @@ def _read_recipe(path: Path, options: Mapping[str, Option], advice: Mapping[str,
     given = {}
     for key, (value, where) in load_yaml(path).items():
         if key not in options:
-            near = unknown(key, options)
-            hint = advice.get(key) or (f"did you mean {near}?" if near else "")
-            raise InputError(f"{where}: unknown key {shown(key)}" + (f"; {hint}" if hint else ""))
+            raise InputError(f"{where}: unknown key {shown(key)}{hint_on_unknown(key, options, advice)}")
         option, where = options[key], f"{where}: {key}"
         if isinstance(value, str) and value.lstrip().startswith("{") and takes_mapping(option):
             value = from_json(option, value.strip(), where)
