@@ -36,14 +36,14 @@ def softmax_layers(config: PretrainedConfig) -> list[int]:
     count = getattr(text, "decoder_layers", None) or getattr(text, "num_hidden_layers", None)
     kinds = getattr(text, "layer_types", None) or [None] * (count or 0)
     without_images = getattr(text, "cross_attention_layers", None) or []  # they run only where there are images
-    found = [i for i, kind in enumerate(kinds) if kind not in OTHER_LAYER_TYPES and i not in without_images]
+    readable = [i for i, kind in enumerate(kinds) if kind not in OTHER_LAYER_TYPES and i not in without_images]
     if len(set(getattr(text, "num_attention_heads_per_layer", None) or ())) > 1:
         raise ValueError(f"model type {name!r}: its layers have different numbers of query heads; use another model")
-    if name in REFUSED or not found:
+    if name in REFUSED or not readable:
         raise ValueError(
             f"model type {name!r} {REFUSED.get(name, NO_SOFTMAX)}; use another model, or credit_strategy: uniform"
         )
-    return found
+    return readable
 
 
 def spaced(lo: int, hi: int, count: int) -> list[int]:

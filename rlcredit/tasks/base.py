@@ -68,7 +68,9 @@ def accuracy_reward(check: Checker) -> RewardFunction:
 
     def accuracy(completions: Sequence[Any], **columns: Any) -> list[float]:
         rows = rows_of(columns, len(completions))
-        return [verdict.correct for verdict in check([completion_text(one) for one in completions], rows)]
+        return [
+            verdict.correct for verdict in check([completion_text(completion) for completion in completions], rows)
+        ]
 
     return accuracy
 

@@ -56,8 +56,8 @@ def load(options: Mapping[str, object], *, train: bool = True, tests: Sequence[s
     reward = _function(settings.reward) if settings.reward else None
     task = replace(CUSTOM, check=CHECKERS[settings.check] if settings.check else None)
     task = replace(task, has_answers=task.check is not None)
-    made = task.load(settings, train=train, tests=tests, rewards=[reward] if reward else None)
-    return made if made.check or not reward else replace(made, check=check_by(reward))
+    data = task.load(settings, train=train, tests=tests, rewards=[reward] if reward else None)
+    return data if data.check or not reward else replace(data, check=check_by(reward))
 
 
 CUSTOM = QuestionTask(name="custom", check=None, options=CustomOptions, keeps_columns=True)
@@ -84,12 +84,12 @@ def check_by(reward: RewardFunction) -> Checker:
 def _function(name: str) -> RewardFunction:
     module, _, attribute = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        function = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
             f"task_options.reward: {name!r} cannot be imported ({error}); write "
             "package.module:function, importable from here"
         ) from error
-    if not callable(found):
+    if not callable(function):
         raise InputError(f"task_options.reward: {name!r} is no function")
-    return found
+    return function

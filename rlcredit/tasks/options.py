@@ -36,5 +36,16 @@ def is_integer_in(low: int, high: int) -> Callable[[object], bool]:
     return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
+def require_integers(settings: object, low: int, high: int, *names: str) -> None:
+    """Raise an InputError unless each of these attributes is an integer from `low` to `high`."""
+    for name in names:
+        require(name, getattr(settings, name), is_integer_in(low, high), f"an integer from {low} to {high}")
+
+
+def is_list_of_integers_in(low: int, high: int) -> Callable[[object], bool]:
+    fits = is_integer_in(low, high)
+    return lambda value: isinstance(value, list | tuple) and len(value) > 0 and all(map(fits, value))
+
+
 def is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())

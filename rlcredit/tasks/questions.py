@@ -18,13 +18,13 @@ import pyarrow
 
 from rlcredit.errors import InputError
 from rlcredit.tasks.base import RewardFunction, TaskData, accuracy_reward
+from rlcredit.tasks.checkers.choice import LETTERS
 from rlcredit.tasks.checkers.verdict import Checker
 from rlcredit.tasks.files import HubSet, Row, hub_set, is_file_name, read_file, read_hub
 from rlcredit.tasks.options import is_integer_in, is_text, options_from, require
 from rlcredit.tasks.overlap import normalized, overlap
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SHOWN_BAD_ROWS = 5
 
 
@@ -181,13 +181,13 @@ class QuestionTask:
             return Path(source)
         if source in known:
             return known[source]
-        if (found := hub_set(source, split)) is None:
+        if (on_hub := hub_set(source, split)) is None:
             there = f"one of {', '.join(known)}, " if known else ""
             raise InputError(
                 f"task_options.{key}: {source!r} is no set of the task {self.name}; write {there}"
                 "a .jsonl, .json, .csv or .parquet file, or owner/name of a data set on the hub"
             )
-        return found
+        return on_hub
 
     # ---- their rows -----------------------------------------------------------------------------------------------
 
@@ -195,10 +195,10 @@ class QuestionTask:
         self, name: str, source: HubSet | Path, count: int | None, settings: QuestionOptions, notes: list[str]
     ) -> list[Row]:
         """The checked rows of a set: what is wrong is an error, or is left out and noted; the promise is kept."""
-        found = read_file(source) if isinstance(source, Path) else read_hub(source)
+        placed_rows = read_file(source) if isinstance(source, Path) else read_hub(source)
         convert: Callable[[Row], Row] = dict if isinstance(source, Path) else source.row
         rows, bad = [], []
-        for place, raw in found:
+        for place, raw in placed_rows:
             try:
                 row = convert(raw)
                 kept = row if self.keeps_columns else {}
@@ -206,7 +206,7 @@ class QuestionTask:
             except (InputError, KeyError, TypeError, ValueError, IndexError) as error:
                 bad.append((place, f"has no {error}" if isinstance(error, KeyError) else str(error)))
         if bad:
-            self._refuse_or_note(str(source), found, bad, settings.skip_bad_rows, notes)
+            self._refuse_or_note(str(source), placed_rows, bad, settings.skip_bad_rows, notes)
         promised = count or (self.test[name].rows if name in self.test else 0)
         if len(rows) < promised:
             raise InputError(
@@ -216,29 +216,29 @@ class QuestionTask:
         return rows[:count]
 
     def _refuse_or_note(
-        self, source: str, found: list[tuple[str, Row]], bad: list[tuple[str, str]], skip: bool, notes: list[str]
+        self, source: str, placed_rows: list[tuple[str, Row]], bad: list[tuple[str, str]], skip: bool, notes: list[str]
     ) -> None:
         reasons = {reason for _, reason in bad}
-        if len(bad) == len(found) and len(reasons) == 1:
+        if len(bad) == len(placed_rows) and len(reasons) == 1:
             raise InputError(
-                f"{source}: row 1: {reasons.pop()}; the columns are {', '.join(map(str, found[0][1]))}; "
+                f"{source}: row 1: {reasons.pop()}; the columns are {', '.join(map(str, placed_rows[0][1]))}; "
                 "write rows with question, answer and, for multiple choice, choices"
             )
         listed = "; ".join(f"{place}: {reason}" for place, reason in bad[:SHOWN_BAD_ROWS])
         rest = f"; and {len(bad) - SHOWN_BAD_ROWS} more" if len(bad) > SHOWN_BAD_ROWS else ""
-        if not skip or len(bad) == len(found):
+        if not skip or len(bad) == len(placed_rows):
             raise InputError(
-                f"{source}: {len(bad)} of {len(found)} rows cannot be used: {listed}{rest}; mend them, or write "
+                f"{source}: {len(bad)} of {len(placed_rows)} rows cannot be used: {listed}{rest}; mend them, or write "
                 "task_options.skip_bad_rows: true to leave them out"
             )
         every = "; ".join(f"{place}: {reason}" for place, reason in bad)
-        notes.append(f"{source}: {len(bad)} of {len(found)} rows left out: {every}")
+        notes.append(f"{source}: {len(bad)} of {len(placed_rows)} rows left out: {every}")
 
     def _dataset(self, rows: list[Row], settings: QuestionOptions) -> datasets.Dataset:
         columns = list(dict.fromkeys(column for row in rows for column in row))
-        made = [{**{c: row.get(c) for c in columns}, "prompt": self.prompt(row, settings)} for row in rows]
+        prompted = [{**{c: row.get(c) for c in columns}, "prompt": self.prompt(row, settings)} for row in rows]
         try:
-            return datasets.Dataset.from_list(made)
+            return datasets.Dataset.from_list(prompted)
         except (pyarrow.ArrowException, OverflowError) as error:
             reason = " ".join(str(error).split())[:160]
             raise InputError(f"the rows of task {self.name} differ in the type of a column ({reason})") from error

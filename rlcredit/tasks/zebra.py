@@ -16,7 +16,7 @@ from rlcredit.errors import InputError
 from rlcredit.tasks.base import TaskData
 from rlcredit.tasks.checkers.exact import check_exact
 from rlcredit.tasks.files import Row
-from rlcredit.tasks.options import is_integer_in, options_from, require
+from rlcredit.tasks.options import is_integer_in, options_from, require, require_integers
 from rlcredit.tasks.questions import QuestionOptions, QuestionTask
 from rlcredit.tasks.zebra_puzzles import split
 
@@ -39,8 +39,7 @@ class ZebraOptions(QuestionOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("people", "characteristics"):
-            require(name, getattr(self, name), is_integer_in(2, 7), "an integer from 2 to 7")
+        require_integers(self, 2, 7, "people", "characteristics")
         require("seed", self.seed, is_integer_in(0, 2**31), "an integer from 0")
 
 

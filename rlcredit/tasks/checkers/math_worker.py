@@ -243,11 +243,11 @@ def main() -> None:
         request = json.loads(line)
         gold = mathematics.gold(request["gold"])
         say("gold")
-        found = mathematics.parsed(request["answer"], request["boxed"])
-        equal = mathematics.equal(gold, found)
+        answer = mathematics.parsed(request["answer"], request["boxed"])
+        equal = mathematics.equal(gold, answer)
         say(equal)
         if not equal:
-            say(mathematics.canonical(found))
+            say(mathematics.canonical(answer))
         if not _has_room():
             return
 
@@ -324,21 +324,21 @@ class _Mathematics:
         except Exception:  # whatever sympy makes of a hostile answer: it is no answer
             return []
 
-    def equal(self, gold: list[Any], found: list[Any]) -> bool:
+    def equal(self, gold: list[Any], answer: list[Any]) -> bool:
         try:
-            return bool(self._verify(gold, found, timeout_seconds=None))
+            return bool(self._verify(gold, answer, timeout_seconds=None))
         except Exception:  # as above: not equal
             return False
 
-    def canonical(self, found: list[Any]) -> str | None:
+    def canonical(self, answer: list[Any]) -> str | None:
         """A string that is the same for 1/2, 0.5 and x = 1/2; `None` for what is no mathematics."""
         import sympy
         from math_verify.grader import is_assignment_relation, take_last_relation
 
-        if not found or isinstance(found[0], str):
+        if not answer or isinstance(answer[0], str):
             return None
         try:
-            value = found[0]
+            value = answer[0]
             if is_assignment_relation(value):
                 value = take_last_relation(value).rhs
             value = value.replace(lambda part: part.is_Float, lambda part: sympy.Rational(str(part)))
