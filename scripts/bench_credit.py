@@ -69,12 +69,12 @@ def pass_runs(model: LlamaForCausalLM, length: int) -> dict[str, Callable[[], No
     def maps() -> None:
         model.set_attn_implementation("eager")
         with torch.no_grad():
-            found = model(input_ids=ids, use_cache=False, output_attentions=True).attentions
+            attentions = model(input_ids=ids, use_cache=False, output_attentions=True).attentions
         apart = torch.arange(length)[:, None] - torch.arange(length)
         for layer in layers:  # reduced as simply as it can be: span and WAAD of every head
-            (found[layer] * apart).sum((-1, -2))
-            (found[layer] * apart.clamp(max=args.credit_waad_window)).sum(-1)
-        del found
+            (attentions[layer] * apart).sum((-1, -2))
+            (attentions[layer] * apart.clamp(max=args.credit_waad_window)).sum(-1)
+        del attentions
         model.set_attn_implementation("sdpa")
         step(False)
 
