@@ -66,7 +66,7 @@ def choose_layers(config: PretrainedConfig, layers: str | list[int], count: int)
     if not isinstance(layers, str):
         if missing := [index for index in layers if index not in available]:
             raise ValueError(
-                f"credit_layers: {missing} are no layers with softmax attention of this model; there are "
+                f"credit_layers: {missing} are not layers with softmax attention of this model; it has "
                 f"{available[0]}..{available[-1]}"
             )
         return list(layers)

@@ -52,7 +52,7 @@ def split_flags(argv: Sequence[str], options: Mapping[str, Option], advice: Mapp
             flags[name] = [value] if equals else []
             current = None if equals else flags[name]
         elif current is None or (word.startswith("-") and not NUMBER.fullmatch(word) and word != "-"):
-            raise InputError(f"{shown(word)}: stands alone; every option is written --key value or --key=value")
+            raise InputError(f"{shown(word)}: belongs to no flag; write options as --key value or --key=value")
         else:
             current.append(word)
     return flags

@@ -66,7 +66,7 @@ def _kind(path: Path) -> str:
     if path.is_dir():
         return "is a directory, not a recipe"
     # a pipe would be waited on, a device has no end
-    return "is no regular file" if path.exists() else "no such recipe"
+    return "is not a regular file" if path.exists() else "no such recipe"
 
 
 def _first_comment(path: Path) -> str:

@@ -81,7 +81,7 @@ def _file(source: str) -> Path:
     if not packaged and not file.exists() and file.suffix != ".gguf":
         near = difflib.get_close_matches(source, _NAMED, 1)
         hint = f"did you mean {near[0]}?" if near else f"write {' or '.join(_NAMED)}, or the path of a .gguf file"
-        raise InputError(f"source: {source!r} is no model that rlcredit knows; {hint}")
+        raise InputError(f"source: {source!r} is not a model that rlcredit knows; {hint}")
     if file.is_dir():
         raise InputError(f"source: {source!r} is a folder; write the path of the .gguf file in it")
     try:
@@ -92,7 +92,7 @@ def _file(source: str) -> Path:
             f"source: {str(file)!r} cannot be read ({error.strerror}); write the path of a .gguf file"
         ) from error
     if magic != _MAGIC:
-        raise InputError(f"source: {str(file)!r} is no GGUF file: it begins with {magic!r} and not with {_MAGIC!r}")
+        raise InputError(f"source: {str(file)!r} is not a GGUF file: it begins with {magic!r} and not with {_MAGIC!r}")
     return file.absolute()
 
 
@@ -116,7 +116,7 @@ def _check_output(folder: Path, file: Path, overwrite: bool) -> None:
         raise InputError(f"output: {str(folder)!r} is not empty; write another folder, or add --overwrite")
     if not (folder / "config.json").is_file() or file.resolve().is_relative_to(folder.resolve()):
         raise InputError(
-            f"output: {str(folder)!r} is not replaced, since it is no checkpoint or has the source in it; "
+            f"output: {str(folder)!r} is not replaced, since it is not a checkpoint or holds the source; "
             "write another folder"
         )
 

@@ -31,10 +31,13 @@ class ModelArguments:
 
     model: str = field(metadata={"help": "A folder (a checkpoint with adapters too) or the id of a model on the hub."})
     dtype: str = field(
-        default="auto", metadata={"help": "auto: as saved; or a precision.", "choices": ["auto", *PRECISIONS]}
+        default="auto",
+        metadata={"help": "A precision; auto: the one that the model was saved in.", "choices": ["auto", *PRECISIONS]},
     )
-    attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, ..."})
-    revision: str | None = field(default=None, metadata={"help": "Of a model on the hub."})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "The attention implementation: sdpa, eager, flash_attention_2, ..."}
+    )
+    revision: str | None = field(default=None, metadata={"help": "The revision of a model on the hub."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
 
     def folder_under(self, root: str) -> Path:

@@ -91,5 +91,5 @@ def _function(name: str) -> RewardFunction:
             "package.module:function, importable from here"
         ) from error
     if not callable(function):
-        raise InputError(f"task_options.reward: {name!r} is no function")
+        raise InputError(f"task_options.reward: {name!r} is not a function; write package.module:function")
     return function

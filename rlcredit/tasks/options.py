@@ -22,7 +22,9 @@ def options_from(kind: type[Options], given: Mapping[str, object], task: str) ->
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean task_options.{near[0]}?" if near else f"write one of {', '.join(known)}"
-            raise InputError(f"task_options.{key}: {value!r:.80} is for no option of the task {task}; {hint}")
+            raise InputError(
+                f"task_options.{key}: {value!r:.80} was given, but the task {task} has no such option; {hint}"
+            )
     return kind(**dict[str, Any](given))
 
 

@@ -47,7 +47,7 @@ def split_options(text: str) -> tuple[str, list[str]]:
     choices = [match[2].strip() for match in options if match]
     letters = "".join(match[1] for match in options if match)
     if len(choices) < 2 or len(choices) != len(options) or letters != LETTERS[: len(choices)]:
-        raise InputError("the options are no lines lettered A, B, ... at the end of the question")
+        raise InputError("the question does not end with options in lines lettered A, B, ...")
     if len(set(choices)) != len(choices):
         raise InputError("an option is repeated")
     return "\n".join(lines[:start]).strip(), choices

@@ -184,7 +184,7 @@ class QuestionTask:
         if (on_hub := hub_set(source, split)) is None:
             there = f"one of {', '.join(known)}, " if known else ""
             raise InputError(
-                f"task_options.{key}: {source!r} is no set of the task {self.name}; write {there}"
+                f"task_options.{key}: {source!r} is not a set of the task {self.name}; write {there}"
                 "a .jsonl, .json, .csv or .parquet file, or owner/name of a data set on the hub"
             )
         return on_hub
@@ -228,8 +228,8 @@ class QuestionTask:
         rest = f"; and {len(bad) - SHOWN_BAD_ROWS} more" if len(bad) > SHOWN_BAD_ROWS else ""
         if not skip or len(bad) == len(placed_rows):
             raise InputError(
-                f"{source}: {len(bad)} of {len(placed_rows)} rows cannot be used: {listed}{rest}; mend them, or write "
-                "task_options.skip_bad_rows: true to leave them out"
+                f"{source}: {len(bad)} of {len(placed_rows)} rows cannot be used: {listed}{rest}; correct them, or "
+                "write task_options.skip_bad_rows: true to leave them out"
             )
         every = "; ".join(f"{place}: {reason}" for place, reason in bad)
         notes.append(f"{source}: {len(bad)} of {len(placed_rows)} rows left out: {every}")
@@ -273,7 +273,9 @@ def split_off(rows: Sequence[Row], count: int) -> tuple[list[Row], list[Row]]:
     keys = [normalized(row["question"]) for row in rows]
     first = dict(zip(reversed(keys), reversed(rows), strict=True))
     if len(first) <= count:
-        raise InputError(f"task_options.hold_out: {count} of {len(first)} questions leaves none to train on")
+        raise InputError(
+            f"task_options.hold_out: {count} of {len(first)} questions leave none to train on; write a smaller number"
+        )
     chosen = sorted(first, key=lambda key: sha256(key.encode()).digest())[:count]
     held_out = set(chosen)
     return [row for key, row in zip(keys, rows, strict=True) if key not in held_out], [first[key] for key in chosen]
@@ -298,10 +300,10 @@ def _checked(row: Row, has_answers: bool = True) -> Row:
     if row.get("choices") is not None:
         choices = row["choices"]
         if not isinstance(choices, list) or not 2 <= len(choices) <= len(LETTERS) or not all(map(is_text, choices)):
-            raise InputError(f"choices is no list of 2 to {len(LETTERS)} texts")
+            raise InputError(f"choices is not a list of 2 to {len(LETTERS)} texts")
         if checked.get("answer", "A") not in LETTERS[: len(choices)]:
             raise InputError(
-                f"answer {checked['answer'][:20]!r} is none of the letters A to {LETTERS[len(choices) - 1]}"
+                f"answer {checked['answer'][:20]!r} is not one of the letters A to {LETTERS[len(choices) - 1]}"
             )
         checked["choices"] = choices
     return checked
