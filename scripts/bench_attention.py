@@ -9,7 +9,7 @@ and ratios are formed round by round:
     plain        a forward pass
     capture      the same pass with five layers read on the way
     auxiliary    a pass of its own that stops after the last of those layers (`rlcredit.analyze`)
-    eager maps   a pass of its own that returns every layer's map, which is how it is done elsewhere
+    eager maps   a pass of its own that returns every layer's map, as other implementations do
 """
 
 from __future__ import annotations
@@ -186,8 +186,8 @@ def cuda_milliseconds(run: Callable[[], object], repeats: int = 20) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 2048, 4096, 8192])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 2048, 4096, 8192], help="tokens")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds (default 3)")
     parser.add_argument("--most-memory", type=float, default=12, help="GiB that eager maps may take (default 12)")
     parser.add_argument("--kernels", action="store_true", help="time the Triton kernels, on a CUDA device")
     options = parser.parse_args()

@@ -3,7 +3,7 @@
     python scripts/bench_credit.py
 
 1. Forward and backward of a policy of 135 M parameters (SmolLM2's shape, random weights), plain, with the statistics
-   read along the way, and with the eager maps of the same layers, which is how it is done elsewhere.
+   read along the way, and with the eager maps of the same layers, as other implementations do.
 2. A step of the tiny Countdown recipes: GRPO with uniform credit and with coupled_rhythm, PPO with uniform credit.
 """
 
@@ -37,7 +37,7 @@ SMOLLM2_135M = dict(
 
 
 def interleaved(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each run, taken in turn, so that they share a machine's moods; the first round is not counted."""
+    """Seconds of each run; the runs take turns, so that other work slows them alike. The first round is left out."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for round_number in range(repeats + 1):
         for name, run in runs.items():
@@ -124,9 +124,9 @@ def bench_steps(steps: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048], help="tokens")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds (default 5)")
+    parser.add_argument("--steps", type=int, default=12, help="steps of each recipe (default 12)")
     options = parser.parse_args()
     print(f"{date.today()}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads")
     bench_passes(options.lengths, options.repeats)

@@ -1,4 +1,4 @@
-"""The family's own eager attention, a few rows at a time: the authority that the fast paths are held against."""
+"""The family's own eager attention, a few rows at a time: the reference that the fast paths are compared with."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 1e-2, torch
 
 
 def agrees(inputs: AttentionInputs, call: AttentionCall, response_BN: Tensor) -> bool:
-    """Whether two rows of A, as this package computes them, are those of the family's eager attention function.
+    """Whether two rows of A, as this package computes them, equal those of the family's eager attention function.
 
-    A family's function may do more than its arguments say (a norm, a second softmax): this is how it is noticed.
+    This notices functions that do more than their arguments show (a norm, a second softmax).
     """
     columns = response_BN.any(0).nonzero().flatten()
     for t in {int(columns[0]), int(columns[-1])}:

@@ -19,7 +19,7 @@ REFUSED = {
     "reformer": "attends within hash buckets",
     "xlnet": "attends in permuted order",
 }
-# Entries of config.layer_types without softmax attention. Any other kind is expected to show some, or it is an error.
+# Entries of config.layer_types without softmax attention. A layer of any other kind that shows none is an error.
 OTHER_LAYER_TYPES = ("conv", "linear_attention", "mlp", "moe")
 
 
@@ -47,7 +47,7 @@ def softmax_layers(config: PretrainedConfig) -> list[int]:
 
 
 def spaced(lo: int, hi: int, count: int) -> list[int]:
-    """`count` evenly spaced whole numbers from lo to hi, halves rounded up, repeats dropped; one: the middle."""
+    """`count` evenly spaced whole numbers from lo to hi, halves rounded up, repeats dropped; for one, the middle."""
     if count == 1:
         return [(lo + hi) // 2]
     numbers = [math.floor(lo + i * (hi - lo) / (count - 1) + 0.5) for i in range(count)]

@@ -1,12 +1,12 @@
 """From one attention layer to per-head statistics, without ever holding a map.
 
-Three ways, all fp32 and linear in N, whatever the model computes in:
+There are three ways; all compute in fp32, whatever the model's dtype, in memory linear in N:
 
-1. On a GPU, Triton kernels (triton_sweep.py) where causality, padding and a window say which keys are seen.
-2. On a CPU, torch's fused attention where causality and padding do, for rows that are not short: one sweep gives each
-   row's log-sum-exp, mass and mean distance; with the log-sum-exp, A[t, s] = exp(score - lse_t) costs only the dot
-   products of the bands that WAAD and FAI need.
-3. `statistics_of_blocks` for everything else: rows of A, a few at a time, from wherever they come. The reference.
+1. On a GPU, Triton kernels (triton_sweep.py), where causality, padding and a window alone decide which keys are seen.
+2. On a CPU, torch's fused attention, where causality and padding alone decide, for rows that are not short. One sweep
+   gives each row's log-sum-exp, mass and mean distance. Then A[t, s] = exp(score - lse_t) costs only the dot products
+   of the bands that WAAD and FAI need.
+3. `statistics_of_blocks` for everything else: rows of A, a few at a time, whatever computes them. It is the reference.
 
 Shape suffixes: see rlcredit/signals/types.py.
 """
@@ -27,7 +27,7 @@ from rlcredit.signals import TO_THE_END, fai_counts, fai_of_columns, waad_of_row
 # Sizes of one block of fp32 scores; a few such blocks are alive at a time.
 BLOCK_ROWS, BLOCK_BYTES = 128, 2 << 20
 BAND_ROWS, BAND_BYTES = 64, 2 << 20
-# On a CPU: below, a row's whole map is little more than its bands, and blocks take half the time (measured).
+# On a CPU, for shorter rows the whole map is little more than the bands, and blocks take half the time (measured).
 FUSED_FROM = 256
 
 
@@ -61,7 +61,7 @@ def head_statistics(inputs: AttentionInputs, response_BN: Tensor, window: int, h
 def statistics_of_blocks(
     blocks: Iterable[Block], heads: int, response_BN: Tensor, window: int, horizon: tuple[int, int]
 ) -> Statistics:
-    """The statistics of rows of A that come a block at a time; together the blocks hold every response row once."""
+    """The statistics of rows of A, given a block at a time; together the blocks hold every response row once."""
     B, N = response_BN.shape
     away_BHN, waad_BHN, received_BHN = torch.zeros(3, B, heads, N, device=response_BN.device)
     for rows, cols, attention_BHRC in blocks:

@@ -1,4 +1,4 @@
-"""Recipes: the shipped ones, and the strict reader of recipes and of the command line."""
+"""The shipped recipes, and the strict reader of recipes and of the command line."""
 
 from rlcredit.config.fields import list_keys
 from rlcredit.config.reader import parse, peek

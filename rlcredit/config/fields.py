@@ -20,17 +20,17 @@ TRUE, FALSE = {"yes", "true", "t", "y", "1"}, {"no", "false", "f", "n", "0"}
 
 
 class Option(NamedTuple):
-    """A field of one of the dataclasses: what may be written for it."""
+    """A field of one of the dataclasses, with the annotation that its values must fit."""
 
     name: str
     hint: Any
     field: dataclasses.Field[Any]
     keeps_json: bool
-    """The dataclass itself decodes JSON strings (`_VALID_DICT_FIELDS` of transformers), with rules of its own."""
+    """Whether the dataclass decodes JSON strings itself (`_VALID_DICT_FIELDS` of transformers)."""
 
 
 class Mismatch(Exception):
-    """A value does not fit an annotation; whoever catches it knows the field, and words the message."""
+    """A value does not fit an annotation. The caller, who knows the field, words the message."""
 
 
 def options_of(dataclass_types: Sequence[type]) -> dict[str, Option]:
@@ -47,7 +47,7 @@ def options_of(dataclass_types: Sequence[type]) -> dict[str, Option]:
 
 
 def members_of(hint: Any) -> list[Any]:
-    """The alternatives of an annotation. `Enum | str` means the enum: transformers writes it so for the values."""
+    """The alternatives of an annotation. `Enum | str` is the enum alone: transformers adds `str` for its values."""
     is_union = get_origin(hint) in (Union, types.UnionType)
     members = list(get_args(hint)) if is_union else [hint]
     if any(isinstance(member, type) and issubclass(member, Enum) for member in members):
@@ -80,7 +80,7 @@ def _same(value: Any, member: Any) -> Any:
         return [_converted(item, arguments[0]) for item in value] if arguments else value
     elif origin is dict and isinstance(value, dict):
         return {key: _converted(item, arguments[1]) for key, item in value.items()} if arguments else value
-    elif type(value) is origin and value == value:  # NaN, unlike itself, is no setting
+    elif type(value) is origin and value == value:  # NaN, which differs from itself, is refused
         return value
     raise Mismatch
 
@@ -116,7 +116,7 @@ def checked_choice(option: Option, value: Any, where: str) -> Any:
 
 
 def from_json(option: Option, text: str, where: str) -> Any:
-    """A mapping written as JSON; the text itself where the dataclass decodes it (and turns "1" into 1 inside)."""
+    """A mapping written as JSON, checked; returned as text where the dataclass decodes it (and turns "1" into 1)."""
 
     def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if repeated := [key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index])]:
@@ -158,7 +158,7 @@ def describe(option: Option) -> str:
 
 
 def _all_choices(option: Option) -> list[Any]:
-    """Every allowed value, when the field takes nothing but a choice (or None)."""
+    """Every allowed value of a field that takes only choices (or None)."""
     if choices := option.field.metadata.get("choices"):
         return list(choices)
     members = [member for member in members_of(option.hint) if member is not type(None)]

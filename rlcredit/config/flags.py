@@ -73,7 +73,7 @@ def _flag_name(flag: str, options: Mapping[str, Option], advice: Mapping[str, st
 
 
 def with_dotted(given: Mapping[str, Given], dotted: Mapping[str, list[str]]) -> dict[str, Given]:
-    """What was given, with `--task_options.num_test 100` and the like put inside their mappings."""
+    """The given values, with `--task_options.num_test 100` and the like put inside their mappings."""
     combined = dict(given)
     for flag, words in dotted.items():
         name, *path = flag.split(".")
@@ -131,7 +131,7 @@ def from_words(option: Option, words: list[str]) -> Any:
 
 
 def _width(member: Any) -> int:
-    """Order of trying: what few texts fit goes first, so `3` is an int, [3] or True before it is a string.
+    """Order of trying: types that few texts fit come first, so `3` is an int, [3] or True before it is a string.
 
     A single word is a plain string before it is a list of strings, which is how `TrlParser` reads `--report_to wandb`.
     """

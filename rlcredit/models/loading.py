@@ -53,7 +53,7 @@ def load_tokenizer(path: str, args: ModelArguments) -> tuple[PretrainedConfig, P
     try:
         config = AutoConfig.from_pretrained(_base(path), **options)
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", **options)
-    except Exception as error:  # of many kinds: the files are anybody's, and tokenizers raises a bare Exception
+    except Exception as error:  # of many kinds, for broken files; tokenizers raises a bare Exception
         reason = " ".join(str(error).split())[:160]
         raise InputError(
             f"model: {path!r} is neither a folder with a model nor a model that can be reached ({reason})"
@@ -77,7 +77,7 @@ def load_model(path: str, args: ModelArguments, device: torch.device) -> PreTrai
 
 
 def _base(path: str) -> str:
-    """Where the configuration is: of an adapter, with the model that it was trained on."""
+    """The folder or id with the configuration: for an adapter, the model that it was trained on."""
     return json.loads(_adapter(path).read_text())["base_model_name_or_path"] if _adapter(path).is_file() else path
 
 

@@ -1,7 +1,7 @@
-"""Files from elsewhere, looked at before anything loads them: whole, and without code.
+"""Checks of files from elsewhere before anything loads them: are they whole, and free of code?
 
-Weights and states are tensors and plain values, in safetensors or in PyTorch's zip format. A pickle can run what it
-likes when it is loaded, so PyTorch's files are opened with `weights_only`, which builds no other object. Only their
+Weights and states are tensors and plain values, in safetensors or in PyTorch's zip format. A pickle can run any code
+when it is loaded, so PyTorch's files are opened with `weights_only`, which builds no other object. Only their
 index is read: tensors stay on the disk.
 """
 

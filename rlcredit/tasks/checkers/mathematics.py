@@ -5,10 +5,9 @@ r"""Mathematical answers, compared by math-verify.
 The answer of a completion is its last `\boxed{}`. Where no box is begun, it is what math-verify extracts from the last
 500 characters of the text: the LaTeX or number after "answer is", else the last one. That choice is ours.
 
-Two strings that `normal_form` makes the same are equal and two different integers are not, without more ado;
-everything else is decided by math-verify in a worker process (see `math_worker`), by its rules: a decimal number
-equals what it is to six places (0.333333 is 1/3, 0.33 is not), 9% equals both 0.09 and 9, units and names of
-variables are dropped (`n = 204` is 204), as are leading zeros (016 is 16).
+Two strings with the same `normal_form` are equal, and two different integers are not. math-verify decides everything
+else, in a worker process (see `math_worker`): decimals are compared to six places (0.333333 is 1/3, 0.33 is not), 9%
+equals both 0.09 and 9, units and names of variables are dropped (`n = 204` is 204), as are leading zeros (016 is 16).
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ def check_math(texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[
 
     A right answer is shown as the gold answer's normal form, so all ways of writing it get one vote together; a wrong
     one as sympy writes its value, or, where it has none, as its own normal form. Each answer has a worker for at most
-    a second and a half; there are `math_worker.MAX_WORKERS` at most, and who finds none free waits for one.
+    a second and a half. There are at most `math_worker.MAX_WORKERS` workers; an answer waits until one is free.
 
     Raises:
         RuntimeError: if math-verify's worker process does not start.
