@@ -1,4 +1,4 @@
-"""A task of the user's own: rows with a `question` (or a ready `prompt`), and a checker or a reward function.
+"""The user's own task: rows with a `question` (or a ready `prompt`), and a checker or a reward function.
 
 task: custom
 task_options:
@@ -24,7 +24,7 @@ from rlcredit.tasks.checkers.verdict import Checker, Verdict
 from rlcredit.tasks.options import options_from, require
 from rlcredit.tasks.questions import QuestionOptions, QuestionTask
 
-RIGHT = 1.0  # a score from here on counts as right
+RIGHT = 1.0  # a score of this or more counts as right
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ CUSTOM = QuestionTask(name="custom", check=None, options=CustomOptions, keeps_co
 
 
 def check_by(reward: RewardFunction) -> Checker:
-    """A checker made of a reward function: right is what it scores with 1 or more."""
+    """A checker made of a reward function: answers with a score of 1 or more are right."""
 
     def check(texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
         columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"} if rows else {}

@@ -1,4 +1,4 @@
-"""A recipe's `task_options` as a dataclass, checked."""
+"""A recipe's `task_options` as a checked dataclass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Problems that are in a training set and in an evaluation set."""
+"""Problems that are both in a training set and in an evaluation set."""
 
 from __future__ import annotations
 

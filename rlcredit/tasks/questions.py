@@ -135,7 +135,7 @@ class QuestionTask:
         notes: Sequence[str] = (),
         rewards: list[RewardFunction] | None = None,
     ) -> TaskData:
-        """The data of these rows; what is in a training and an evaluation set is noted."""
+        """The data of these rows; problems in both a training and an evaluation set are noted."""
         if rewards is None:
             assert self.check is not None
             rewards = [accuracy_reward(self.check)]
@@ -160,7 +160,7 @@ class QuestionTask:
     def _tests(
         self, given: Any, wanted: Sequence[str] | None, hold_out: int | None = None
     ) -> dict[str, HubSet | Path]:
-        """The evaluation sets by name: of those the options name, the wanted ones, or wanted ones of the task's."""
+        """The evaluation sets by name: those that the options name, else the wanted ones of the task."""
         if isinstance(given, Mapping):
             named = {name: self._source("test", source, self.test, "test", name) for name, source in given.items()}
         elif given is None:
@@ -194,7 +194,7 @@ class QuestionTask:
     def _rows(
         self, name: str, source: HubSet | Path, count: int | None, settings: QuestionOptions, notes: list[str]
     ) -> list[Row]:
-        """The checked rows of a set: what is wrong is an error, or is left out and noted; the promise is kept."""
+        """The checked rows of a set, as many as promised; a bad row is an error, or is left out and noted."""
         placed_rows = read_file(source) if isinstance(source, Path) else read_hub(source)
         convert: Callable[[Row], Row] = dict if isinstance(source, Path) else source.row
         rows, bad = [], []
@@ -260,7 +260,7 @@ class QuestionTask:
 
 
 def _short(source: str) -> str:
-    """What a set is called: its name, or its file's."""
+    """The short name of a set: its own, or that of its file."""
     return Path(source).stem if is_file_name(source) else source
 
 
@@ -282,7 +282,7 @@ def split_off(rows: Sequence[Row], count: int) -> tuple[list[Row], list[Row]]:
 
 
 def _checked(row: Row, has_answers: bool = True) -> Row:
-    """The row's question (or prompt), answer and choices, as they should be. Raises: InputError that says why not."""
+    """The row's question (or prompt), answer and choices, checked. Raises: InputError that says what is wrong."""
     checked: Row = {}
     if row.get("prompt") is not None and "question" not in row:
         if not row["prompt"]:

@@ -65,7 +65,7 @@ def load(options: Mapping[str, object], *, train: bool = True, tests: Sequence[s
     num_train = (settings.num_train or NUM_TRAIN) if train else 0
     num_test = (settings.num_test or NUM_TEST) if tests is None or tests else 0
     size = {"people": settings.people, "characteristics": settings.characteristics}
-    # A puzzle takes a tenth of a second and more, so datasets keeps what was drawn once.
+    # Drawing a puzzle takes a tenth of a second or more, so datasets keeps the drawn ones in its cache.
     wanted = {"num_train": num_train, "num_test": num_test, "seed": settings.seed, **size}
     try:
         rows = datasets.Dataset.from_generator(_drawn, gen_kwargs=wanted).to_list()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-MAX_ANSWER = 1_000  # characters; what is longer is no answer
+MAX_ANSWER = 1_000  # characters; a longer text is no answer
 MAX_SHOWN = 200  # characters of `Verdict.answer`
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
@@ -88,7 +88,7 @@ def in_last_tag(text: str) -> str | None:
 
 
 def tagged(text: str) -> str | None:
-    """The same, stripped; `None` also for what is too long to be an answer."""
+    """The same, stripped; `None` also for a text that is too long to be an answer."""
     answer = in_last_tag(text)
     return None if answer is None or len(answer) > MAX_ANSWER else answer.strip()
 

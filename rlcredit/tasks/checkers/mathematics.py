@@ -24,7 +24,7 @@ from rlcredit.tasks.checkers.verdict import NO_ANSWER, Verdict
 
 TAIL = 500  # characters in which an answer without a box is looked for
 MAX_GOLD = 4_000  # a longer gold answer is compared as a string alone
-MAX_DEPTH = 40  # brackets in brackets: what is deeper is no answer, and costs a parser its stack
+MAX_DEPTH = 40  # brackets in brackets; a deeper text is no answer, and could exhaust a parser's stack
 
 _CACHED_ANSWERS = 20_000
 _INTEGER = re.compile(r"-?[0-9]+")
@@ -113,7 +113,7 @@ def _by_library(question: _Question) -> Verdict:
         return Verdict(1.0, shown(gold))
     if canonical is None:
         canonical = normal_form(question.answer) if question.in_box else None
-    # What is not equal must not get the right answer's votes, however sympy writes it.
+    # An unequal answer must not get the right answer's votes, however sympy writes it.
     return NO_ANSWER if canonical is None or canonical == gold else Verdict(0.0, shown(canonical))
 
 
@@ -130,7 +130,7 @@ def normal_form(answer: str) -> str:
 
 
 def _number(answer: str) -> str:
-    """007 and 7.0 and 7 are 7, and .50 is 0.5; what is no decimal number stays as it is."""
+    """007 and 7.0 and 7 are 7, and .50 is 0.5; other answers stay as they are."""
     match = _DECIMAL.fullmatch(answer)
     if match is None or not any(map(str.isdigit, answer)):
         return answer
