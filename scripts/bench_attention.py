@@ -26,7 +26,6 @@ from functools import partial
 from unittest import mock
 
 import torch
-from bench_credit import SMOLLM2_135M
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -35,6 +34,16 @@ from rlcredit import CreditArguments, analyze
 from rlcredit.attention import Capture, choose_layers, open_capture, signals_maker, triton_sweep
 
 MIB = 2**20
+SMOLLM2_135M = dict(
+    vocab_size=49152,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    max_position_embeddings=8192,
+    tie_word_embeddings=True,
+)
 
 
 class Passes:
@@ -47,20 +56,23 @@ class Passes:
         self.response = torch.arange(length)[None] >= length // 8
         self.reading_seconds = 0.0
 
+    @torch.no_grad()
     def plain(self) -> None:
         self.forward(reading=False)
 
+    @torch.no_grad()
     def capture(self) -> None:
         self.forward(reading=True)
 
-    @torch.no_grad()
-    def forward(self, reading: bool) -> None:
+    def forward(self, reading: bool) -> torch.Tensor:
+        """The logits of a pass."""
         capture = open_capture(self.model, self.args, self.real, self.response, finish=signals_maker(self.args))
         with capture.reading() if reading else nullcontext():
-            self.model(input_ids=self.ids, use_cache=False)
+            logits = self.model(input_ids=self.ids, use_cache=False).logits
         if reading:
             capture.results()
             self.reading_seconds = capture.seconds
+        return logits
 
     def auxiliary(self) -> None:
         analyze(self.model, self.ids, self.real, self.response, self.args)
