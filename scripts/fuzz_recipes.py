@@ -99,7 +99,7 @@ class Mutant(NamedTuple):
 
 
 def bases(folder: Path) -> dict[str, list[Base]]:
-    """The shipped recipes by command, with models and data that are at hand in `folder`."""
+    """The shipped recipes by command, with local models and data in `folder`."""
     import yaml
 
     from rlcredit.analysis.analyze import AnalysisCredit, AnalyzeArguments

@@ -34,7 +34,7 @@ def refuse_broken(folder: str | Path, key: str, advice: str, *, states: bool = F
         folder: where they are; what is no folder (the id of a model on the hub) is left alone.
         key: the setting that named the folder, for the message.
         advice: what to write instead.
-        states: whether a run goes on from there, and so loads its states too.
+        states: whether a run resumes from there, and so loads its states too.
 
     Raises: InputError that names the first file that is torn, or that would run code.
     """

@@ -2,7 +2,7 @@
 
 A task is a `QuestionTask`: which sets there are, how a question is worded, which checker judges the answers. The
 prompt is the paper's (arXiv 2510.13554): the question, then "Please reason step by step, and put your final answer
-within \\boxed{}". What is said of the answer's form after it is ours.
+within \\boxed{}". The sentence on the answer's form after it is ours.
 """
 
 from __future__ import annotations
