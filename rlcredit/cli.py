@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 
+from rlcredit import __version__
 from rlcredit.errors import InputError, ProcessLost, RunStopped
 
 USAGE = """\
@@ -17,22 +18,23 @@ rlcredit: token-level credit for RL fine-tuning of language models
 
   rlcredit train --config RECIPE [--key value ...]   train a policy; any key of the recipe can be overridden
   rlcredit train --config RECIPE --dry_run           check everything but the weights, and print the plan
-  rlcredit benchmark --config RECIPE --strategies S [S ...] --seeds 0..4     a grid of runs: does credit help?
-  rlcredit evaluate --model M --task SET [...]       accuracies of a checkpoint, with intervals
-  rlcredit analyze --model M --task SET [...]        a page: where the model plans and anchors, and the paper's numbers
-  rlcredit report RUN [RUN ...]                      a page of a run's log, or of several side by side
-  rlcredit compare A B                               two evaluations, problem by problem
-  rlcredit prepare-model SOURCE OUTPUT               a plain checkpoint from GGUF (smollm2-135m, or a file)
+  rlcredit benchmark --config RECIPE --strategies S [S ...] --seeds 0..4     train a grid of runs: does credit help?
+  rlcredit evaluate --model M --task SET [...]       measure the accuracy of a checkpoint, with intervals
+  rlcredit analyze --model M --task SET [...]        write a page: where the model plans and anchors
+  rlcredit report RUN [RUN ...]                      write a page of a run's log, or of several runs
+  rlcredit compare A B                               compare two evaluations, problem by problem
+  rlcredit prepare-model SOURCE OUTPUT               make a checkpoint from GGUF (smollm2-135m, or a file)
   rlcredit recipes                                   list the recipes that come with rlcredit
+  rlcredit --version                                 print the version
 
 A RECIPE is a YAML file, or the name of one that comes with rlcredit, such as countdown_tiny/coupled_rhythm.
 rlcredit train, benchmark, evaluate and analyze list their keys with --help.
 """
 TURN = 20.0  # seconds, for the first process to end and the launcher to see it
 RESUMABLE = {
-    "train": "--resume_from_checkpoint latest goes on from the newest checkpoint",
-    "evaluate": "the same command goes on where it was",
-    "benchmark": "the same command goes on where the grid was",
+    "train": "--resume_from_checkpoint latest resumes from the newest checkpoint",
+    "evaluate": "the same command continues where it was",
+    "benchmark": "the same command continues the grid",
 }
 
 
@@ -47,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, 1, every_process=True)
     except RunStopped as error:
         return _fail(error, 1)
-    except BrokenPipeError:  # `rlcredit compare A B | head`: nobody reads on
+    except BrokenPipeError:  # `rlcredit compare A B | head` has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -61,7 +63,7 @@ def _run(words: list[str]) -> int:
         return 0
     command, rest = words[0], words[1:]
     if command not in COMMANDS:
-        raise InputError(f"{command!r} is no command; write rlcredit {', '.join(COMMANDS)}, or --help")
+        raise InputError(f"{command!r} is not a command; write rlcredit {', '.join(COMMANDS)}, or --help")
     COMMANDS[command](rest)
     return 0
 
@@ -104,6 +106,12 @@ def _list_recipes(rest: list[str]) -> None:
         print(f"{recipe.name:40} {recipe.description}")
 
 
+def _print_version(rest: list[str]) -> None:
+    if rest:
+        raise InputError(f"rlcredit --version takes no arguments, not {rest[0]!r}")
+    print(f"rlcredit {__version__}")
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _lazily("rlcredit.trainers.run", "train"),
     "benchmark": _lazily("rlcredit.benchmark.run", "benchmark"),
@@ -113,6 +121,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "compare": _lazily("rlcredit.evaluation.compare", "compare"),
     "prepare-model": _prepare_model,
     "recipes": _list_recipes,
+    "--version": _print_version,
 }
 
 
@@ -131,11 +140,11 @@ def _settle() -> None:
 
 def _fail(error: Exception | str, code: int, *, every_process: bool = False) -> int:
     if os.environ.get("RANK", "0") != "0" and not every_process:
-        # What the first process says too is said once: a launcher ends this one before its turn comes.
+        # The first process prints the same line: by the end of this wait, the launcher has ended this process.
         time.sleep(TURN)
-    # a word that the user gave can be of any length, and hold what no terminal can show
     if details := getattr(error, "details", ""):
         print(details, file=sys.stderr)
+    # a word that the user gave can be of any length, and hold characters that no terminal can show
     line = re.sub(r"\S{300,}", lambda word: f"{word[0][:80]}...", " ".join(str(error).split()))
     print(f"rlcredit: {line}".encode(errors="backslashreplace").decode(), file=sys.stderr)
     return code

@@ -9,7 +9,7 @@ and ratios are formed round by round:
     plain        a forward pass
     capture      the same pass with five layers read on the way
     auxiliary    a pass of its own that stops after the last of those layers (`rlcredit.analyze`)
-    eager maps   a pass of its own that returns every layer's map, which is how it is done elsewhere
+    eager maps   a pass of its own that returns every layer's map, as other implementations do
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from functools import partial
 from unittest import mock
 
 import torch
-from bench_credit import SMOLLM2_135M
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -35,6 +34,16 @@ from rlcredit import CreditArguments, analyze
 from rlcredit.attention import Capture, choose_layers, open_capture, signals_maker, triton_sweep
 
 MIB = 2**20
+SMOLLM2_135M = dict(
+    vocab_size=49152,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    max_position_embeddings=8192,
+    tie_word_embeddings=True,
+)
 
 
 class Passes:
@@ -47,20 +56,23 @@ class Passes:
         self.response = torch.arange(length)[None] >= length // 8
         self.reading_seconds = 0.0
 
+    @torch.no_grad()
     def plain(self) -> None:
         self.forward(reading=False)
 
+    @torch.no_grad()
     def capture(self) -> None:
         self.forward(reading=True)
 
-    @torch.no_grad()
-    def forward(self, reading: bool) -> None:
+    def forward(self, reading: bool) -> torch.Tensor:
+        """The logits of a pass."""
         capture = open_capture(self.model, self.args, self.real, self.response, finish=signals_maker(self.args))
         with capture.reading() if reading else nullcontext():
-            self.model(input_ids=self.ids, use_cache=False)
+            logits = self.model(input_ids=self.ids, use_cache=False).logits
         if reading:
             capture.results()
             self.reading_seconds = capture.seconds
+        return logits
 
     def auxiliary(self) -> None:
         analyze(self.model, self.ids, self.real, self.response, self.args)
@@ -152,34 +164,21 @@ def bench_passes(lengths: list[int], repeats: int, most_memory: float) -> None:
 
 def bench_kernels(lengths: list[int]) -> None:
     """One layer of 32 query heads, 8 key heads and dimension 128 in bf16: statistics against flash attention."""
-    print("\n| tokens | flash forward ms | statistics | against flash | given the log-sum-exp | against flash |")
-    print("|---:|---:|---:|---:|---:|---:|")
+    print("\n| tokens | flash forward ms | statistics | against flash |\n|---:|---:|---:|---:|")
     for length in lengths:
         q = torch.randn(1, length, 32, 128, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
         k, v = torch.randn(2, 1, length, 8, 128, device="cuda", dtype=torch.bfloat16).transpose(2, 3)
         start, end = torch.tensor([[0], [length]], device="cuda")
         response = torch.arange(length, device="cuda")[None] >= length // 8
-        inputs, scale = (q, k, start, end, response), 128**-0.5
-        lse = triton_sweep.row_sweep(*inputs, scale=scale, window=10)[0]
-        milliseconds = [
-            cuda_milliseconds(partial(_flash, q, k, v)),
-            cuda_milliseconds(partial(_statistics, inputs, scale)),
-            cuda_milliseconds(
-                partial(triton_sweep.band_sweep, *inputs, lse, scale=scale, window=10, horizon=(10, 100))
-            ),
-        ]
-        cells = " | ".join(f"{ms:.3f} | {ms / milliseconds[0]:.2f}" for ms in milliseconds[1:])
-        print(f"| {length} | {milliseconds[0]:.3f} | {cells} |", flush=True)
+        options = {"scale": 128**-0.5, "window": 10, "horizon": (10, 100)}
+        flash = cuda_milliseconds(partial(_flash, q, k, v))
+        read = cuda_milliseconds(partial(triton_sweep.sweep, q, k, start, end, response, **options))
+        print(f"| {length} | {flash:.3f} | {read:.3f} | {read / flash:.2f} |", flush=True)
 
 
 def _flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-
-
-def _statistics(inputs: tuple[torch.Tensor, ...], scale: float) -> None:
-    lse = triton_sweep.row_sweep(*inputs, scale=scale, window=10)[0]
-    triton_sweep.received_sweep(*inputs, lse, scale=scale, horizon=(10, 100))
 
 
 def cuda_milliseconds(run: Callable[[], object], repeats: int = 20) -> float:
@@ -199,8 +198,8 @@ def cuda_milliseconds(run: Callable[[], object], repeats: int = 20) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 2048, 4096, 8192])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 2048, 4096, 8192], help="tokens")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds (default 3)")
     parser.add_argument("--most-memory", type=float, default=12, help="GiB that eager maps may take (default 12)")
     parser.add_argument("--kernels", action="store_true", help="time the Triton kernels, on a CUDA device")
     options = parser.parse_args()

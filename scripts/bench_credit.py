@@ -3,14 +3,13 @@
     python scripts/bench_credit.py
 
 1. Forward and backward of a policy of 135 M parameters (SmolLM2's shape, random weights), plain, with the statistics
-   read along the way, and with the eager maps of the same layers, which is how it is done elsewhere.
+   read along the way, and with the eager maps of the same layers, as other implementations do.
 2. A step of the tiny Countdown recipes: GRPO with uniform credit and with coupled_rhythm, PPO with uniform credit.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import statistics
 import tempfile
@@ -19,25 +18,12 @@ from collections.abc import Callable
 from datetime import date
 
 import torch
+from bench_attention import SMOLLM2_135M, Passes
 from transformers import LlamaConfig, LlamaForCausalLM
-
-from rlcredit import CreditArguments
-from rlcredit.attention import choose_layers, open_capture, signals_maker
-
-SMOLLM2_135M = dict(
-    vocab_size=49152,
-    hidden_size=576,
-    intermediate_size=1536,
-    num_hidden_layers=30,
-    num_attention_heads=9,
-    num_key_value_heads=3,
-    max_position_embeddings=8192,
-    tie_word_embeddings=True,
-)
 
 
 def interleaved(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each run, taken in turn, so that they share a machine's moods; the first round is not counted."""
+    """Seconds of each run; the runs take turns, so that other work slows them alike. The first round is left out."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for round_number in range(repeats + 1):
         for name, run in runs.items():
@@ -51,31 +37,14 @@ def interleaved(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, 
 
 def pass_runs(model: LlamaForCausalLM, length: int) -> dict[str, Callable[[], None]]:
     """Forward and backward over one sequence, in three ways."""
-    ids = torch.randint(0, model.config.vocab_size, (1, length))
-    real = torch.ones_like(ids)
-    response = torch.arange(length)[None] >= length // 8
-    args = CreditArguments()
-    layers = choose_layers(model.config, args.credit_layers, args.credit_num_layers)
+    passes = Passes(model, length)
 
     def step(reading: bool) -> None:
-        capture = open_capture(model, args, real, response, finish=signals_maker(args))
-        with capture.reading() if reading else contextlib.nullcontext():
-            logits = model(input_ids=ids, use_cache=False).logits
-        if reading:
-            capture.results()
-        logits.float().logsumexp(-1).mean().backward()
+        passes.forward(reading).float().logsumexp(-1).mean().backward()
         model.zero_grad(set_to_none=True)
 
     def maps() -> None:
-        model.set_attn_implementation("eager")
-        with torch.no_grad():
-            found = model(input_ids=ids, use_cache=False, output_attentions=True).attentions
-        apart = torch.arange(length)[:, None] - torch.arange(length)
-        for layer in layers:  # reduced as simply as it can be: span and WAAD of every head
-            (found[layer] * apart).sum((-1, -2))
-            (found[layer] * apart.clamp(max=args.credit_waad_window)).sum(-1)
-        del found
-        model.set_attn_implementation("sdpa")
+        passes.eager_maps()
         step(False)
 
     return {"plain": lambda: step(False), "with capture": lambda: step(True), "plain + eager maps": maps}
@@ -124,9 +93,9 @@ def bench_steps(steps: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048], help="tokens")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds (default 5)")
+    parser.add_argument("--steps", type=int, default=12, help="steps of each recipe (default 12)")
     options = parser.parse_args()
     print(f"{date.today()}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads")
     bench_passes(options.lengths, options.repeats)

@@ -1,4 +1,4 @@
-"""Give `rlcredit` mutated recipes: each has to become a plan, or one line that says what is wrong.
+"""Give `rlcredit` mutated recipes: each must become a plan, or one line that says what is wrong.
 
     python scripts/fuzz_recipes.py --count 500 --seed 0     # a table, and exit code 1 if anything else came out
     python scripts/fuzz_recipes.py --seed 0 --only 137      # one mutant again, with what it said
@@ -6,12 +6,12 @@
 A mutant is a shipped recipe with one thing wrong in the file or on the command line. It goes through the real command
 line (`rlcredit train --config mutant.yaml --dry_run`) in a forked process. Two outcomes are allowed:
 
-planned   exit code 0, and the plan was printed: the mutant is a survivor, since what it says can be done
+planned   exit code 0, and the plan was printed: what the mutant says can be done
 refused   exit code 2, and one line on stderr that names the key (or its line of the file, or the file)
 
-All else is a violation: a traceback, another exit code, a hang, a line that names something else, a file made by a
-YAML tag (its canary), a file opened for writing, a process or a connection outside the mutant's folder. What compiled
-libraries write is not seen.
+Everything else is a violation: a traceback, another exit code, a hang, a line that names something else, a file made
+by a YAML tag (its canary), a file opened for writing, a process or a connection outside the mutant's folder. Writes by
+compiled libraries are not noticed.
 
 `evaluate` and `analyze` have no dry run. Their mutants name a model that is not there, which is refused last: that
 refusal counts as planned.
@@ -98,29 +98,26 @@ class Mutant(NamedTuple):
     names: list[str]
 
 
-# ---- the recipes --------------------------------------------------------------------------------------------------
-
-
 def bases(folder: Path) -> dict[str, list[Base]]:
-    """The shipped recipes by command, with models and data that are at hand in `folder`."""
+    """The shipped recipes by command, with local models and data in `folder`."""
     import yaml
 
     from rlcredit.analysis.analyze import AnalysisCredit, AnalyzeArguments
-    from rlcredit.config import list_recipes
+    from rlcredit.config import list_recipes, model_path
     from rlcredit.config.fields import options_of
     from rlcredit.evaluation.evaluate import EvaluateArguments
     from rlcredit.trainers.prepare import ALGORITHMS, ModelConfig
     from rlcredit.trainers.run_arguments import RunArguments
-    from tests.policies import local_data, save_policy
+    from tests.policies import POLICIES, local_data, save_policy
 
-    made = []
+    trained = []
     for recipe in list_recipes():
         values = yaml.safe_load(recipe.path.read_text())
         if values["task"] == "zebra" and importlib.util.find_spec("reasoning_gym") is None:
             continue
-        if recipe.name.startswith("paper/"):
-            name = values["model_name_or_path"]
-            values["model_name_or_path"] = save_policy(name, folder / name)
+        name = values["model_name_or_path"]
+        if model_path(name) == name:  # none of the shipped policies
+            values["model_name_or_path"] = save_policy(name if name in POLICIES else "Qwen/Qwen3-0.6B", folder / name)
         options: dict[str, Any] = {"num_train": 30, "num_test": 4}
         if values["task"] in ("math", "qa"):
             (folder / values["task"]).mkdir(exist_ok=True)
@@ -129,12 +126,12 @@ def bases(folder: Path) -> dict[str, list[Base]]:
             options = {"train": options["train"], "hold_out": 6}
         values["task_options"] |= options
         config, _ = ALGORITHMS[values.get("algorithm", "grpo")]
-        made.append(Base("train", values, [*options_of((RunArguments, ModelConfig, config))]))
+        trained.append(Base("train", values, [*options_of((RunArguments, ModelConfig, config))]))
     start = {"model": NO_MODEL, "task": "countdown", "task_options": {"num_test": 4}, "max_new_tokens": 8}
     evaluate = start | {"samples": 2, "temperature": 1.0, "top_p": 0.9, "batch_size": 4, "limit": 2, "output": "out"}
     analyze = start | {"samples": 2, "layers": [1, 2], "credit_fai_horizon": [0, -1], "perturbed": 1, "output": "out"}
     return {
-        "train": made,
+        "train": trained,
         "evaluate": [Base("evaluate", evaluate, [*options_of((EvaluateArguments,))])],
         "analyze": [Base("analyze", analyze, [*options_of((AnalyzeArguments, AnalysisCredit))])],
     }
@@ -160,9 +157,6 @@ def yaml_of(values: Any) -> str:
 
 def text_of(values: dict[str, Any]) -> str:
     return "".join(f"{key}: {yaml_of(value)}\n" for key, value in values.items())
-
-
-# ---- the kinds of mutants -----------------------------------------------------------------------------------------
 
 
 def some_key(base: Base, rng: random.Random) -> str:
@@ -196,9 +190,9 @@ def extreme(base: Base, rng: random.Random) -> Mutant:
 
 
 def swapped(base: Base, rng: random.Random) -> Mutant:
-    one, other = rng.sample([*base.values], 2)
-    values = base.values | {one: base.values[other], other: base.values[one]}
-    return Mutant(base, text_of(values).encode(), [], [one, other])
+    first, second = rng.sample([*base.values], 2)
+    values = base.values | {first: base.values[second], second: base.values[first]}
+    return Mutant(base, text_of(values).encode(), [], [first, second])
 
 
 def misspelt(base: Base, rng: random.Random) -> Mutant:
@@ -228,8 +222,8 @@ def anchor(base: Base, rng: random.Random) -> Mutant:
 
 
 def duplicate(base: Base, rng: random.Random) -> Mutant:
-    key, values = rng.choice([*base.values]), base.values
-    return Mutant(base, f"{text_of(values)}{key}: {yaml_of(values[key])}\n".encode(), [], [key])
+    key = rng.choice([*base.values])
+    return Mutant(base, f"{text_of(base.values)}{key}: {yaml_of(base.values[key])}\n".encode(), [], [key])
 
 
 def no_mapping(base: Base, rng: random.Random) -> Mutant:
@@ -254,8 +248,8 @@ def long_line(base: Base, rng: random.Random) -> Mutant:
 
 def no_file(base: Base, rng: random.Random) -> Mutant:
     def bind(path: Path) -> None:
-        with socket.socket(socket.AF_UNIX) as made:
-            made.bind(path.name)  # a socket's path may be a hundred characters long; the mutant's folder is the cwd
+        with socket.socket(socket.AF_UNIX) as unix_socket:
+            unix_socket.bind(path.name)  # the cwd is the mutant's folder; a socket's whole path may be too long
 
     places: list[Callable[[Path], object]] = [
         *(Path.mkdir, os.mkfifo, bind, lambda path: None),
@@ -266,8 +260,8 @@ def no_file(base: Base, rng: random.Random) -> Mutant:
 
 def truncated(base: Base, rng: random.Random) -> Mutant:
     data = text_of(base.values).encode()
-    needed = ["model", "model_name_or_path", "task"]  # without them nothing goes
-    return Mutant(base, data[: rng.randrange(len(data))], [], [FILE, *needed, *base.values])
+    names = [FILE, "model", "model_name_or_path", "task", *base.values]
+    return Mutant(base, data[: rng.randrange(len(data))], [], names)
 
 
 def tab(base: Base, rng: random.Random) -> Mutant:
@@ -282,10 +276,7 @@ KINDS = [unchanged, wrong_type, extreme, swapped, misspelt, missing_file, tag, a
          odd_bytes, long_line, no_file, truncated, tab, wrong_type, extreme, extreme]  # fmt: skip
 
 
-# ---- one mutant ---------------------------------------------------------------------------------------------------
-
-
-def made(number: int, seed: int, recipes: dict[str, list[Base]]) -> tuple[str, Mutant]:
+def mutant_of(number: int, seed: int, recipes: dict[str, list[Base]]) -> tuple[str, Mutant]:
     """A mutant's kind and the mutant: the same for the same seed and number."""
     rng = random.Random(f"{seed} {number}")
     kind = KINDS[number % len(KINDS)]
@@ -309,7 +300,7 @@ def run(mutant: Mutant, folder: Path, timeout: float) -> tuple[str, str]:
         return "violation", f"made a canary or left its folder: {outside}"
     if mutant.base.command == "train" and code == 0 and said.endswith("checked; nothing was trained\n"):
         return "planned", ""
-    line = "".join(one for one in line.splitlines(keepends=True) if not one.startswith(WARNINGS))
+    line = "".join(part for part in line.splitlines(keepends=True) if not part.startswith(WARNINGS))
     if code != 2 or len(line) > LONGEST or not re.fullmatch(r"rlcredit: [^\n]+\n", line):
         return "violation", f"exit code {code}, and {len(line.splitlines())} lines on stderr: {line.strip()[-200:]}"
     if mutant.base.command != "train" and f"model: '{NO_MODEL}'" in line:
@@ -359,9 +350,6 @@ def _watch(folder: Path) -> None:
     sys.addaudithook(hook)
 
 
-# ---- all of them --------------------------------------------------------------------------------------------------
-
-
 def prepare(folder: Path) -> None:
     """Whatever libraries keep goes into the folder, nothing asks the hub, and what is slow to import is here."""
     for name in ("HOME", "HF_HOME", "TMPDIR", "XDG_CACHE_HOME", "MPLCONFIGDIR"):
@@ -371,10 +359,9 @@ def prepare(folder: Path) -> None:
     import torch
 
     torch.set_num_threads(1)  # a fork has only the thread that made it
-    for name in ("llama", "qwen3"):
-        importlib.import_module(f"transformers.models.{name}.modeling_{name}")
-    for command in ("trainers.run", "evaluation.evaluate", "analysis.analyze"):
-        importlib.import_module(f"rlcredit.{command}")
+    models = (f"transformers.models.{name}.modeling_{name}" for name in ("llama", "qwen3"))
+    for module in (*models, "rlcredit.trainers.run", "rlcredit.evaluation.evaluate", "rlcredit.analysis.analyze"):
+        importlib.import_module(module)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -384,18 +371,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--timeout", type=float, default=60, help="seconds a mutant may take")
     parser.add_argument("--only", type=int, help="run this mutant alone, and show what it is and says")
     args = parser.parse_args(argv)
-    found: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as scratch:
         root = Path(scratch).resolve()
         prepare(root)
         recipes = bases(root)
         for number in range(args.count) if args.only is None else [args.only]:
-            kind, mutant = made(number, args.seed, recipes)
+            kind, mutant = mutant_of(number, args.seed, recipes)
             (folder := root / str(number)).mkdir()
             outcome, why = run(mutant, folder, args.timeout)
             if kind == "unchanged" and outcome != "planned":
                 outcome, why = "violation", f"an unchanged recipe was not planned: {why}"
-            found[kind, outcome] += 1
+            counts[kind, outcome] += 1
+            counts["all", outcome] += 1
             if why:
                 print(f"{number} {kind}: {why}\n    python scripts/fuzz_recipes.py --seed {args.seed} --only {number}")
             if args.only is not None:
@@ -403,10 +391,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"{kind}: {outcome}\n{file}\nrlcredit {mutant.base.command} {' '.join(mutant.flags)[:500]}")
                 print((folder / "stdout").read_text() + (folder / "stderr").read_text())
     print(f"{'kind':14}" + "".join(f"{outcome:>11}" for outcome in OUTCOMES))
-    for kind in dict.fromkeys(one.__name__ for one in KINDS):
-        print(f"{kind:14}" + "".join(f"{found[kind, outcome]:11}" for outcome in OUTCOMES))
-    print(f"{'all':14}" + "".join(f"{sum(found[k, o] for k, o in found if o == outcome):11}" for outcome in OUTCOMES))
-    return int(any(outcome == "violation" for _, outcome in found))
+    for kind in dict.fromkeys([*(kind.__name__ for kind in KINDS), "all"]):
+        print(f"{kind:14}" + "".join(f"{counts[kind, outcome]:11}" for outcome in OUTCOMES))
+    return int(counts["all", "violation"] > 0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Make a one-million-parameter policy: a character-level Llama that half knows a task, Countdown or paths.
+"""Make a one-million-parameter policy: a character-level Llama that is partly trained on Countdown or paths.
 
     python scripts/make_tiny_policy.py --output recipes/countdown_tiny/policy
     python scripts/make_tiny_policy.py --task paths --output recipes/paths_tiny/policy
@@ -241,7 +241,7 @@ def report(policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, task: T
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--task", choices=list(LESSONS), default="countdown")
+    parser.add_argument("--task", choices=list(LESSONS), default="countdown", help="the task to demonstrate")
     parser.add_argument("--output", type=Path, required=True, help="folder to write the policy to")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch_size", type=int, default=64, help="demonstrations a step")
@@ -251,7 +251,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--careful_learning_rate", type=float, default=4e-3)
     parser.add_argument("--mixed_steps", type=int, default=250, help="steps with both players")
     parser.add_argument("--mixed_learning_rate", type=float, default=1e-3)
-    parser.add_argument("--hasty_share", type=float, default=0.55, help="of the demonstrations with both players")
+    parser.add_argument("--hasty_share", type=float, default=0.55, help="share of the hasty player in them")
     return parser.parse_args()
 
 

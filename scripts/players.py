@@ -1,4 +1,4 @@
-"""Who demonstrates Countdown and paths to a policy before it learns: a careful player and a hasty one.
+"""Two players that demonstrate Countdown and paths to a policy before it learns: a careful one and a hasty one.
 
 On Countdown the careful one writes down the goal, considers every calculation, and mostly tries another one after a
 miss; the hasty one only adds and subtracts, in the order given, and hands in whatever comes out:
@@ -65,8 +65,8 @@ def attempts(numbers: Sequence[int], thorough: bool) -> list[Attempt]:
     operations = "+-*/" if thorough else "+-"
     return [
         Attempt(f"{step}={between} {last}={value}", _nested(step, between, last), value)
-        for one, other, rest in (pairs if thorough else pairs[:1])
-        for step, between in _steps(one, other, operations)
+        for left, right, rest in (pairs if thorough else pairs[:1])
+        for step, between in _steps(left, right, operations)
         for last, value in _steps(between, rest, operations)
     ]
 
@@ -96,12 +96,12 @@ def demonstrate(player: Player, numbers: Sequence[int], target: int, rng: random
     seen = [attempt for attempt in attempts(numbers, player.thorough) if attempt.value <= PLAUSIBLE]
     right = [attempt for attempt in seen if attempt.value == target]
     wrong = [attempt for attempt in seen if attempt.value != target]
-    made: list[Attempt] = []
-    while not made or (made[-1].value != target and len(made) < MAX_ATTEMPTS and rng.random() < player.patience):
-        made.append(rng.choice(right if right and (not wrong or rng.random() < player.skill) else wrong))
+    tried: list[Attempt] = []
+    while not tried or (tried[-1].value != target and len(tried) < MAX_ATTEMPTS and rng.random() < player.patience):
+        tried.append(rng.choice(right if right and (not wrong or rng.random() < player.skill) else wrong))
     goal = f"{target}: " if player.states_goal else ""
-    steps = "\n".join(attempt.steps for attempt in made)
-    return f"<think>{goal}{steps}</think><answer>{made[-1].expression}</answer>"
+    steps = "\n".join(attempt.steps for attempt in tried)
+    return f"<think>{goal}{steps}</think><answer>{tried[-1].expression}</answer>"
 
 
 def countdown_pair(row: dict, hasty: bool, rng: random.Random) -> tuple[str, str]:
@@ -115,7 +115,7 @@ def paths_pair(row: dict, hasty: bool, rng: random.Random) -> tuple[str, str]:
     """An instance, its edges in any order (each is the same instance), and a response."""
     edges = rng.sample(row["edges"], len(row["edges"]))
     walk = walk_on(edges, row["start"], rng) if hasty else plan_back(edges, row["start"], row["goal"], rng)
-    steps = [one + other for one, other in itertools.pairwise(walk)]
+    steps = [tail + head for tail, head in itertools.pairwise(walk)]
     plan = " ".join(steps) if hasty else f"{walk[-1]}: {' '.join(reversed(steps))}"
     return paths.prompt_of(edges, row["start"], row["goal"]), f"<think>{plan}</think><answer>{walk}</answer>"
 

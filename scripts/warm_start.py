@@ -1,10 +1,10 @@
-"""Warm-start a language model on Countdown: only what is sometimes right can be reinforced.
+"""Warm-start a language model on Countdown: reinforcement needs a model that is right now and then.
 
     rlcredit prepare-model smollm2-135m models/smollm2
     python scripts/warm_start.py --model models/smollm2 --output models/smollm2_countdown
 
 Supervised learning, by TRL's SFTTrainer, on demonstrations of two players (players.py) in the words of a recipe's
-prompts. Demonstrated are training instances of the recipe alone, no validation and no held-out ones.
+prompts. Only training instances of the recipe are demonstrated, no validation and no held-out ones.
 """
 
 from __future__ import annotations
@@ -40,13 +40,17 @@ def demonstrations(options: Mapping[str, object], hasty_share: float, seed: int)
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="where to start: a folder or an id")
+    parser.add_argument("--model", required=True, help="the model to start from: a folder or an id")
     parser.add_argument("--output", type=Path, required=True, help="folder to write the policy to")
-    parser.add_argument("--recipe", default="benchmark/countdown_smollm2", help="whose instances and prompts")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument(
+        "--recipe", default="benchmark/countdown_smollm2", help="the recipe with the instances and the prompts"
+    )
+    parser.add_argument("--steps", type=int, default=400, help="optimiser steps")
     parser.add_argument("--batch_size", type=int, default=32, help="demonstrations a step")
     parser.add_argument("--learning_rate", type=float, default=1e-4)
-    parser.add_argument("--hasty_share", type=float, default=0.5, help="of the demonstrations")
+    parser.add_argument(
+        "--hasty_share", type=float, default=0.5, help="share of the demonstrations by the hasty player"
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

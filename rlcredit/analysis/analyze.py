@@ -36,9 +36,9 @@ from rlcredit.attention import choose_layers
 from rlcredit.config import list_keys, model_path, parse
 from rlcredit.credit import CreditArguments, strategy_of
 from rlcredit.errors import InputError
-from rlcredit.evaluation.loading import ModelArguments, load_model, load_set, load_tokenizer
 from rlcredit.evaluation.sampling import Sampling
-from rlcredit.tasks import EVALUATION_SETS
+from rlcredit.models.loading import ModelArguments, load_model, load_tokenizer
+from rlcredit.tasks import EVALUATION_SETS, load_set
 from rlcredit.tasks.checkers import Checker
 
 

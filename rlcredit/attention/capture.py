@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from rlcredit.attention import eager
-from rlcredit.attention.scores import Layer, distance
+from rlcredit.attention.scores import AttentionInputs, distance
 from rlcredit.attention.seams import BYPASSING, AttentionCall, index_in_path, watch_interface, watch_modules
 from rlcredit.attention.stream import Block, Statistics, head_statistics, row_blocks, statistics_of_blocks
 from rlcredit.signals import HeadStatistics
@@ -169,7 +169,7 @@ class Capture:
         )
         return statistics_of_blocks(blocks, attention.shape[1], response, self._window, self._horizon)
 
-    def _layer(self, call: AttentionCall, real: Tensor, response: Tensor) -> Layer:
+    def _layer(self, call: AttentionCall, real: Tensor, response: Tensor) -> AttentionInputs:
         options = call.options
         scale = options.get("scaling")
         window = options.get("sliding_window")
@@ -179,7 +179,7 @@ class Capture:
             window = None  # the map holds it
         if (bias := options.get("position_bias")) is not None:
             mask = _biased(bias.detach(), mask)
-        return Layer(
+        return AttentionInputs(
             q_BHND=call.query,
             k_BKND=call.key,
             scale=_scale(call.module, call.query) if scale is None else scale,

@@ -1,4 +1,4 @@
-"""The family's own eager attention, a few rows at a time: the authority that the fast paths are held against."""
+"""The family's own eager attention, a few rows at a time: the reference that the fast paths are compared with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from rlcredit.attention.scores import Layer
+from rlcredit.attention.scores import AttentionInputs
 from rlcredit.attention.seams import AttentionCall
 from rlcredit.attention.stream import Block, row_blocks
 from rlcredit.models.modes import evaluating
@@ -16,40 +16,40 @@ from rlcredit.models.modes import evaluating
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
-def agrees(layer: Layer, call: AttentionCall, response_BN: Tensor) -> bool:
-    """Whether two rows of A, as this package computes them, are those of the family's eager attention function.
+def agrees(inputs: AttentionInputs, call: AttentionCall, response_BN: Tensor) -> bool:
+    """Whether two rows of A, as this package computes them, equal those of the family's eager attention function.
 
-    A family's function may do more than its arguments say (a norm, a second softmax): this is how it is noticed.
+    This notices functions that do more than their arguments show (a norm, a second softmax).
     """
     columns = response_BN.any(0).nonzero().flatten()
     for t in {int(columns[0]), int(columns[-1])}:
         rows, cols = slice(t, t + 1), slice(0, t + 1)
-        scores_BHRC = layer.scores(rows, cols)
-        ours = torch.exp(scores_BHRC - layer.row_lse(scores_BHRC)[..., None])
-        theirs = _eager_rows(layer, call, rows)
+        scores_BHRC = inputs.scores(rows, cols)
+        ours = torch.exp(scores_BHRC - inputs.row_lse(scores_BHRC)[..., None])
+        theirs = _eager_rows(inputs, call, rows)
         there = response_BN[:, t]
         if theirs.shape[:2] != ours.shape[:2] or theirs[there][..., t + 1 :].any():
             return False
         difference = (ours - theirs[..., : t + 1])[there].abs()
         # rows that are not finite in both are bad input, not another formula
-        if (difference > ROUNDING[layer.q_BHND.dtype]).any():
+        if (difference > ROUNDING[inputs.q_BHND.dtype]).any():
             return False
     return True
 
 
-def blocks(layer: Layer, call: AttentionCall, response_BN: Tensor) -> Iterator[Block]:
+def blocks(inputs: AttentionInputs, call: AttentionCall, response_BN: Tensor) -> Iterator[Block]:
     """Rows of A from the family's own function."""
-    B, H, N, _ = layer.q_BHND.shape
+    B, H, N, _ = inputs.q_BHND.shape
     for rows in row_blocks(response_BN, 4 * B * H * N):
-        yield Block(rows, slice(0, rows.stop), _eager_rows(layer, call, rows)[..., : rows.stop])
+        yield Block(rows, slice(0, rows.stop), _eager_rows(inputs, call, rows)[..., : rows.stop])
 
 
-def _eager_rows(layer: Layer, call: AttentionCall, rows: slice) -> Tensor:
+def _eager_rows(inputs: AttentionInputs, call: AttentionCall, rows: slice) -> Tensor:
     """A[rows] over all columns: fp32 [B, H, R, N]."""
     assert call.eager is not None
-    N = layer.q_BHND.shape[2]
-    mask = layer.additive_mask(rows, slice(0, N)).to(call.query.dtype)
-    own = {"scaling": layer.scale, "dropout": 0.0, "position_bias": None}  # the mask holds the bias
+    N = inputs.q_BHND.shape[2]
+    mask = inputs.additive_mask(rows, slice(0, N)).to(call.query.dtype)
+    own = {"scaling": inputs.scale, "dropout": 0.0, "position_bias": None}  # the mask holds the bias
     options = {**call.options, **own}
     for name, option in options.items():
         if isinstance(option, Tensor) and option.dim() == 4 and option.shape[2] == N:  # one entry a query

@@ -19,7 +19,7 @@ REFUSED = {
     "reformer": "attends within hash buckets",
     "xlnet": "attends in permuted order",
 }
-# Entries of config.layer_types without softmax attention. Any other kind is expected to show some, or it is an error.
+# Entries of config.layer_types without softmax attention. A layer of any other kind that shows none is an error.
 OTHER_LAYER_TYPES = ("conv", "linear_attention", "mlp", "moe")
 
 
@@ -36,18 +36,18 @@ def softmax_layers(config: PretrainedConfig) -> list[int]:
     count = getattr(text, "decoder_layers", None) or getattr(text, "num_hidden_layers", None)
     kinds = getattr(text, "layer_types", None) or [None] * (count or 0)
     without_images = getattr(text, "cross_attention_layers", None) or []  # they run only where there are images
-    found = [i for i, kind in enumerate(kinds) if kind not in OTHER_LAYER_TYPES and i not in without_images]
+    readable = [i for i, kind in enumerate(kinds) if kind not in OTHER_LAYER_TYPES and i not in without_images]
     if len(set(getattr(text, "num_attention_heads_per_layer", None) or ())) > 1:
         raise ValueError(f"model type {name!r}: its layers have different numbers of query heads; use another model")
-    if name in REFUSED or not found:
+    if name in REFUSED or not readable:
         raise ValueError(
             f"model type {name!r} {REFUSED.get(name, NO_SOFTMAX)}; use another model, or credit_strategy: uniform"
         )
-    return found
+    return readable
 
 
 def spaced(lo: int, hi: int, count: int) -> list[int]:
-    """`count` evenly spaced whole numbers from lo to hi, halves rounded up, repeats dropped; one: the middle."""
+    """`count` evenly spaced whole numbers from lo to hi, halves rounded up, repeats dropped; for one, the middle."""
     if count == 1:
         return [(lo + hi) // 2]
     numbers = [math.floor(lo + i * (hi - lo) / (count - 1) + 0.5) for i in range(count)]
@@ -66,7 +66,7 @@ def choose_layers(config: PretrainedConfig, layers: str | list[int] | None, coun
     if isinstance(layers, list):
         if missing := [index for index in layers if index not in available]:
             raise ValueError(
-                f"credit_layers: {missing} are no layers with softmax attention of this model; there are "
+                f"credit_layers: {missing} are not layers with softmax attention of this model; it has "
                 f"{available[0]}..{available[-1]}"
             )
         return list(layers)

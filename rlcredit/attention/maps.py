@@ -1,6 +1,6 @@
-"""Mean attention maps of the local and of the global heads, for looking at.
+"""Mean attention maps of the local and of the global heads, to look at.
 
-An N x N map is held for each group, never one a head: for short responses, one at a time.
+One N x N map is held for each group of heads, never one for each head. Use it for short responses, one at a time.
 """
 
 from __future__ import annotations

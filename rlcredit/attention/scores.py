@@ -1,4 +1,4 @@
-"""What one attention layer was given, and the scores that follow from it."""
+"""The inputs of one attention layer, and the scores that follow from them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Layer:
-    """What one attention layer was given, for one chunk of rows.
+class AttentionInputs:
+    """The inputs of one attention layer, for one chunk of rows.
 
         score[t, s] = q_t . k_s * scale, then soft-capped, then the additive mask or -inf where hidden
         A[t, s]     = exp(score[t, s] - lse_t), lse_t the log-sum-exp over s and the head's sink
@@ -23,7 +23,7 @@ class Layer:
         sinks_H: fp32, one more logit per head that takes part in the softmax and has no column (gpt-oss): rows then
             sum to less than 1. None without sinks.
         mask_BHNN: the layer's own mask, bool (True: visible) or additive, [B or 1, H or 1, N, N], or None where
-            causality, padding and the sliding window say it all. Rows outside the response may hold anything.
+            causality, padding and the sliding window hide as much. Rows outside the response may hold anything.
         real_BN: bool, which positions are tokens, not padding.
         sliding_window: keys at a distance of this or more are hidden, or None.
     """

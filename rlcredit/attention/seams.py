@@ -1,12 +1,13 @@
 """Where a running model shows its attention.
 
-`watch_interface`: every modern family in transformers asks `AttentionInterface.get_interface` for its attention
-function, in each layer and each pass; the function handed out first shows its inputs.
+`watch_interface`: in each layer and each pass, every modern family in transformers asks
+`AttentionInterface.get_interface` for its attention function. Inside the context, that function shows its inputs
+before it runs.
 
-`watch_modules`: the families that bypass it call torch's own functions inside one attention module a layer; while such
-a module runs, `softmax` shows its result and `scaled_dot_product_attention` its inputs.
+`watch_modules`: the families that bypass this interface call torch's own functions inside one attention module for
+each layer. While such a module runs, `softmax` shows its result and `scaled_dot_product_attention` its inputs.
 
-What the model computes stays as it is in both.
+Neither changes what the model computes.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def watch_modules(
 
 
 def index_in_path(name: str) -> int | None:
-    """The layer that a module's name tells: 3 for `model.layers.3.self_attn`."""
+    """The number of the layer in a module's name: 3 for `model.layers.3.self_attn`."""
     number = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
     return int(number[1]) if number else None
 

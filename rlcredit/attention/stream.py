@@ -1,12 +1,12 @@
 """From one attention layer to per-head statistics, without ever holding a map.
 
-Three ways, all fp32 and linear in N, whatever the model computes in:
+There are three ways; all compute in fp32, whatever the model's dtype, in memory linear in N:
 
-1. On a GPU, Triton kernels (triton_sweep.py) where causality, padding and a window say which keys are seen.
-2. On a CPU, torch's fused attention where causality and padding do, for rows that are not short: one sweep gives each
-   row's log-sum-exp, mass and mean distance; with the log-sum-exp, A[t, s] = exp(score - lse_t) costs only the dot
-   products of the bands that WAAD and FAI need.
-3. `statistics_of_blocks` for everything else: rows of A, a few at a time, from wherever they come. The reference.
+1. On a GPU, Triton kernels (triton_sweep.py), where causality, padding and a window alone decide which keys are seen.
+2. On a CPU, torch's fused attention, where causality and padding alone decide, for rows that are not short. One sweep
+   gives each row's log-sum-exp, mass and mean distance. Then A[t, s] = exp(score - lse_t) costs only the dot products
+   of the bands that WAAD and FAI need.
+3. `statistics_of_blocks` for everything else: rows of A, a few at a time, whatever computes them. It is the reference.
 
 Shape suffixes: see rlcredit/signals/types.py.
 """
@@ -14,20 +14,20 @@ Shape suffixes: see rlcredit/signals/types.py.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from rlcredit.attention import triton_sweep
-from rlcredit.attention.scores import Layer, distance
+from rlcredit.attention.scores import AttentionInputs, distance
 from rlcredit.signals import TO_THE_END, fai_counts, fai_of_columns, waad_of_rows
 
 # Sizes of one block of fp32 scores; a few such blocks are alive at a time.
 BLOCK_ROWS, BLOCK_BYTES = 128, 2 << 20
 BAND_ROWS, BAND_BYTES = 64, 2 << 20
-# On a CPU: below, a row's whole map is little more than its bands, and blocks take half the time (measured).
+# On a CPU, for shorter rows the whole map is little more than the bands, and blocks take half the time (measured).
 FUSED_FROM = 256
 
 
@@ -47,19 +47,21 @@ class Block(NamedTuple):
     attention_BHRC: Tensor
 
 
-def head_statistics(layer: Layer, response_BN: Tensor, window: int, horizon: tuple[int, int]) -> Statistics:
+def head_statistics(inputs: AttentionInputs, response_BN: Tensor, window: int, horizon: tuple[int, int]) -> Statistics:
     """The statistics of one layer over the response rows."""
-    if _triton_fits(layer):
-        return _swept_on_gpu(layer, response_BN, window, horizon)
-    if _fused_kernel_fits(layer, horizon):
-        return _swept_on_cpu(layer, response_BN, window, horizon)
-    return statistics_of_blocks(score_blocks(layer, response_BN), layer.q_BHND.shape[1], response_BN, window, horizon)
+    if _triton_fits(inputs):
+        return _swept_on_gpu(inputs, response_BN, window, horizon)
+    if _fused_kernel_fits(inputs, horizon):
+        return _swept_on_cpu(inputs, response_BN, window, horizon)
+    return statistics_of_blocks(
+        score_blocks(inputs, response_BN), inputs.q_BHND.shape[1], response_BN, window, horizon
+    )
 
 
 def statistics_of_blocks(
     blocks: Iterable[Block], heads: int, response_BN: Tensor, window: int, horizon: tuple[int, int]
 ) -> Statistics:
-    """The statistics of rows of A that come a block at a time; together the blocks hold every response row once."""
+    """The statistics of rows of A, given a block at a time; together the blocks hold every response row once."""
     B, N = response_BN.shape
     away_BHN, waad_BHN, received_BHN = torch.zeros(3, B, heads, N, device=response_BN.device)
     for rows, cols, attention_BHRC in blocks:
@@ -80,49 +82,54 @@ def row_blocks(response_BN: Tensor, row_bytes: int) -> list[slice]:
     return [slice(start, min(start + size, end)) for start in range(first, end, size)]
 
 
-def score_blocks(layer: Layer, response_BN: Tensor) -> Iterator[Block]:
-    B, H, N, _ = layer.q_BHND.shape
-    seen = min(N, layer.sliding_window + BLOCK_ROWS) if layer.sliding_window else N
+def score_blocks(inputs: AttentionInputs, response_BN: Tensor) -> Iterator[Block]:
+    B, H, N, _ = inputs.q_BHND.shape
+    seen = min(N, inputs.sliding_window + BLOCK_ROWS) if inputs.sliding_window else N
     for rows in row_blocks(response_BN, 4 * B * H * seen):
-        cols = slice(max(0, rows.start - layer.sliding_window + 1) if layer.sliding_window else 0, rows.stop)
-        scores_BHRC = layer.scores(rows, cols)
-        yield Block(rows, cols, scores_BHRC.sub_(layer.row_lse(scores_BHRC)[..., None]).exp_())
+        cols = slice(max(0, rows.start - inputs.sliding_window + 1) if inputs.sliding_window else 0, rows.stop)
+        scores_BHRC = inputs.scores(rows, cols)
+        yield Block(rows, cols, scores_BHRC.sub_(inputs.row_lse(scores_BHRC)[..., None]).exp_())
 
 
-def _triton_fits(layer: Layer) -> bool:
-    q_BHND = layer.q_BHND
-    fits = layer.mask_BHNN is None and q_BHND.shape[-1] <= 256 and q_BHND.dtype != torch.float64
+def _triton_fits(inputs: AttentionInputs) -> bool:
+    q_BHND = inputs.q_BHND
+    fits = inputs.mask_BHNN is None and q_BHND.shape[-1] <= 256 and q_BHND.dtype != torch.float64
     return fits and q_BHND.is_cuda and triton_sweep.available(q_BHND.device)
 
 
-def _swept_on_gpu(layer: Layer, response_BN: Tensor, window: int, horizon: tuple[int, int]) -> Statistics:
-    start_B = layer.real_BN.long().argmax(1)
-    inputs = layer.q_BHND, layer.k_BKND, start_B, start_B + layer.real_BN.sum(1), response_BN
-    form: dict[str, Any] = {
-        "scale": layer.scale,
-        "softcap": layer.softcap,
-        "sliding_window": layer.sliding_window,
-    }
-    lse_BHN, _, away_BHN, waad_BHN = triton_sweep.row_sweep(*inputs, window=window, sinks_H=layer.sinks_H, **form)
-    received_BHN = triton_sweep.received_sweep(*inputs, lse_BHN, horizon=horizon, **form)
-    return _finish(away_BHN, waad_BHN, received_BHN, response_BN, horizon)
+def _swept_on_gpu(inputs: AttentionInputs, response_BN: Tensor, window: int, horizon: tuple[int, int]) -> Statistics:
+    start_B = inputs.real_BN.long().argmax(1)
+    sums = triton_sweep.sweep(
+        inputs.q_BHND,
+        inputs.k_BKND,
+        start_B,
+        start_B + inputs.real_BN.sum(1),
+        response_BN,
+        scale=inputs.scale,
+        window=window,
+        horizon=horizon,
+        softcap=inputs.softcap,
+        sliding_window=inputs.sliding_window,
+        sinks_H=inputs.sinks_H,
+    )
+    return _finish(sums.away_BHN, sums.waad_BHN, sums.received_BHN, response_BN, horizon)
 
 
-def _swept_on_cpu(layer: Layer, response_BN: Tensor, window: int, horizon: tuple[int, int]) -> Statistics:
-    lse_BHN, mass_BHN, away_BHN = _fused_sweep(layer)
-    shortfall_BHN, received_BHN = _bands(layer, lse_BHN, response_BN, window, horizon)
+def _swept_on_cpu(inputs: AttentionInputs, response_BN: Tensor, window: int, horizon: tuple[int, int]) -> Statistics:
+    lse_BHN, mass_BHN, away_BHN = _fused_sweep(inputs)
+    shortfall_BHN, received_BHN = _bands(inputs, lse_BHN, response_BN, window, horizon)
     return _finish(away_BHN, window * mass_BHN - shortfall_BHN, received_BHN, response_BN, horizon)
 
 
 def _bands(
-    layer: Layer, lse_BHN: Tensor, response_BN: Tensor, window: int, horizon: tuple[int, int]
+    inputs: AttentionInputs, lse_BHN: Tensor, response_BN: Tensor, window: int, horizon: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """(sum over s of (W - distance) * A[t, s] within the window, sum over T(s) of A[t, s]): fp32 [B, H, N] each.
 
     Blocks of BAND_ROWS queries and the `reach` keys before them: all of one shape, so that several are one product.
     """
-    B, H, N, D = layer.q_BHND.shape
-    K, reach, device = layer.k_BKND.shape[1], min(N - 1, max(window - 1, horizon[1])), lse_BHN.device
+    B, H, N, D = inputs.q_BHND.shape
+    K, reach, device = inputs.k_BKND.shape[1], min(N - 1, max(window - 1, horizon[1])), lse_BHN.device
     R, C, G = BAND_ROWS, BAND_ROWS + reach, H // K
     delta_RC = distance(slice(reach, C), slice(0, C), device)
     future_RC = torch.where(delta_RC >= 0, 0.0, -torch.inf)
@@ -131,8 +138,8 @@ def _bands(
     # `reach` columns before the first position and rows up to a whole block: padding
     blocks = -(-N // R)
     rest = blocks * R - N
-    q_BHND, k_BKND = pad(layer.q_BHND, (0, 0, 0, rest)), pad(layer.k_BKND.float(), (0, 0, reach, rest))
-    hidden_BN = pad(torch.where(layer.real_BN, 0.0, -torch.inf), (reach, rest), value=-torch.inf)
+    q_BHND, k_BKND = pad(inputs.q_BHND, (0, 0, 0, rest)), pad(inputs.k_BKND.float(), (0, 0, reach, rest))
+    hidden_BN = pad(torch.where(inputs.real_BN, 0.0, -torch.inf), (reach, rest), value=-torch.inf)
     # rows outside the response: A = exp(score - inf) = 0
     lse_BHN = pad(torch.where(response_BN[:, None], lse_BHN, torch.inf), (0, rest), value=torch.inf)
     shortfall_BHN = torch.zeros_like(lse_BHN)
@@ -142,7 +149,7 @@ def _bands(
         count = min(at_once, blocks - begin)  # blocks in this product
         rows, cols = slice(begin * R, (begin + count) * R), slice(begin * R, (begin + count) * R + reach)
         by_block = (B, K, G, count, R)
-        queries = (q_BHND[:, :, rows].float() * layer.scale).view(*by_block, D).transpose(2, 3)
+        queries = (q_BHND[:, :, rows].float() * inputs.scale).view(*by_block, D).transpose(2, 3)
         keys = k_BKND[:, :, cols].unfold(2, C, R)
         lse = lse_BHN[:, :, rows].view(by_block).transpose(2, 3)
         attention = torch.baddbmm(  # scores less lse
@@ -171,32 +178,32 @@ def _finish(
     return Statistics(span_BH, torch.where(response_BN[:, None], waad_BHN, torch.nan), fai_BHN)
 
 
-def _fused_kernel_fits(layer: Layer, horizon: tuple[int, int]) -> bool:
+def _fused_kernel_fits(inputs: AttentionInputs, horizon: tuple[int, int]) -> bool:
     """Whether torch's fused CPU attention computes this layer's softmax, and bands are less than the whole map."""
-    plain = layer.mask_BHNN is None and layer.softcap is None and layer.sliding_window is None
-    narrow = layer.q_BHND.shape[2] >= FUSED_FROM and horizon[1] != TO_THE_END
-    return plain and narrow and layer.q_BHND.device.type == "cpu"
+    plain = inputs.mask_BHNN is None and inputs.softcap is None and inputs.sliding_window is None
+    narrow = inputs.q_BHND.shape[2] >= FUSED_FROM and horizon[1] != TO_THE_END
+    return plain and narrow and inputs.q_BHND.device.type == "cpu"
 
 
-def _fused_sweep(layer: Layer) -> tuple[Tensor, Tensor, Tensor]:
+def _fused_sweep(inputs: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
     """(log-sum-exp, mass, mean distance in tokens) of every row: fp32 [B, H, N].
 
     The kernel gives the log-sum-exp beside its output; values that carry their position make that output the expected
     position.
     """
-    B, H, N, D = layer.q_BHND.shape
-    keys = layer.k_BKND.float().repeat_interleave(H // layer.k_BKND.shape[1], dim=1)
+    B, H, N, D = inputs.q_BHND.shape
+    keys = inputs.k_BKND.float().repeat_interleave(H // inputs.k_BKND.shape[1], dim=1)
     values = torch.zeros(N, D)
     values[:, 0] = torch.arange(N)
     padding = None
-    if not layer.real_BN.all():
-        padding = torch.where(layer.real_BN, 0.0, -torch.inf)[:, None, None]
+    if not inputs.real_BN.all():
+        padding = torch.where(inputs.real_BN, 0.0, -torch.inf)[:, None, None]
     position, lse_BHN = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        layer.q_BHND.float(), keys, values.expand(B, H, N, D), 0.0, True, attn_mask=padding, scale=layer.scale
+        inputs.q_BHND.float(), keys, values.expand(B, H, N, D), 0.0, True, attn_mask=padding, scale=inputs.scale
     )
     away_BHN = torch.arange(N) - position[..., 0]
-    if layer.sinks_H is None:
+    if inputs.sinks_H is None:
         return lse_BHN, torch.ones_like(lse_BHN), away_BHN
-    with_sink_BHN = torch.logaddexp(lse_BHN, layer.sinks_H[:, None])
+    with_sink_BHN = torch.logaddexp(lse_BHN, inputs.sinks_H[:, None])
     mass_BHN = torch.exp(lse_BHN - with_sink_BHN)
     return with_sink_BHN, mass_BHN, mass_BHN * away_BHN

@@ -3,9 +3,9 @@
 
     A[t, s] = exp(score[t, s] - lse_t) for real s <= t, t - s < sliding window; lse_t includes the sink, if any
 
-1. `row_sweep`: one online softmax over the keys gives lse, row mass, mean distance and WAAD. No value matrix.
-2. `band_sweep`: given lse, WAAD from its W diagonals and the attention that each key receives within the horizon.
-   `received_sweep` is its second half alone, for callers who have WAAD from `row_sweep`.
+1. Rows: one online softmax over the keys gives lse, mean distance and WAAD. No value matrix.
+2. Keys: given lse, the attention that each key receives within the horizon. A kernel of its own, since it sums over
+   rows and belongs to a block of keys: fused with the first it would need atomics or partial sums in memory.
 
 Inputs may be fp32, bf16 or fp16; sums and distances are fp32. Every number is summed by one program in a fixed order:
 no atomics, no autotuning, so that equal inputs give equal bits. Blocks count from the row's first real token, so
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,7 +55,21 @@ def _interpreted() -> bool:
     return not isinstance(_row_kernel, triton.runtime.JITFunction)
 
 
-def row_sweep(
+class Sums(NamedTuple):
+    """What a sweep gives: fp32 [B, H, N] each, 0 outside the response."""
+
+    lse_BHN: Tensor
+    """Log-sum-exp of each row, the sink included."""
+    away_BHN: Tensor
+    """sum_s A * (t - s) of each row, in tokens."""
+    waad_BHN: Tensor
+    """WAAD of each row, in tokens (eq. 9)."""
+    received_BHN: Tensor
+    """For each key s: sum of A[t, s] over the response rows t with H_lo <= t - s <= H_hi (eq. 10, but for the division
+    by |T(s)|, see signals.fai_counts)."""
+
+
+def sweep(
     q_BHND: Tensor,
     k_BKND: Tensor,
     start_B: Tensor,
@@ -64,15 +78,14 @@ def row_sweep(
     *,
     scale: float,
     window: int,
+    horizon: tuple[int, int],
     softcap: float | None = None,
     sliding_window: int | None = None,
     sinks_H: Tensor | None = None,
     block_rows: int | None = None,
     block_cols: int | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(lse, mass, away, WAAD) of every response row in one sweep: fp32 [B, H, N] each, 0 outside the response.
-
-    mass = sum_s A (1 without sinks), away = sum_s A * (t - s) in tokens, WAAD (eq. 9) in tokens.
+) -> Sums:
+    """The sums of one layer over the response rows.
 
     Args:
         q_BHND: queries after rotary embedding and norms; any strides.
@@ -81,169 +94,48 @@ def row_sweep(
         response_BN: bool, the rows that count; all of them tokens.
         scale: factor of q . k, positive.
         window: W of WAAD, in tokens, at least 1.
+        horizon: (H_lo, H_hi) in tokens; H_hi may be TO_THE_END.
         softcap: c of c * tanh(score / c), before the mask.
         sliding_window: keys at a distance of this or more are hidden.
         sinks_H: one more logit per head, which takes part in the normaliser only.
         block_rows, block_cols: tile, powers of two from 16; by default what suits the head dimension and dtype.
+
+    Raises: ValueError, where the dtypes differ or scale or softcap is not positive.
     """
     q_BHND, k_BKND = _operands(q_BHND, k_BKND)
     B, H, N, _ = q_BHND.shape
-    tile = _tile(q_BHND)
-    rows, cols = block_rows or tile["long"], block_cols or tile["short"]
-    lse_BHN, mass_BHN, away_BHN, waad_BHN = q_BHND.new_zeros(4, B, H, N, dtype=torch.float32)
+    long, short, launch = _tile(q_BHND)
+    start_B, end_B = start_B.to(torch.int32).contiguous(), end_B.to(torch.int32).contiguous()
+    counted_BN = response_BN.contiguous().view(torch.int8)
+    sinks_H = None if sinks_H is None else (sinks_H.detach().float() * LOG2E).contiguous()
+    shared = *q_BHND.stride(), *k_BKND.stride(), *_units(scale, softcap)
+    compiled = {**_constants(q_BHND, k_BKND, softcap), **launch}
+    hidden_from = sliding_window or UNLIMITED
+    furthest = min(hidden_from - 1, UNLIMITED if horizon[1] == TO_THE_END else horizon[1])
+    lse_BHN, away_BHN, waad_BHN, received_BHN = q_BHND.new_zeros(4, B, H, N, dtype=torch.float32)
     with torch.cuda.device_of(q_BHND):
+        rows, cols = block_rows or long, block_cols or short
         _row_kernel[(triton.cdiv(N, rows), B * H)](
-            q_BHND,
-            k_BKND,
-            *_bounds(start_B, end_B),
-            response_BN.contiguous().view(torch.int8),
-            _sinks(sinks_H),
-            lse_BHN,
-            mass_BHN,
-            away_BHN,
-            waad_BHN,
-            *q_BHND.stride(),
-            *k_BKND.stride(),
-            *_units(scale, softcap),
-            window,
-            sliding_window or UNLIMITED,
-            N,
-            WINDOWED=sliding_window is not None,
-            ROWS=rows,
-            COLS=cols,
-            **_constants(q_BHND, k_BKND, softcap, sinks_H),
-            num_warps=tile["warps"],
-            num_stages=tile["stages"],
-        )
-    return lse_BHN, mass_BHN, away_BHN, waad_BHN
+            q_BHND, k_BKND, start_B, end_B, counted_BN, sinks_H, lse_BHN, away_BHN, waad_BHN,
+            *shared, window, hidden_from, N,
+            SINKS=sinks_H is not None, WINDOWED=sliding_window is not None, ROWS=rows, COLS=cols, **compiled,
+        )  # fmt: skip
+        rows, cols = block_rows or short, block_cols or long
+        _received_kernel[(triton.cdiv(N, cols), B * H)](
+            q_BHND, k_BKND, start_B, end_B, *_ends(response_BN, start_B, end_B), counted_BN,
+            _counted_lse(lse_BHN, response_BN), received_BHN,
+            *shared, max(horizon[0], 0), furthest, N, ROWS=rows, COLS=cols, **compiled,
+        )  # fmt: skip
+    return Sums(lse_BHN, away_BHN, waad_BHN, received_BHN)
 
 
-def band_sweep(
-    q_BHND: Tensor,
-    k_BKND: Tensor,
-    start_B: Tensor,
-    end_B: Tensor,
-    response_BN: Tensor,
-    lse_BHN: Tensor,
-    *,
-    scale: float,
-    window: int,
-    horizon: tuple[int, int],
-    softcap: float | None = None,
-    sliding_window: int | None = None,
-    sinks_H: Tensor | None = None,
-    block_rows: int | None = None,
-    block_cols: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """(WAAD in tokens, received) from the diagonals in reach: fp32 [B, H, N] each, 0 outside the response.
-
-    Args:
-        lse_BHN: log-sum-exp of every response row, the sink included; fp32. Anything elsewhere.
-        horizon: (H_lo, H_hi) in tokens; H_hi may be TO_THE_END.
-        others: as in row_sweep.
-
-    received[s] = sum of A[t, s] over response rows t with H_lo <= t - s <= H_hi, for s in the response (eq. 10 but
-    for the division by |T(s)|, see signals.fai_counts).
-    """
-    # Two kernels: WAAD sums over keys and belongs to a block of rows, received sums over rows and belongs to a block
-    # of keys. Fused, one of the two would need atomics or partial sums in memory; the work they would share is a
-    # band of W diagonals.
-    q_BHND, k_BKND = _operands(q_BHND, k_BKND)
-    B, H, N, _ = q_BHND.shape
-    tile = _tile(q_BHND)
-    rows, cols = block_rows or tile["band"], block_cols or 32
-    waad_BHN = torch.zeros_like(lse_BHN, dtype=torch.float32, memory_format=torch.contiguous_format)
-    with torch.cuda.device_of(q_BHND):
-        _waad_kernel[(triton.cdiv(N, rows), B * H)](
-            q_BHND,
-            k_BKND,
-            *_bounds(start_B, end_B),
-            response_BN.contiguous().view(torch.int8),
-            _sinks(sinks_H),
-            _counted_lse(lse_BHN, response_BN),
-            waad_BHN,
-            *q_BHND.stride(),
-            *k_BKND.stride(),
-            *_units(scale, softcap),
-            window,
-            min(window, sliding_window or UNLIMITED),
-            N,
-            ROWS=rows,
-            COLS=cols,
-            **_constants(q_BHND, k_BKND, softcap, sinks_H),
-            num_warps=4,
-            num_stages=2,
-        )
-    received_BHN = received_sweep(
-        q_BHND,
-        k_BKND,
-        start_B,
-        end_B,
-        response_BN,
-        lse_BHN,
-        scale=scale,
-        horizon=horizon,
-        softcap=softcap,
-        sliding_window=sliding_window,
-        block_rows=block_rows,
-        block_cols=block_cols,
-    )
-    return waad_BHN, received_BHN
-
-
-def received_sweep(
-    q_BHND: Tensor,
-    k_BKND: Tensor,
-    start_B: Tensor,
-    end_B: Tensor,
-    response_BN: Tensor,
-    lse_BHN: Tensor,
-    *,
-    scale: float,
-    horizon: tuple[int, int],
-    softcap: float | None = None,
-    sliding_window: int | None = None,
-    block_rows: int | None = None,
-    block_cols: int | None = None,
-) -> Tensor:
-    """`received` of band_sweep alone: fp32 [B, H, N], 0 outside the response. Sinks matter in lse only."""
-    q_BHND, k_BKND = _operands(q_BHND, k_BKND)
-    B, H, N, _ = q_BHND.shape
-    tile = _tile(q_BHND)
-    rows, cols = block_rows or tile["short"], block_cols or tile["long"]
-    start_B, end_B = _bounds(start_B, end_B)
-    position_N = torch.arange(N, device=q_BHND.device, dtype=torch.int32)
+def _ends(response_BN: Tensor, start_B: Tensor, end_B: Tensor) -> tuple[Tensor, Tensor]:
+    """The first and the last response token of each row: int32 [B]."""
+    N = response_BN.shape[1]
+    position_N = torch.arange(N, device=response_BN.device, dtype=torch.int32)
     first_B = torch.where(response_BN, position_N, N).amin(1).to(torch.int32)
     last_B = torch.where(response_BN, position_N, -1).amax(1).to(torch.int32)
-    # Within the layer's window and the horizon alike: both are limits on the distance.
-    furthest = (sliding_window or UNLIMITED) - 1
-    if horizon[1] != TO_THE_END:
-        furthest = min(furthest, horizon[1])
-    received_BHN = torch.zeros_like(lse_BHN, dtype=torch.float32, memory_format=torch.contiguous_format)
-    with torch.cuda.device_of(q_BHND):
-        _received_kernel[(triton.cdiv(N, cols), B * H)](
-            q_BHND,
-            k_BKND,
-            start_B,
-            end_B,
-            torch.maximum(first_B, start_B),
-            torch.minimum(last_B, end_B - 1),
-            response_BN.contiguous().view(torch.int8),
-            _counted_lse(lse_BHN, response_BN),
-            received_BHN,
-            *q_BHND.stride(),
-            *k_BKND.stride(),
-            *_units(scale, softcap),
-            max(horizon[0], 0),
-            furthest,
-            N,
-            ROWS=rows,
-            COLS=cols,
-            **_constants(q_BHND, k_BKND, softcap, None),
-            num_warps=tile["warps"],
-            num_stages=tile["stages"],
-        )
-    return received_BHN
+    return torch.maximum(first_B, start_B), torch.minimum(last_B, end_B - 1)
 
 
 def _operands(q_BHND: Tensor, k_BKND: Tensor) -> tuple[Tensor, Tensor]:
@@ -255,8 +147,8 @@ def _operands(q_BHND: Tensor, k_BKND: Tensor) -> tuple[Tensor, Tensor]:
     return q_BHND.detach(), k_BKND.detach()
 
 
-def _tile(q_BHND: Tensor) -> dict[str, int]:
-    """Block sizes, warps and pipeline depth: `long` is the side a program owns, `short` the one it loops over.
+def _tile(q_BHND: Tensor) -> tuple[int, int, dict[str, int]]:
+    """(the block that a program owns, the block it loops over, warps and pipeline depth).
 
     Chosen from what the compiler reports, not yet from timings. Without an output accumulator the owned block can be
     long, which bounds the reads of the other side. In 16 bits and up to D = 256 a program takes at most 96 KB and 128
@@ -265,12 +157,12 @@ def _tile(q_BHND: Tensor) -> dict[str, int]:
     """
     dim = _padded(q_BHND.shape[-1])
     if q_BHND.element_size() > 2:  # fp32 runs off the tensor cores: larger tiles spill registers
-        return {"long": 32, "short": 32, "band": 32, "warps": 8, "stages": 2}
+        return 32, 32, {"num_warps": 8, "num_stages": 2}
     if dim <= 128:
-        return {"long": 128, "short": 64, "band": 64, "warps": 8, "stages": 3}
+        return 128, 64, {"num_warps": 8, "num_stages": 3}
     if dim <= 256:
-        return {"long": 128, "short": 32, "band": 64, "warps": 8, "stages": 2}
-    return {"long": 64, "short": 32, "band": 64, "warps": 4, "stages": 2}
+        return 128, 32, {"num_warps": 8, "num_stages": 2}
+    return 64, 32, {"num_warps": 4, "num_stages": 2}
 
 
 def _padded(dim: int) -> int:
@@ -278,17 +170,10 @@ def _padded(dim: int) -> int:
     return max(16, triton.next_power_of_2(dim))
 
 
-def _constants(q_BHND: Tensor, k_BKND: Tensor, softcap: float | None, sinks_H: Tensor | None) -> dict[str, Any]:
+def _constants(q_BHND: Tensor, k_BKND: Tensor, softcap: float | None) -> dict[str, Any]:
     """What the kernels are compiled for: the model's shape, not the batch's."""
-    _, heads, _, dim = q_BHND.shape
-    return {
-        "HEADS": heads,
-        "GROUP": heads // k_BKND.shape[1],
-        "D": dim,
-        "D_PAD": _padded(dim),
-        "CAPPED": softcap is not None,
-        "SINKS": sinks_H is not None,
-    }
+    _, H, _, D = q_BHND.shape
+    return dict(HEADS=H, GROUP=H // k_BKND.shape[1], D=D, D_PAD=_padded(D), CAPPED=softcap is not None)
 
 
 def _units(scale: float, softcap: float | None) -> tuple[float, float]:
@@ -297,14 +182,6 @@ def _units(scale: float, softcap: float | None) -> tuple[float, float]:
     if unit <= 0:  # the running maximum is taken before the factor
         raise ValueError(f"scale and softcap must be positive, not {scale} and {softcap}")
     return unit, inner
-
-
-def _bounds(start_B: Tensor, end_B: Tensor) -> tuple[Tensor, Tensor]:
-    return start_B.to(torch.int32).contiguous(), end_B.to(torch.int32).contiguous()
-
-
-def _sinks(sinks_H: Tensor | None) -> Tensor | None:
-    return None if sinks_H is None else (sinks_H.detach().float() * LOG2E).contiguous()
 
 
 def _counted_lse(lse_BHN: Tensor, response_BN: Tensor) -> Tensor:
@@ -323,6 +200,14 @@ def _scores(a, b, inner, CAPPED: constexpr):
     if CAPPED:
         x = 1.0 - 2.0 / (1.0 + tl.exp2(x * inner))
     return x
+
+
+@_jit
+def _block(head, first, end, sn, sd, D: constexpr, D_PAD: constexpr, SIZE: constexpr):
+    """The vectors of SIZE positions of one head from `first` on, 0 from `end` on: [SIZE, D_PAD]."""
+    offset, dim = tl.arange(0, SIZE), tl.arange(0, D_PAD)
+    vectors = head + first.to(tl.int64) * sn + offset[:, None] * sn + dim[None, :] * sd
+    return tl.load(vectors, mask=(first + offset < end)[:, None] & (dim < D)[None, :], other=0.0)
 
 
 @_jit
@@ -377,7 +262,7 @@ def _sweep_keys(
 
 @_jit
 def _row_kernel(
-    q, k, start_B, end_B, response_BN, sinks_H, lse_BHN, mass_BHN, away_BHN, waad_BHN,
+    q, k, start_B, end_B, response_BN, sinks_H, lse_BHN, away_BHN, waad_BHN,
     sqb, sqh, sqn, sqd, skb, skk, skn, skd, unit, inner, W, sliding, N,
     HEADS: constexpr, GROUP: constexpr, D: constexpr, D_PAD: constexpr, CAPPED: constexpr,
     SINKS: constexpr, WINDOWED: constexpr, ROWS: constexpr, COLS: constexpr,
@@ -395,14 +280,8 @@ def _row_kernel(
     counted = tl.load(response_BN + b * N + rows, mask=rows < end, other=0) != 0
     if tl.max(counted.to(tl.int32), 0) == 0:
         return
-    dim = tl.arange(0, D_PAD)
-    q_head = q + b * sqb + h * sqh + row0.to(tl.int64) * sqn
+    q_RD = _block(q + b * sqb + h * sqh, row0, end, sqn, sqd, D, D_PAD, ROWS)
     k_head = k + b * skb + (h // GROUP) * skk
-    q_RD = tl.load(
-        q_head + tl.arange(0, ROWS)[:, None] * sqn + dim[None, :] * sqd,
-        mask=(rows < end)[:, None] & (dim < D)[None, :],
-        other=0.0,
-    )
     m = tl.full([ROWS], -1.0e30, tl.float32)  # finite: exp2(m - m_new) stays defined where a block shows a row no key
     z = tl.full([ROWS], 0.0, tl.float32)
     d = tl.full([ROWS], 0.0, tl.float32)
@@ -438,56 +317,8 @@ def _row_kernel(
     mass = z * norm if SINKS else tl.full([ROWS], 1.0, tl.float32)  # exactly
     out = (b * HEADS + h) * N + rows
     tl.store(lse_BHN + out, (top + tl.log2(total)) * 0.6931471805599453, mask=counted)  # ln 2
-    tl.store(mass_BHN + out, mass, mask=counted)
     tl.store(away_BHN + out, d * norm, mask=counted)
     tl.store(waad_BHN + out, W * mass - w * norm, mask=counted)
-
-
-@_jit
-def _waad_kernel(
-    q, k, start_B, end_B, response_BN, sinks_H, lse_BHN, waad_BHN,
-    sqb, sqh, sqn, sqd, skb, skk, skn, skd, unit, inner, W, reach, N,
-    HEADS: constexpr, GROUP: constexpr, D: constexpr, D_PAD: constexpr, CAPPED: constexpr,
-    SINKS: constexpr, ROWS: constexpr, COLS: constexpr,
-):  # fmt: skip
-    """WAAD of one block of query rows, from the `reach` nearest diagonals."""
-    b = (tl.program_id(1) // HEADS).to(tl.int64)
-    h = (tl.program_id(1) % HEADS).to(tl.int64)
-    start = tl.load(start_B + b)
-    end = tl.load(end_B + b)
-    row0 = start + tl.program_id(0) * ROWS
-    if row0 >= end:
-        return
-    rows = row0 + tl.arange(0, ROWS)
-    counted = tl.load(response_BN + b * N + rows, mask=rows < end, other=0) != 0
-    if tl.max(counted.to(tl.int32), 0) == 0:
-        return
-    dim = tl.arange(0, D_PAD)
-    q_head = q + b * sqb + h * sqh + row0.to(tl.int64) * sqn
-    q_RD = tl.load(
-        q_head + tl.arange(0, ROWS)[:, None] * sqn + dim[None, :] * sqd,
-        mask=(rows < end)[:, None] & (dim < D)[None, :],
-        other=0.0,
-    )
-    out = (b * HEADS + h) * N + rows
-    lse = tl.load(lse_BHN + out, mask=counted, other=float("inf"))
-    shortfall = tl.full([ROWS], 0.0, tl.float32)
-    begin = tl.maximum(start, row0 - reach + 1)
-    stop = tl.minimum(row0 + ROWS, end)
-    offset_C = tl.arange(0, COLS)
-    k_head = k + b * skb + (h // GROUP) * skk
-    k_DC = k_head + begin.to(tl.int64) * skn + dim[:, None] * skd + offset_C[None, :] * skn
-    for col0 in range(begin, stop, COLS):
-        cols = col0 + offset_C
-        k_tile = tl.load(k_DC, mask=(dim < D)[:, None] & (cols < stop)[None, :], other=0.0)
-        k_DC += COLS * skn
-        x = _scores(q_RD, k_tile, inner, CAPPED)
-        delta = rows[:, None] - cols[None, :]
-        inside = (delta >= 0) & (delta < reach) & (cols < stop)[None, :]
-        p = tl.exp2(tl.where(inside, x * unit - lse[:, None], -float("inf")))
-        shortfall += tl.sum(p * (W - delta).to(tl.float32), 1)
-    mass = 1.0 - tl.exp2(tl.load(sinks_H + h) - lse) if SINKS else tl.full([ROWS], 1.0, tl.float32)
-    tl.store(waad_BHN + out, W * mass - shortfall, mask=counted)
 
 
 @_jit
@@ -524,7 +355,7 @@ def _received_kernel(
     q, k, start_B, end_B, first_B, last_B, response_BN, lse_BHN, received_BHN,
     sqb, sqh, sqn, sqd, skb, skk, skn, skd, unit, inner, lo, hi, N,
     HEADS: constexpr, GROUP: constexpr, D: constexpr, D_PAD: constexpr, CAPPED: constexpr,
-    SINKS: constexpr, ROWS: constexpr, COLS: constexpr,
+    ROWS: constexpr, COLS: constexpr,
 ):  # fmt: skip
     """One block of keys of one query head against the response rows lo..hi tokens later."""
     b = (tl.program_id(1) // HEADS).to(tl.int64)
@@ -537,13 +368,7 @@ def _received_kernel(
     counted = tl.load(response_BN + b * N + cols, mask=cols < end, other=0) != 0
     if tl.max(counted.to(tl.int32), 0) == 0:
         return
-    dim = tl.arange(0, D_PAD)
-    k_head = k + b * skb + (h // GROUP) * skk + col0.to(tl.int64) * skn
-    k_CD = tl.load(
-        k_head + tl.arange(0, COLS)[:, None] * skn + dim[None, :] * skd,
-        mask=(cols < end)[:, None] & (dim < D)[None, :],
-        other=0.0,
-    )
+    k_CD = _block(k + b * skb + (h // GROUP) * skk, col0, end, skn, skd, D, D_PAD, COLS)
     q_head = q + b * sqb + h * sqh
     lse_head = lse_BHN + (b * HEADS + h) * N
     last = tl.load(last_B + b)

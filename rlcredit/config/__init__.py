@@ -1,6 +1,6 @@
-"""Recipes: the shipped ones, and the strict reader of recipes and of the command line."""
+"""The shipped recipes, and the strict reader of recipes and of the command line."""
 
-from rlcredit.config.listing import list_keys
+from rlcredit.config.fields import list_keys
 from rlcredit.config.reader import parse, peek
 from rlcredit.config.shipped import Recipe, find_recipe, list_recipes, model_path, recipes_root
 

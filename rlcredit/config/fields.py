@@ -1,4 +1,4 @@
-"""Fields of dataclasses, and whether a value from YAML or JSON fits their annotation."""
+"""Fields of dataclasses: their list for --help, and whether a value from YAML or JSON fits their annotation."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ TRUE, FALSE = {"yes", "true", "t", "y", "1"}, {"no", "false", "f", "n", "0"}
 
 
 class Option(NamedTuple):
-    """A field of one of the dataclasses: what may be written for it."""
+    """A field of one of the dataclasses, with the annotation that its values must fit."""
 
     name: str
     hint: Any
     field: dataclasses.Field[Any]
     keeps_json: bool
-    """The dataclass itself decodes JSON strings (`_VALID_DICT_FIELDS` of transformers), with rules of its own."""
+    """Whether the dataclass decodes JSON strings itself (`_VALID_DICT_FIELDS` of transformers)."""
 
 
 class Mismatch(Exception):
-    """A value does not fit an annotation; the message is for the inside only, except a detail worth telling."""
+    """A value does not fit an annotation. The caller, who knows the field, words the message."""
 
 
 def options_of(dataclass_types: Sequence[type]) -> dict[str, Option]:
@@ -47,7 +47,7 @@ def options_of(dataclass_types: Sequence[type]) -> dict[str, Option]:
 
 
 def members_of(hint: Any) -> list[Any]:
-    """The alternatives of an annotation. `Enum | str` means the enum: transformers writes it so for the values."""
+    """The alternatives of an annotation. `Enum | str` is the enum alone: transformers adds `str` for its values."""
     is_union = get_origin(hint) in (Union, types.UnionType)
     members = list(get_args(hint)) if is_union else [hint]
     if any(isinstance(member, type) and issubclass(member, Enum) for member in members):
@@ -60,15 +60,11 @@ def fitted(option: Option, value: Any, where: str) -> Any:
     metadata = option.field.metadata
     if metadata.get("nargs") == "?" and value is metadata.get("const"):
         return value  # what the bare flag stands for, such as `fsdp: true`
-    members = members_of(option.hint)
-    # A value's own type first: 3 is an int where both int and float are allowed.
-    for convert in (_same, _widened):
-        for member in members:
-            try:
-                return checked_choice(option, convert(value, member), where)
-            except Mismatch:
-                continue
-    refuse_value(option, value, where)
+    try:
+        value = _converted(value, option.hint)
+    except Mismatch:
+        refuse_value(option, value, where)
+    return checked_choice(option, value, where)
 
 
 def _same(value: Any, member: Any) -> Any:
@@ -81,16 +77,16 @@ def _same(value: Any, member: Any) -> Any:
             if type(choice) is type(value) and choice == value:
                 return member(choice) if isinstance(member, type) else value
     elif origin is list and isinstance(value, list):
-        return [_any_of(item, arguments[0]) for item in value] if arguments else value
+        return [_converted(item, arguments[0]) for item in value] if arguments else value
     elif origin is dict and isinstance(value, dict):
-        return {key: _any_of(item, arguments[1]) for key, item in value.items()} if arguments else value
-    elif type(value) is origin and value == value:  # NaN, unlike itself, is no setting
+        return {key: _converted(item, arguments[1]) for key, item in value.items()} if arguments else value
+    elif type(value) is origin and value == value:  # NaN, which differs from itself, is refused
         return value
     raise Mismatch
 
 
-def _any_of(value: Any, hint: Any) -> Any:
-    for convert in (_same, _widened):
+def _converted(value: Any, hint: Any) -> Any:
+    for convert in (_same, _widened):  # a value's own type first: 3 is an int where both int and float are allowed
         for member in members_of(hint):
             try:
                 return convert(value, member)
@@ -120,7 +116,7 @@ def checked_choice(option: Option, value: Any, where: str) -> Any:
 
 
 def from_json(option: Option, text: str, where: str) -> Any:
-    """A mapping written as JSON; the text itself where the dataclass decodes it (and turns "1" into 1 inside)."""
+    """A mapping written as JSON, checked; returned as text where the dataclass decodes it (and turns "1" into 1)."""
 
     def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if repeated := [key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index])]:
@@ -146,12 +142,8 @@ def choices_of(member: Any) -> list[Any]:
     return [item.value for item in member]
 
 
-def has_mapping(members: Iterable[Any]) -> bool:
-    return any((get_origin(member) or member) is dict for member in members)
-
-
 def takes_mapping(option: Option) -> bool:
-    return has_mapping(members_of(option.hint))
+    return any((get_origin(member) or member) is dict for member in members_of(option.hint))
 
 
 def refuse_value(option: Option, value: Any, where: str, *, from_words: bool = False) -> NoReturn:
@@ -166,7 +158,7 @@ def describe(option: Option) -> str:
 
 
 def _all_choices(option: Option) -> list[Any]:
-    """Every allowed value, when the field takes nothing but a choice (or None)."""
+    """Every allowed value of a field that takes only choices (or None)."""
     if choices := option.field.metadata.get("choices"):
         return list(choices)
     members = [member for member in members_of(option.hint) if member is not type(None)]
@@ -197,3 +189,14 @@ def _name(member: Any) -> str:
         return " or ".join(map(str, choices_of(member)))
     origin = get_origin(member) or member
     return "mapping" if origin is dict else str(getattr(origin, "__name__", origin))
+
+
+def list_keys(items: Iterable[dataclasses.Field[Any]]) -> str:
+    """Each key with its default, and its help below."""
+    return "".join(f"  {item.name} ({_default_of(item)})\n      {item.metadata['help']}\n" for item in items)
+
+
+def _default_of(item: dataclasses.Field[Any]) -> Any:
+    if item.default_factory is not dataclasses.MISSING:
+        return item.default_factory()
+    return "needed" if item.default is dataclasses.MISSING else item.default

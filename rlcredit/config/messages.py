@@ -1,4 +1,4 @@
-"""Short, printable, one line: how a user's words are shown in messages."""
+"""How messages show a user's words: short, printable and on one line."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 
 def shown(value: Any) -> str:
-    """A value of the user's, short and on one line."""
+    """A user's value, short and on one line."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def plain(text: str) -> str:
-    """A word of the user's without quotes around it, short and printable."""
+    """A user's word without quotes around it, short and printable."""
     return text if text.isprintable() and len(text) <= 80 else shown(text)
 
 

@@ -1,9 +1,9 @@
 """The strict reader of recipes and of the command line.
 
 A recipe is flat YAML: one key a field of the run's dataclasses. Every key can be overridden on the command line, which
-wins. TRL's `TrlParser` reads the same files, but lets through what a reader of the file would not see: a key written
-twice (the last one counts), an abbreviated flag, and a YAML value of any type at all, since argparse converts only
-strings. So values are checked against the annotations here and the dataclasses are made directly.
+wins. TRL's `TrlParser` reads the same files, but accepts mistakes that are easily overlooked: a key written twice (the
+last one counts), an abbreviated flag, and a YAML value of any type, since argparse converts only strings. Here, values
+are checked against the annotations, and the dataclasses are made directly.
 
 Where the two differ:
 
@@ -33,9 +33,9 @@ from pathlib import Path
 from typing import Any
 
 from rlcredit.config.fields import Option, fitted, from_json, options_of, takes_mapping
+from rlcredit.config.flags import from_words, hint_on_unknown, split_flags, with_dotted
 from rlcredit.config.messages import one_line, shown
 from rlcredit.config.shipped import find_recipe
-from rlcredit.config.words import from_words, split_flags, unknown, with_dotted
 from rlcredit.config.yaml_file import Given, load_yaml
 from rlcredit.errors import InputError
 
@@ -75,7 +75,7 @@ def parse(
 
 
 def peek(argv: Sequence[str], key: str) -> Any:
-    """What a run says of one key, unchecked, before it is known which dataclasses the rest belongs to; or None."""
+    """The value of one key, unchecked, or None: for choosing the dataclasses that the other keys belong to."""
     flags: dict[str, str] = {}
     for word, following in zip(argv, [*argv, ""][1:], strict=True):
         name, equals, value = word.partition("=")
@@ -89,7 +89,7 @@ def peek(argv: Sequence[str], key: str) -> Any:
 
 
 def _instance(dataclass_type: type, given: Mapping[str, Given], source: str) -> Any:
-    """The dataclass made from what was given for it; its own complaints become one line that says where."""
+    """The dataclass made from the values given for it; its own refusals become one line that says where."""
     needed = [item for item in dataclasses.fields(dataclass_type) if item.init]
     for item in needed:
         has_default = item.default is not dataclasses.MISSING or item.default_factory is not dataclasses.MISSING
@@ -100,7 +100,7 @@ def _instance(dataclass_type: type, given: Mapping[str, Given], source: str) -> 
         return dataclass_type(**values)
     except _REFUSALS as error:
         message = one_line(error)
-        # our own messages start with the key, those of TRL and transformers may not have it at all
+        # messages of rlcredit start with the key, those of TRL and transformers may not name it at all
         named = next((word for word in re.findall(r"\w+", message) if word in values), None)
         name = named or _culprit(dataclass_type, values, given)
         where = given[name].where if name else source
@@ -108,7 +108,7 @@ def _instance(dataclass_type: type, given: Mapping[str, Given], source: str) -> 
 
 
 def _culprit(dataclass_type: type, values: Mapping[str, Any], given: Mapping[str, Given]) -> str | None:
-    """The key without which the dataclass takes the rest; a flag before a line of the recipe."""
+    """The key without which the dataclass accepts the rest; flags are tried before lines of the recipe."""
     for name in sorted(values, key=lambda name: not given[name].where.startswith("--")):
         try:
             dataclass_type(**{other: value for other, value in values.items() if other != name})
@@ -123,9 +123,7 @@ def _read_recipe(path: Path, options: Mapping[str, Option], advice: Mapping[str,
     given = {}
     for key, (value, where) in load_yaml(path).items():
         if key not in options:
-            near = unknown(key, options)
-            hint = advice.get(key) or (f"did you mean {near}?" if near else "")
-            raise InputError(f"{where}: unknown key {shown(key)}" + (f"; {hint}" if hint else ""))
+            raise InputError(f"{where}: unknown key {shown(key)}{hint_on_unknown(key, options, advice)}")
         option, where = options[key], f"{where}: {key}"
         if isinstance(value, str) and value.lstrip().startswith("{") and takes_mapping(option):
             value = from_json(option, value.strip(), where)

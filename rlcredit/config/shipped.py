@@ -28,7 +28,7 @@ def recipes_root() -> Path:
 
 
 def model_path(name: str) -> str:
-    """A folder from here, a folder among the shipped recipes, or else the id of a model on the hub."""
+    """A folder that exists, else a folder among the shipped recipes, else the id of a model on the hub."""
     shipped = recipes_root() / name
     try:
         return str(shipped) if not Path(name).exists() and shipped.is_dir() else name
@@ -65,8 +65,8 @@ def find_recipe(name: str) -> Path:
 def _kind(path: Path) -> str:
     if path.is_dir():
         return "is a directory, not a recipe"
-    # a pipe would be waited on, a device has no end
-    return "is no regular file" if path.exists() else "no such recipe"
+    # reading a pipe would wait, and a device has no end
+    return "is not a regular file" if path.exists() else "no such recipe"
 
 
 def _first_comment(path: Path) -> str:

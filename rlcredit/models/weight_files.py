@@ -1,7 +1,7 @@
-"""Files from elsewhere, looked at before anything loads them: whole, and without code.
+"""Checks of files from elsewhere before anything loads them: are they whole, and free of code?
 
-Weights and states are tensors and plain values, in safetensors or in PyTorch's zip format. A pickle can run what it
-likes when it is loaded, so PyTorch's files are opened with `weights_only`, which builds no other object. Only their
+Weights and states are tensors and plain values, in safetensors or in PyTorch's zip format. A pickle can run any code
+when it is loaded, so PyTorch's files are opened with `weights_only`, which builds no other object. Only their
 index is read: tensors stay on the disk.
 """
 
@@ -34,7 +34,7 @@ def refuse_broken(folder: str | Path, key: str, advice: str, *, states: bool = F
         folder: where they are; what is no folder (the id of a model on the hub) is left alone.
         key: the setting that named the folder, for the message.
         advice: what to write instead.
-        states: whether a run goes on from there, and so loads its states too.
+        states: whether a run resumes from there, and so loads its states too.
 
     Raises: InputError that names the first file that is torn, or that would run code.
     """

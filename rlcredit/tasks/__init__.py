@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from datasets import Dataset
+
+from rlcredit.errors import InputError
 from rlcredit.tasks import countdown, custom, paths, zebra
 from rlcredit.tasks.base import Load, TaskData
 from rlcredit.tasks.gsm8k import GSM8K
@@ -30,4 +36,30 @@ EVALUATION_SETS: dict[str, str] = {
 }
 """Which task an evaluation set belongs to."""
 
-__all__ = ["EVALUATION_SETS", "TASKS", "Load", "TaskData"]
+__all__ = ["EVALUATION_SETS", "TASKS", "Load", "TaskData", "load_set"]
+
+
+def load_set(
+    name: str, data: str | None, task_options: Mapping[str, Any] | None, limit: int | None
+) -> tuple[Dataset, TaskData]:
+    """The rows of an evaluation set, and its task.
+
+    Args:
+        name: one of EVALUATION_SETS.
+        data: a file, or a set on the hub, in place of the task's own.
+        task_options: as in a recipe.
+        limit: take the first so many rows; a set with fewer is an error.
+
+    Raises: InputError.
+    """
+    options = dict(task_options or {})
+    if data is not None:
+        options["test"] = data if name in ("countdown", "custom") else {name: data}
+    if limit is not None:
+        options["num_test"] = limit
+    task = TASKS[EVALUATION_SETS[name]](options, train=False, tests=[name])
+    if not task.tests:
+        raise InputError("data: is missing; write a file, or the id of a data set on the hub")
+    if len(task.tests) > 1:
+        raise InputError("task_options.test: names several sets; write one, or --data FILE")
+    return next(iter(task.tests.values())), task

@@ -1,4 +1,4 @@
-"""What a task hands over: data, rewards, and the checker that tells right from wrong in training and evaluation."""
+"""What a task provides: data, rewards, and the checker that judges answers in training and evaluation."""
 
 from __future__ import annotations
 
@@ -57,12 +57,14 @@ def accuracy_reward(check: Checker) -> RewardFunction:
 
     def accuracy(completions: Sequence[Any], **columns: Any) -> list[float]:
         rows = rows_of(columns, len(completions))
-        return [verdict.correct for verdict in check([completion_text(one) for one in completions], rows)]
+        return [
+            verdict.correct for verdict in check([completion_text(completion) for completion in completions], rows)
+        ]
 
     return accuracy
 
 
 def rows_of(columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
-    """TRL's columns as rows; what is no column (TRL's own arguments) is left out."""
+    """TRL's columns as rows; arguments that are not columns (TRL's own) are left out."""
     lists = {name: value for name, value in columns.items() if isinstance(value, list) and len(value) == count}
     return [{name: value[row] for name, value in lists.items()} for row in range(count)]

@@ -23,12 +23,18 @@ import datasets
 from rlcredit.errors import InputError
 from rlcredit.tasks.arithmetic import ExpressionError, evaluate
 from rlcredit.tasks.base import TaskData
-from rlcredit.tasks.checkers.answers import completion_text
+from rlcredit.tasks.checkers.answers import completion_text, in_last_tag
 from rlcredit.tasks.checkers.verdict import NO_ANSWER, Verdict
+from rlcredit.tasks.drawn import DrawnOptions, draw_sets, rewards_of
 from rlcredit.tasks.files import Row, read_file
-from rlcredit.tasks.options import is_integer_in, is_text, options_from, require
-
-CORRECT_REWARD = 1.0
+from rlcredit.tasks.options import (
+    is_integer_in,
+    is_list_of_integers_in,
+    is_text,
+    options_from,
+    require,
+    require_integers,
+)
 
 _TEXT_PROMPT = (
     "A conversation between User and Assistant. The Assistant reasons about the problem in the User's message and "
@@ -38,11 +44,9 @@ _TEXT_PROMPT = (
     "give the final expression in <answer> </answer> tags, for example <answer>(1 + 2) / 3</answer>.\n"
     "Assistant: Let me solve this step by step.\n<think>"
 )
-_REPEATS = 2_000  # known instances in a row: by then the options' instances are used up
-_MISSES = 1_000_000  # draws in a row without a possible target: by then the options hardly have an instance
 
 
-class Instance(NamedTuple):
+class CountdownInstance(NamedTuple):
     """A solvable instance; `solution` is one expression that reaches `target` with each of `numbers` once."""
 
     numbers: tuple[int, ...]
@@ -55,68 +59,39 @@ class Instance(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CountdownOptions:
-    """The recipe's `task_options` for Countdown.
+class CountdownOptions(DrawnOptions):
+    """The options of a task whose instances are drawn, and
 
     Attributes:
-        num_train: training instances, at least 1.
-        num_test: held-out instances, at least 0 (0: no held-out set).
-        num_validation: instances of a second held-out set, `countdown_validation`, for choices; 0: none. They are
-            drawn after the held-out ones and before those to train on.
         numbers: how many numbers an instance has, each 2 to 6; with several entries every instance draws one of them.
         max_number: numbers are drawn uniformly from 1 to this.
         max_target: targets lie between 1 and this.
-        seed: the same seed and options give the same instances in the same order.
         prompt_style: "text" for a language model (after TinyZero, ends with `<think>`), "compact" for a
             character-level policy (`3 7 12 -> 81` and a line break).
-        format_reward: reward, from 0 to below 1, of an expression that is well-formed but wrong.
         train: a file of training instances to read in place of drawing them.
         test: the same for the held-out ones.
     """
 
-    num_train: int = 20_000
-    num_test: int = 512
     numbers: tuple[int, ...] = (3, 4)
     max_number: int = 99
     max_target: int = 100
-    seed: int = 0
-    num_validation: int = 0
     prompt_style: str = "text"
-    format_reward: float = 0.1
     train: str | None = None
     test: str | None = None
 
     def __post_init__(self) -> None:
-        for name, low, high in _INTEGER_RANGES:
-            require(name, getattr(self, name), is_integer_in(low, high), f"an integer from {low} to {high}")
-        require("numbers", self.numbers, _is_list_of_counts, "a list of integers from 2 to 6 such as [3, 4]")
+        super().__post_init__()
+        require_integers(self, 1, 9_999, "max_number")
+        require_integers(self, 1, 1_000_000, "max_target")
+        require("numbers", self.numbers, is_list_of_integers_in(2, 6), "a list of integers from 2 to 6 such as [3, 4]")
         object.__setattr__(self, "numbers", tuple(self.numbers))
         require("prompt_style", self.prompt_style, _is_prompt_style, " or ".join(map(repr, PROMPTS)))
-        require("format_reward", self.format_reward, _is_partial_reward, "a number from 0 to below 1 such as 0.1")
         for name in ("train", "test"):
             require(name, getattr(self, name), lambda value: value is None or is_text(value), "a file")
 
 
-_INTEGER_RANGES = (
-    ("num_train", 1, 10_000_000),
-    ("num_test", 0, 1_000_000),
-    ("num_validation", 0, 1_000_000),
-    ("max_number", 1, 9_999),
-    ("max_target", 1, 1_000_000),
-    ("seed", 0, 2**63 - 1),
-)
-
-
-def _is_list_of_counts(value: object) -> bool:
-    return isinstance(value, list | tuple) and len(value) > 0 and all(map(is_integer_in(2, 6), value))
-
-
 def _is_prompt_style(value: object) -> bool:
     return isinstance(value, str) and value in PROMPTS
-
-
-def _is_partial_reward(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < CORRECT_REWARD
 
 
 def text_prompt(numbers: Sequence[int], target: int) -> str:
@@ -145,10 +120,13 @@ def load(options: Mapping[str, object], *, train: bool = True, tests: Sequence[s
             f"task_options.num_validation: {settings.num_validation} instances are drawn with the others, not beside "
             "files; write 0, or leave out train and test"
         )
-    drawn = ([], []) if settings.train and settings.test else generate(settings, num_train=None if train else 0)
-    trained = _read(settings.train) if settings.train and train else drawn[0][settings.num_validation :]
-    held_out = _read(settings.test)[: settings.num_test] if settings.test else drawn[1]
-    sets = {"countdown": held_out, "countdown_validation": drawn[0][: settings.num_validation]}
+    both_read = settings.train and settings.test
+    held_out, validation, trained = ([], [], []) if both_read else generate(settings, None if train else 0)
+    if settings.train and train:
+        trained = _read(settings.train)
+    if settings.test:
+        held_out = _read(settings.test)[: settings.num_test]
+    sets = {"countdown": held_out, "countdown_validation": validation}
     if settings.test and len(held_out) < settings.num_test:
         raise InputError(
             f"{settings.test}: has {len(held_out)} instances; write task_options.num_test: {len(held_out)} or less"
@@ -168,55 +146,30 @@ def load(options: Mapping[str, object], *, train: bool = True, tests: Sequence[s
     )
 
 
-def _read(name: str) -> list[Instance]:
+def _read(name: str) -> list[CountdownInstance]:
     """The instances of a file. Raises: InputError that names the first row that is none."""
     return [_instance(f"{name}: {place}", row) for place, row in read_file(Path(name))]
 
 
-def _instance(place: str, row: Row) -> Instance:
+def _instance(place: str, row: Row) -> CountdownInstance:
     numbers, target = row.get("numbers"), row.get("target")
     fits = is_integer_in(1, 10**9)
     if not isinstance(numbers, list) or not 2 <= len(numbers) <= 6 or not all(map(fits, numbers)):
         raise InputError(f"{place}: numbers is {numbers!r}; write a list of 2 to 6 integers above 0")
     if not fits(target):
         raise InputError(f"{place}: target is {target!r}; write an integer above 0")
-    return Instance(tuple(numbers), int(str(target)), str(row.get("solution") or ""))
+    return CountdownInstance(tuple(numbers), int(str(target)), str(row.get("solution") or ""))
 
 
-def generate(options: CountdownOptions, num_train: int | None = None) -> tuple[list[Instance], list[Instance]]:
-    """Draw the training (`num_train` of them, if given) and the held-out instances: all different, none in both.
-
-    The first `num_validation` of the training instances come on top: they are the validation set.
-
-    Raises:
-        InputError: if so many different instances do not turn up.
-    """
-    num_train = options.num_train if num_train is None else num_train
-    wanted = num_train + options.num_test + options.num_validation
-    rng = random.Random(options.seed)
-    instances: dict[tuple[int, ...], Instance] = {}
-    repeats = misses = 0
-    while len(instances) < wanted:
-        instance = _draw(rng, options)
-        if instance is None:
-            misses += 1
-        elif instance.identity in instances:
-            repeats += 1
-            misses = 0
-        else:
-            instances[instance.identity] = instance
-            repeats = misses = 0
-        if repeats == _REPEATS or misses == _MISSES:
-            raise InputError(
-                f"task_options.num_train: {num_train} and num_test {options.num_test} are more than the about "
-                f"{len(instances)} different instances of these options; write smaller ones, or raise "
-                "task_options.max_number or task_options.max_target"
-            )
-    drawn = list(instances.values())
-    return drawn[options.num_test :], drawn[: options.num_test]
+def generate(
+    options: CountdownOptions, num_train: int | None = None
+) -> tuple[list[CountdownInstance], list[CountdownInstance], list[CountdownInstance]]:
+    """The held-out, the validation and the training instances (`num_train` of them, if given): all different."""
+    draw = functools.partial(_draw, random.Random(options.seed), options)
+    return draw_sets(draw, options, num_train, "raise task_options.max_number or task_options.max_target")
 
 
-def _draw(rng: random.Random, options: CountdownOptions) -> Instance | None:
+def _draw(rng: random.Random, options: CountdownOptions) -> CountdownInstance | None:
     """One instance from a random expression over random numbers, or `None` if its value is no possible target.
 
     Values on the way are positive integers, as in the game: no zero, nothing negative, no fraction.
@@ -241,10 +194,10 @@ def _draw(rng: random.Random, options: CountdownOptions) -> Instance | None:
             return None
         pool.append((value, f"({left_text}{operator}{right_text})"))
     target, text = pool[0]
-    return Instance(numbers, target, text[1:-1]) if target <= options.max_target else None
+    return CountdownInstance(numbers, target, text[1:-1]) if target <= options.max_target else None
 
 
-def _dataset(instances: Sequence[Instance], prompt_style: str) -> datasets.Dataset:
+def _dataset(instances: Sequence[CountdownInstance], prompt_style: str) -> datasets.Dataset:
     prompt = PROMPTS[prompt_style]
     return datasets.Dataset.from_dict(
         {
@@ -277,7 +230,7 @@ def countdown_reward(
     """
     rows = zip(completions, numbers, target, strict=True)
     verdicts = [_verdict(completion_text(completion), given, goal) for completion, given, goal in rows]
-    return [CORRECT_REWARD if v.correct else float(format_reward) if v.answer else 0.0 for v in verdicts]
+    return rewards_of(verdicts, format_reward)
 
 
 def check(texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
@@ -285,15 +238,8 @@ def check(texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdi
     return [_verdict(text, row["numbers"], row["target"]) for text, row in zip(texts, rows, strict=True)]
 
 
-def answer_text(text: str) -> str | None:
-    """What stands in the last `<answer>...</answer>`, or `None` if no such place is closed."""
-    before, end, _ = text.rpartition("</answer>")
-    _, start, answer = before.rpartition("<answer>")
-    return answer if start and end else None
-
-
 def _verdict(text: str, numbers: Sequence[int], target: int) -> Verdict:
-    answer = answer_text(text)
+    answer = in_last_tag(text)
     if answer is None:
         return NO_ANSWER
     try:

@@ -1,4 +1,4 @@
-"""A task of the user's own: rows with a `question` (or a ready `prompt`), and a checker or a reward function.
+"""The user's own task: rows with a `question` (or a ready `prompt`), and a checker or a reward function.
 
 task: custom
 task_options:
@@ -25,7 +25,7 @@ from rlcredit.tasks.event_loop import result_of
 from rlcredit.tasks.options import options_from, require
 from rlcredit.tasks.questions import QuestionOptions, QuestionTask
 
-RIGHT = 1.0  # a score from here on counts as right
+RIGHT = 1.0  # a score of this or more counts as right
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,15 @@ def load(options: Mapping[str, object], *, train: bool = True, tests: Sequence[s
     reward = _function(settings.reward) if settings.reward else None
     task = replace(CUSTOM, check=CHECKERS[settings.check] if settings.check else None)
     task = replace(task, has_answers=task.check is not None)
-    made = task.load(settings, train=train, tests=tests, rewards=[reward] if reward else None)
-    return made if made.check or not reward else replace(made, check=check_by(reward))
+    data = task.load(settings, train=train, tests=tests, rewards=[reward] if reward else None)
+    return data if data.check or not reward else replace(data, check=check_by(reward))
 
 
 CUSTOM = QuestionTask(name="custom", check=None, options=CustomOptions, keeps_columns=True)
 
 
 def check_by(reward: RewardFunction) -> Checker:
-    """A checker made of a reward function: right is what it scores with 1 or more."""
+    """A checker made of a reward function: answers with a score of 1 or more are right."""
 
     def check(texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
         columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"} if rows else {}
@@ -85,12 +85,12 @@ def check_by(reward: RewardFunction) -> Checker:
 def _function(name: str) -> RewardFunction:
     module, _, attribute = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        function = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
             f"task_options.reward: {name!r} cannot be imported ({error}); write "
             "package.module:function, importable from here"
         ) from error
-    if not callable(found):
-        raise InputError(f"task_options.reward: {name!r} is no function")
-    return found
+    if not callable(function):
+        raise InputError(f"task_options.reward: {name!r} is not a function; write package.module:function")
+    return function

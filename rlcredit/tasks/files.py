@@ -60,13 +60,13 @@ def read_file(path: Path) -> list[tuple[str, Row]]:
 def read_hub(source: HubSet) -> list[tuple[str, Row]]:
     """Every row of a data set on the hub, with its place. Raises: InputError."""
     try:
-        found = datasets.load_dataset(source.path, source.name, split=source.split)
+        rows = datasets.load_dataset(source.path, source.name, split=source.split)
     except Exception as error:  # of many kinds: no network, no such id, no access, a broken file
         raise InputError(
             f"{source}: cannot be loaded ({' '.join(str(error).split())[:160]}); write the id of a data set on the "
             "hub that can be reached from here, or a .jsonl, .json, .csv or .parquet file"
         ) from error
-    return [(f"row {number}", dict(row)) for number, row in enumerate(found, start=1)]
+    return [(f"row {number}", dict(row)) for number, row in enumerate(rows, start=1)]
 
 
 def is_file_name(source: str) -> bool:

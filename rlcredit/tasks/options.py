@@ -1,4 +1,4 @@
-"""A recipe's `task_options` as a dataclass, checked."""
+"""A recipe's `task_options` as a checked dataclass."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def options_from(kind: type[Options], given: Mapping[str, object], task: str) ->
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean task_options.{near[0]}?" if near else f"write one of {', '.join(known)}"
-            raise InputError(f"task_options.{key}: {value!r:.80} is for no option of the task {task}; {hint}")
+            raise InputError(
+                f"task_options.{key}: {value!r:.80} was given, but the task {task} has no such option; {hint}"
+            )
     return kind(**dict[str, Any](given))
 
 
@@ -34,6 +36,17 @@ def require(name: str, value: object, holds: Callable[[object], bool], instead: 
 
 def is_integer_in(low: int, high: int) -> Callable[[object], bool]:
     return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def require_integers(settings: object, low: int, high: int, *names: str) -> None:
+    """Raise an InputError unless each of these attributes is an integer from `low` to `high`."""
+    for name in names:
+        require(name, getattr(settings, name), is_integer_in(low, high), f"an integer from {low} to {high}")
+
+
+def is_list_of_integers_in(low: int, high: int) -> Callable[[object], bool]:
+    fits = is_integer_in(low, high)
+    return lambda value: isinstance(value, list | tuple) and len(value) > 0 and all(map(fits, value))
 
 
 def is_text(value: object) -> bool:

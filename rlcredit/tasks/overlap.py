@@ -1,4 +1,4 @@
-"""Problems that are in a training set and in an evaluation set."""
+"""Problems that are both in a training set and in an evaluation set."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def normalized(text: str) -> str:
 def overlap(train: Sequence[Mapping[str, Any]], name: str, test: Sequence[Mapping[str, Any]]) -> str:
     """One line on the rows of `test` whose question, normalised, is also in `train`; empty if there are none."""
     known = {normalized(row["question"]): row["id"] for row in train}
-    found = [(row["id"], known[key]) for row in test if (key := normalized(row["question"])) in known]
-    if not found:
+    shared = [(row["id"], known[key]) for row in test if (key := normalized(row["question"])) in known]
+    if not shared:
         return ""
-    examples = ", ".join(f"{one} = {other}" for one, other in found[:SHOWN])
-    more = ", ..." if len(found) > SHOWN else ""
-    return f"overlap: {len(found)} of {len(test)} problems of {name} are also in the training set ({examples}{more})"
+    examples = ", ".join(f"{tested} = {trained}" for tested, trained in shared[:SHOWN])
+    more = ", ..." if len(shared) > SHOWN else ""
+    return f"overlap: {len(shared)} of {len(test)} problems of {name} are also in the training set ({examples}{more})"

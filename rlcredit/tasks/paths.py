@@ -26,16 +26,15 @@ import datasets
 
 from rlcredit.errors import InputError
 from rlcredit.tasks.base import TaskData
-from rlcredit.tasks.checkers.answers import completion_text
+from rlcredit.tasks.checkers.answers import completion_text, in_last_tag
 from rlcredit.tasks.checkers.verdict import NO_ANSWER, Verdict
-from rlcredit.tasks.countdown import answer_text
-from rlcredit.tasks.options import is_integer_in, options_from, require
+from rlcredit.tasks.drawn import DrawnOptions, draw_sets, rewards_of
+from rlcredit.tasks.options import is_list_of_integers_in, options_from, require, require_integers
 
-CORRECT_REWARD = 1.0
 NODES = string.ascii_lowercase
 
 
-class Instance(NamedTuple):
+class PathsInstance(NamedTuple):
     """A graph in which exactly one path leads from `start` to `goal`; `solution` is that path."""
 
     edges: tuple[str, ...]
@@ -49,56 +48,28 @@ class Instance(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PathsOptions:
-    """The recipe's `task_options` for paths.
+class PathsOptions(DrawnOptions):
+    """The options of a task whose instances are drawn, and
 
     Attributes:
-        num_train: training instances, at least 1.
-        num_test: held-out instances, at least 0 (0: no held-out set).
-        num_validation: instances of a second held-out set, `paths_validation`, for choices; 0: none.
         length: how many edges the path has, each 2 to 8; with several entries every instance draws one of them.
         dead_ends: how many chains lead elsewhere, 0 to 4.
-        seed: the same seed and options give the same instances in the same order.
-        format_reward: reward, from 0 to below 1, of a walk along the edges from the start that ends elsewhere.
     """
 
-    num_train: int = 20_000
-    num_test: int = 512
-    num_validation: int = 0
     length: tuple[int, ...] = (4, 5)
     dead_ends: int = 2
-    seed: int = 0
-    format_reward: float = 0.1
 
     def __post_init__(self) -> None:
-        for name, low, high in _INTEGER_RANGES:
-            require(name, getattr(self, name), is_integer_in(low, high), f"an integer from {low} to {high}")
-        require("length", self.length, _is_list_of_lengths, "a list of integers from 2 to 8 such as [4, 5]")
+        super().__post_init__()
+        require_integers(self, 0, 4, "dead_ends")
+        require("length", self.length, is_list_of_integers_in(2, 8), "a list of integers from 2 to 8 such as [4, 5]")
         object.__setattr__(self, "length", tuple(self.length))
-        require("format_reward", self.format_reward, _is_partial_reward, "a number from 0 to below 1 such as 0.1")
         most = 1 + max(self.length) * (1 + self.dead_ends)
         if most > len(NODES):
             raise InputError(
                 f"task_options.dead_ends: {self.dead_ends} with paths of {max(self.length)} edges may need {most} "
                 f"nodes, and there are {len(NODES)} letters; write fewer, or shorter paths"
             )
-
-
-_INTEGER_RANGES = (
-    ("num_train", 1, 10_000_000),
-    ("num_test", 0, 1_000_000),
-    ("num_validation", 0, 1_000_000),
-    ("dead_ends", 0, 4),
-    ("seed", 0, 2**63 - 1),
-)
-
-
-def _is_list_of_lengths(value: object) -> bool:
-    return isinstance(value, list | tuple) and len(value) > 0 and all(map(is_integer_in(2, 8), value))
-
-
-def _is_partial_reward(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < CORRECT_REWARD
 
 
 def prompt_of(edges: Sequence[str], start: str, goal: str) -> str:
@@ -125,47 +96,33 @@ def load(options: Mapping[str, object], *, train: bool = True, tests: Sequence[s
 
 def generate(
     options: PathsOptions, num_train: int | None = None
-) -> tuple[list[Instance], list[Instance], list[Instance]]:
+) -> tuple[list[PathsInstance], list[PathsInstance], list[PathsInstance]]:
     """The held-out, the validation and the training instances (`num_train` of them, if given): all different."""
-    num_train = options.num_train if num_train is None else num_train
-    rng = random.Random(options.seed)
-    held_out, first_trained = options.num_test, options.num_test + options.num_validation
-    instances: dict[tuple[str, ...], Instance] = {}
-    repeats = 0
-    while len(instances) < first_trained + num_train:
-        instance = _draw(rng, options)
-        repeats = repeats + 1 if instance.identity in instances else 0
-        instances.setdefault(instance.identity, instance)
-        if repeats == 1_000:  # only the shortest paths without dead ends have so few
-            raise InputError(
-                f"task_options.num_train: {num_train} is more than the about {len(instances)} different instances of "
-                "these options; write a smaller number, or longer paths"
-            )
-    drawn = list(instances.values())
-    return drawn[:held_out], drawn[held_out:first_trained], drawn[first_trained:]
+    draw = functools.partial(_draw, random.Random(options.seed), options)
+    return draw_sets(draw, options, num_train, "longer paths in task_options.length")
 
 
-def _draw(rng: random.Random, options: PathsOptions) -> Instance:
+def _draw(rng: random.Random, options: PathsOptions) -> PathsInstance:
     length = rng.choice(options.length)
     names = iter(rng.sample(NODES, len(NODES)))
     path = [next(names) for _ in range(length + 1)]
-    edges = [one + other for one, other in itertools.pairwise(path)]
+    edges = [tail + head for tail, head in itertools.pairwise(path)]
     for _ in range(options.dead_ends):
         depth = rng.randrange(length)
         chain = [path[depth], *(next(names) for _ in range(length - depth))]  # as deep as the goal
-        edges += [one + other for one, other in itertools.pairwise(chain)]
+        edges += [tail + head for tail, head in itertools.pairwise(chain)]
     rng.shuffle(edges)
-    return Instance(tuple(edges), path[0], path[-1], "".join(path))
+    return PathsInstance(tuple(edges), path[0], path[-1], "".join(path))
 
 
-def _dataset(instances: Sequence[Instance]) -> datasets.Dataset:
+def _dataset(instances: Sequence[PathsInstance]) -> datasets.Dataset:
     return datasets.Dataset.from_dict(
         {
-            "prompt": [prompt_of(one.edges, one.start, one.goal) for one in instances],
-            "edges": [list(one.edges) for one in instances],
-            "start": [one.start for one in instances],
-            "goal": [one.goal for one in instances],
-            "solution": [one.solution for one in instances],
+            "prompt": [prompt_of(instance.edges, instance.start, instance.goal) for instance in instances],
+            "edges": [list(instance.edges) for instance in instances],
+            "start": [instance.start for instance in instances],
+            "goal": [instance.goal for instance in instances],
+            "solution": [instance.solution for instance in instances],
         }
     )
 
@@ -185,7 +142,7 @@ def paths_reward(
     """
     rows = zip(completions, edges, start, goal, strict=True)
     verdicts = [_verdict(completion_text(text), given, first, last) for text, given, first, last in rows]
-    return [CORRECT_REWARD if v.correct else float(format_reward) if v.answer else 0.0 for v in verdicts]
+    return rewards_of(verdicts, format_reward)
 
 
 def check(texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
@@ -194,7 +151,7 @@ def check(texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdi
 
 
 def _verdict(text: str, edges: Sequence[str], start: str, goal: str) -> Verdict:
-    walk = "".join((answer_text(text) or "").split())
+    walk = "".join((in_last_tag(text) or "").split())
     steps = set(_steps(walk))
     if len(walk) < 2 or walk[0] != start or not steps <= set(edges):
         return NO_ANSWER

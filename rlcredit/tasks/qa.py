@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 
 from rlcredit.errors import InputError
-from rlcredit.tasks.checkers.choice import check_choice
+from rlcredit.tasks.checkers.choice import LETTERS, check_choice
 from rlcredit.tasks.files import HubSet, Row
-from rlcredit.tasks.questions import LETTERS, QuestionTask
+from rlcredit.tasks.questions import QuestionTask
 
 _OPTION = re.compile(r"^\s*\(?([A-Z])[.:)]\s*(.+)$")
 
@@ -43,11 +43,11 @@ def split_options(text: str) -> tuple[str, list[str]]:
     """
     lines = text.rstrip().split("\n")
     start = next((n for n in reversed(range(len(lines))) if (m := _OPTION.match(lines[n])) and m[1] == "A"), None)
-    found = [_OPTION.match(line) for line in lines[start:]] if start is not None else []
-    choices = [match[2].strip() for match in found if match]
-    letters = "".join(match[1] for match in found if match)
-    if len(choices) < 2 or len(choices) != len(found) or letters != LETTERS[: len(choices)]:
-        raise InputError("the options are no lines lettered A, B, ... at the end of the question")
+    options = [_OPTION.match(line) for line in lines[start:]] if start is not None else []
+    choices = [match[2].strip() for match in options if match]
+    letters = "".join(match[1] for match in options if match)
+    if len(choices) < 2 or len(choices) != len(options) or letters != LETTERS[: len(choices)]:
+        raise InputError("the question does not end with options in lines lettered A, B, ...")
     if len(set(choices)) != len(choices):
         raise InputError("an option is repeated")
     return "\n".join(lines[:start]).strip(), choices

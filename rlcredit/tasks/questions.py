@@ -2,7 +2,7 @@
 
 A task is a `QuestionTask`: which sets there are, how a question is worded, which checker judges the answers. The
 prompt is the paper's (arXiv 2510.13554): the question, then "Please reason step by step, and put your final answer
-within \\boxed{}". What is said of the answer's form after it is ours.
+within \\boxed{}". The sentence on the answer's form after it is ours.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import pyarrow
 
 from rlcredit.errors import InputError
 from rlcredit.tasks.base import RewardFunction, TaskData, accuracy_reward
+from rlcredit.tasks.checkers.choice import LETTERS
 from rlcredit.tasks.checkers.verdict import Checker
 from rlcredit.tasks.files import HubSet, Row, hub_set, is_file_name, read_file, read_hub
 from rlcredit.tasks.options import is_integer_in, is_text, options_from, require
 from rlcredit.tasks.overlap import normalized, overlap
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SHOWN_BAD_ROWS = 5
 
 
@@ -135,7 +135,7 @@ class QuestionTask:
         notes: Sequence[str] = (),
         rewards: list[RewardFunction] | None = None,
     ) -> TaskData:
-        """The data of these rows; what is in a training and an evaluation set is noted."""
+        """The data of these rows; problems in both a training and an evaluation set are noted."""
         if rewards is None:
             assert self.check is not None
             rewards = [accuracy_reward(self.check)]
@@ -160,7 +160,7 @@ class QuestionTask:
     def _tests(
         self, given: Any, wanted: Sequence[str] | None, hold_out: int | None = None
     ) -> dict[str, HubSet | Path]:
-        """The evaluation sets by name: of those the options name, the wanted ones, or wanted ones of the task's."""
+        """The evaluation sets by name: those that the options name, else the wanted ones of the task."""
         if isinstance(given, Mapping):
             named = {name: self._source("test", source, self.test, "test", name) for name, source in given.items()}
         elif given is None:
@@ -181,24 +181,24 @@ class QuestionTask:
             return Path(source)
         if source in known:
             return known[source]
-        if (found := hub_set(source, split)) is None:
+        if (on_hub := hub_set(source, split)) is None:
             there = f"one of {', '.join(known)}, " if known else ""
             raise InputError(
-                f"task_options.{key}: {source!r} is no set of the task {self.name}; write {there}"
+                f"task_options.{key}: {source!r} is not a set of the task {self.name}; write {there}"
                 "a .jsonl, .json, .csv or .parquet file, or owner/name of a data set on the hub"
             )
-        return found
+        return on_hub
 
     # ---- their rows -----------------------------------------------------------------------------------------------
 
     def _rows(
         self, name: str, source: HubSet | Path, count: int | None, settings: QuestionOptions, notes: list[str]
     ) -> list[Row]:
-        """The checked rows of a set: what is wrong is an error, or is left out and noted; the promise is kept."""
-        found = read_file(source) if isinstance(source, Path) else read_hub(source)
+        """The checked rows of a set, as many as promised; a bad row is an error, or is left out and noted."""
+        placed_rows = read_file(source) if isinstance(source, Path) else read_hub(source)
         convert: Callable[[Row], Row] = dict if isinstance(source, Path) else source.row
         rows, bad = [], []
-        for place, raw in found:
+        for place, raw in placed_rows:
             try:
                 row = convert(raw)
                 kept = row if self.keeps_columns else {}
@@ -206,7 +206,7 @@ class QuestionTask:
             except (InputError, KeyError, TypeError, ValueError, IndexError) as error:
                 bad.append((place, f"has no {error}" if isinstance(error, KeyError) else str(error)))
         if bad:
-            self._refuse_or_note(str(source), found, bad, settings.skip_bad_rows, notes)
+            self._refuse_or_note(str(source), placed_rows, bad, settings.skip_bad_rows, notes)
         promised = count or (self.test[name].rows if name in self.test else 0)
         if len(rows) < promised:
             raise InputError(
@@ -216,29 +216,29 @@ class QuestionTask:
         return rows[:count]
 
     def _refuse_or_note(
-        self, source: str, found: list[tuple[str, Row]], bad: list[tuple[str, str]], skip: bool, notes: list[str]
+        self, source: str, placed_rows: list[tuple[str, Row]], bad: list[tuple[str, str]], skip: bool, notes: list[str]
     ) -> None:
         reasons = {reason for _, reason in bad}
-        if len(bad) == len(found) and len(reasons) == 1:
+        if len(bad) == len(placed_rows) and len(reasons) == 1:
             raise InputError(
-                f"{source}: row 1: {reasons.pop()}; the columns are {', '.join(map(str, found[0][1]))}; "
+                f"{source}: row 1: {reasons.pop()}; the columns are {', '.join(map(str, placed_rows[0][1]))}; "
                 "write rows with question, answer and, for multiple choice, choices"
             )
         listed = "; ".join(f"{place}: {reason}" for place, reason in bad[:SHOWN_BAD_ROWS])
         rest = f"; and {len(bad) - SHOWN_BAD_ROWS} more" if len(bad) > SHOWN_BAD_ROWS else ""
-        if not skip or len(bad) == len(found):
+        if not skip or len(bad) == len(placed_rows):
             raise InputError(
-                f"{source}: {len(bad)} of {len(found)} rows cannot be used: {listed}{rest}; mend them, or write "
-                "task_options.skip_bad_rows: true to leave them out"
+                f"{source}: {len(bad)} of {len(placed_rows)} rows cannot be used: {listed}{rest}; correct them, or "
+                "write task_options.skip_bad_rows: true to leave them out"
             )
         every = "; ".join(f"{place}: {reason}" for place, reason in bad)
-        notes.append(f"{source}: {len(bad)} of {len(found)} rows left out: {every}")
+        notes.append(f"{source}: {len(bad)} of {len(placed_rows)} rows left out: {every}")
 
     def _dataset(self, rows: list[Row], settings: QuestionOptions) -> datasets.Dataset:
         columns = list(dict.fromkeys(column for row in rows for column in row))
-        made = [{**{c: row.get(c) for c in columns}, "prompt": self.prompt(row, settings)} for row in rows]
+        prompted = [{**{c: row.get(c) for c in columns}, "prompt": self.prompt(row, settings)} for row in rows]
         try:
-            return datasets.Dataset.from_list(made)
+            return datasets.Dataset.from_list(prompted)
         except (pyarrow.ArrowException, OverflowError) as error:
             reason = " ".join(str(error).split())[:160]
             raise InputError(f"the rows of task {self.name} differ in the type of a column ({reason})") from error
@@ -260,7 +260,7 @@ class QuestionTask:
 
 
 def _short(source: str) -> str:
-    """What a set is called: its name, or its file's."""
+    """The short name of a set: its own, or that of its file."""
     return Path(source).stem if is_file_name(source) else source
 
 
@@ -273,14 +273,16 @@ def split_off(rows: Sequence[Row], count: int) -> tuple[list[Row], list[Row]]:
     keys = [normalized(row["question"]) for row in rows]
     first = dict(zip(reversed(keys), reversed(rows), strict=True))
     if len(first) <= count:
-        raise InputError(f"task_options.hold_out: {count} of {len(first)} questions leaves none to train on")
+        raise InputError(
+            f"task_options.hold_out: {count} of {len(first)} questions leave none to train on; write a smaller number"
+        )
     chosen = sorted(first, key=lambda key: sha256(key.encode()).digest())[:count]
     held_out = set(chosen)
     return [row for key, row in zip(keys, rows, strict=True) if key not in held_out], [first[key] for key in chosen]
 
 
 def _checked(row: Row, has_answers: bool = True) -> Row:
-    """The row's question (or prompt), answer and choices, as they should be. Raises: InputError that says why not."""
+    """The row's question (or prompt), answer and choices, checked. Raises: InputError that says what is wrong."""
     checked: Row = {}
     if row.get("prompt") is not None and "question" not in row:
         if not row["prompt"]:
@@ -298,10 +300,10 @@ def _checked(row: Row, has_answers: bool = True) -> Row:
     if row.get("choices") is not None:
         choices = row["choices"]
         if not isinstance(choices, list) or not 2 <= len(choices) <= len(LETTERS) or not all(map(is_text, choices)):
-            raise InputError(f"choices is no list of 2 to {len(LETTERS)} texts")
+            raise InputError(f"choices is not a list of 2 to {len(LETTERS)} texts")
         if checked.get("answer", "A") not in LETTERS[: len(choices)]:
             raise InputError(
-                f"answer {checked['answer'][:20]!r} is none of the letters A to {LETTERS[len(choices) - 1]}"
+                f"answer {checked['answer'][:20]!r} is not one of the letters A to {LETTERS[len(choices) - 1]}"
             )
         checked["choices"] = choices
     return checked

@@ -16,7 +16,7 @@ from rlcredit.errors import InputError
 from rlcredit.tasks.base import TaskData
 from rlcredit.tasks.checkers.exact import check_exact
 from rlcredit.tasks.files import Row
-from rlcredit.tasks.options import is_integer_in, options_from, require
+from rlcredit.tasks.options import is_integer_in, options_from, require, require_integers
 from rlcredit.tasks.questions import QuestionOptions, QuestionTask
 from rlcredit.tasks.zebra_puzzles import split
 
@@ -39,8 +39,7 @@ class ZebraOptions(QuestionOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("people", "characteristics"):
-            require(name, getattr(self, name), is_integer_in(2, 7), "an integer from 2 to 7")
+        require_integers(self, 2, 7, "people", "characteristics")
         require("seed", self.seed, is_integer_in(0, 2**31), "an integer from 0")
 
 
@@ -66,7 +65,7 @@ def load(options: Mapping[str, object], *, train: bool = True, tests: Sequence[s
     num_train = (settings.num_train or NUM_TRAIN) if train else 0
     num_test = (settings.num_test or NUM_TEST) if tests is None or tests else 0
     size = {"people": settings.people, "characteristics": settings.characteristics}
-    # A puzzle takes a tenth of a second and more, so datasets keeps what was drawn once.
+    # Drawing a puzzle takes a tenth of a second or more, so datasets keeps the drawn ones in its cache.
     wanted = {"num_train": num_train, "num_test": num_test, "seed": settings.seed, **size}
     try:
         rows = datasets.Dataset.from_generator(_drawn, gen_kwargs=wanted).to_list()

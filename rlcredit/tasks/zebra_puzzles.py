@@ -22,7 +22,7 @@ from rlcredit.errors import InputError, RunStopped
 
 _VERSION = "0.1.25"
 _LITERALS = "reasoning_gym.logic.contrib.logic_puzzle.literals"  # how the clues speak of "root beer" and the like
-_REPEATS = 500  # known puzzles in a row: by then hardly one of this size is left
+_REPEATS = 500  # known puzzles in a row: then hardly any new one of this size is left
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
 _NAMES = "Each person has a unique name"
 _GROUP = re.compile(r"^ - (.+?): (.+)$", re.MULTILINE)
@@ -34,7 +34,7 @@ Domains = dict[str, frozenset[int]]
 
 
 class Clue(NamedTuple):
-    """What a clue says of its items: `at` a house, in the `same` one, directly `left` of, or `beside` the other."""
+    """What a clue states of its items: `at` a house, in the `same` one, directly `left` of, or `beside` the other."""
 
     kind: str
     items: tuple[str, ...]

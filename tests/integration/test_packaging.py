@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import rlcredit
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -21,5 +23,6 @@ def test_the_wheel_carries_recipes_and_policy(tmp_path):
     assert "rlcredit/_recipes/countdown_tiny/policy/model.safetensors" in found
     whole = set(zipfile.ZipFile(wheel).namelist())
     tracked = subprocess.run(["git", "ls-files", "rlcredit"], cwd=ROOT, check=True, capture_output=True, text=True)
-    assert set(tracked.stdout.split()) <= whole
+    assert {*tracked.stdout.split(), "rlcredit/py.typed"} <= whole
+    assert wheel.name.startswith(f"rlcredit-{rlcredit.__version__}-")
     assert wheel.stat().st_size < 5_000_000

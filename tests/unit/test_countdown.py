@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from rlcredit.errors import InputError
 from rlcredit.tasks import TASKS, TaskData
 from rlcredit.tasks.arithmetic import evaluate
-from rlcredit.tasks.countdown import CountdownOptions, answer_text, check, countdown_reward, generate, load
+from rlcredit.tasks.checkers.answers import in_last_tag
+from rlcredit.tasks.countdown import CountdownOptions, check, countdown_reward, generate, load
 
 SMALL = {"num_train": 300, "num_test": 60}
 
@@ -29,8 +30,8 @@ def reward(answer, numbers=(3, 7, 12), target=81, **options):
 def paper_size():
     """The data of the paper: four numbers, 20,000 training and 512 held-out instances."""
     start = time.perf_counter()
-    splits = generate(CountdownOptions(numbers=[4]))
-    return splits, time.perf_counter() - start
+    held_out, _, train = generate(CountdownOptions(numbers=[4]))
+    return (train, held_out), time.perf_counter() - start
 
 
 def test_sizes_and_speed(paper_size):
@@ -70,7 +71,7 @@ def test_options_are_kept_by_every_instance(counts, max_number, max_target, seed
     options = CountdownOptions(
         num_train=20, num_test=5, numbers=counts, max_number=max_number, max_target=max_target, seed=seed
     )
-    train, test = generate(options)
+    test, _, train = generate(options)
     assert (len(train), len(test)) == (20, 5)
     assert len({instance.identity for instance in train + test}) == 25
     for numbers, target, solution in train + test:
@@ -104,7 +105,7 @@ def test_too_few_instances_is_an_error_that_says_so():
 
 
 def test_instances_of_six_numbers_are_rare_but_found():
-    train, _ = generate(CountdownOptions(num_train=5, num_test=0, numbers=[6], max_number=158, max_target=30))
+    _, _, train = generate(CountdownOptions(num_train=5, num_test=0, numbers=[6], max_number=158, max_target=30))
     assert all(evaluate(solution).value == target for _, target, solution in train)
 
 
@@ -246,7 +247,7 @@ def test_columns_of_another_length_are_an_error():
 @given(st.text(max_size=60), st.text(alphabet="0123456789+-*/() ", max_size=40))
 def test_any_completion_has_one_of_three_rewards(noise, expression):
     assert reward(f"{noise}<answer>{expression}</answer>") in (0.0, 0.1, 1.0)
-    assert answer_text(f"{noise}<answer>{expression}</answer>") == expression
+    assert in_last_tag(f"{noise}<answer>{expression}</answer>") == expression
 
 
 # Options
@@ -256,7 +257,7 @@ def test_any_completion_has_one_of_three_rewards(noise, expression):
     ("options", "message"),
     [
         ({"max_numbr": 30}, r"task_options\.max_numbr: 30 .*did you mean task_options\.max_number\?"),
-        ({"colour": "red"}, r"task_options\.colour: 'red' .*write one of num_train, num_test, numbers"),
+        ({"colour": "red"}, r"task_options\.colour: 'red' .*write one of num_train, num_test, num_validation"),
         ({"seed": "0"}, r"task_options\.seed: '0' .*an integer from 0"),
         ({"seed": -1}, r"task_options\.seed: -1 "),
         ({"num_train": 0}, r"task_options\.num_train: 0 .*an integer from 1"),

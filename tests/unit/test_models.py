@@ -257,7 +257,7 @@ def test_a_folder_that_is_not_empty_is_kept(tiny, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="is not empty; write another folder, or add --overwrite"):
         prepare(tiny, tmp_path)
-    with pytest.raises(InputError, match="is not replaced, since it is no checkpoint"):
+    with pytest.raises(InputError, match="is not replaced, since it is not a checkpoint"):
         prepare(tiny, tmp_path, overwrite=True)
     with pytest.raises(InputError, match="is a file; write the name of a folder"):
         prepare(tiny, tmp_path / "notes.txt", overwrite=True)
@@ -279,7 +279,7 @@ def test_overwrite_does_not_remove_the_source(tiny, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     file = tmp_path / "tiny.gguf"
     file.write_bytes(Path(tiny).read_bytes())
-    with pytest.raises(InputError, match="has the source in it"):
+    with pytest.raises(InputError, match="holds the source"):
         prepare(str(file), tmp_path, overwrite=True)
     assert file.is_file()
 
@@ -332,7 +332,7 @@ def swapping(load):
 @pytest.mark.parametrize(
     "source,said",
     [
-        ("smolm2-135m", "'smolm2-135m' is no model that rlcredit knows; did you mean smollm2-135m?"),
+        ("smolm2-135m", "'smolm2-135m' is not a model that rlcredit knows; did you mean smollm2-135m?"),
         ("gpt7", "write smollm2-135m, or the path of a .gguf file"),
         ("no/such.gguf", "'no/such.gguf' cannot be read .No such file or directory.; write the path of a .gguf file"),
         (".", "'.' is a folder; write the path of the .gguf file in it"),
@@ -350,7 +350,7 @@ def test_a_source_that_is_none_is_one_line(source, said, tmp_path):
 def test_a_file_of_another_kind_is_one_line(content, tmp_path):
     file = tmp_path / "a.gguf"
     file.write_bytes(content)
-    with pytest.raises(InputError, match=r"is no GGUF file: it begins with b'.*' and not with b'GGUF'$"):
+    with pytest.raises(InputError, match=r"is not a GGUF file: it begins with b'.*' and not with b'GGUF'$"):
         prepare(str(file), tmp_path / "out")
 
 

@@ -356,10 +356,10 @@ def test_wrong_key_is_refused(from_yaml, text: str, part: str) -> None:
         (["--zzz=1"], "--zzz: unknown flag"),
         (["--hidden", "1"], "--hidden: unknown flag"),
         (["--"], "unknown flag"),
-        (["stray"], "'stray': stands alone"),
-        (["--steps=1", "2"], "'2': stands alone"),
-        (["-s", "2"], "'-s': stands alone"),
-        (["--name", "-x"], "'-x': stands alone"),
+        (["stray"], "'stray': belongs to no flag"),
+        (["--steps=1", "2"], "'2': belongs to no flag"),
+        (["-s", "2"], "'-s': belongs to no flag"),
+        (["--name", "-x"], "'-x': belongs to no flag"),
         (["--steps", "1", "--steps", "2"], "--steps: given twice"),
         (["--steps-or-share", "1", "--steps_or_share=2"], "--steps_or_share: given twice"),
         (["--config", "a.yaml", "--config=b.yaml"], "--config: given twice"),
@@ -509,7 +509,7 @@ def test_what_is_no_regular_file_is_not_waited_on(shipped: Path, tmp_path: Path)
     os.mkfifo(tmp_path / "pipe.yaml")
     (tmp_path / "zero.yaml").symlink_to("/dev/zero")
     for name in ("pipe.yaml", "zero.yaml"):
-        assert f"{name}: is no regular file" in refusal(find_recipe, str(tmp_path / name))
+        assert f"{name}: is not a regular file" in refusal(find_recipe, str(tmp_path / name))
 
 
 def test_the_clone_has_its_recipes_beside_the_package() -> None:

@@ -79,7 +79,7 @@ def test_names_of_sets_on_the_hub():
     assert hub_set("openai/gsm8k", "train") == HubSet("openai/gsm8k", "train")
     assert hub_set("allenai/ai2_arc@ARC-Challenge:test", "train") == HubSet("allenai/ai2_arc", "test", "ARC-Challenge")
     assert hub_set("gsm8k_trian", "train") is None
-    assert "is no set of the task gsm8k; write one of gsm8k_train" in refusal("gsm8k", train="gsm8k_trian", test=[])
+    assert "is not a set of the task gsm8k; write one of gsm8k_train" in refusal("gsm8k", train="gsm8k_trian", test=[])
     assert "there is no such file" in refusal("gsm8k", train="no/such.jsonl", test=[])
 
 
@@ -100,9 +100,9 @@ def test_every_evaluation_set_belongs_to_a_task():
         ("gsm8k", {"question": "q", "answer": True}, "row 7: answer is empty, or neither text nor number"),
         ("gsm8k", {"question": "q"}, "row 7: has no answer"),
         ("gsm8k", {"answer": "1"}, "row 7: has no question"),
-        ("qa", {**CHOICE, "choices": ["one"]}, "row 7: choices is no list of 2 to 26 texts"),
-        ("qa", {**CHOICE, "answer": "D"}, "row 7: answer 'D' is none of the letters A to C"),
-        ("qa", {**CHOICE, "answer": "red"}, "row 7: answer 'red' is none of the letters A to C"),
+        ("qa", {**CHOICE, "choices": ["one"]}, "row 7: choices is not a list of 2 to 26 texts"),
+        ("qa", {**CHOICE, "answer": "D"}, "row 7: answer 'D' is not one of the letters A to C"),
+        ("qa", {**CHOICE, "answer": "red"}, "row 7: answer 'red' is not one of the letters A to C"),
     ],
 )
 def test_a_bad_row_is_an_error_that_names_it_and_can_be_left_out_but_not_in_silence(task, row, expected, tmp_path):
@@ -139,14 +139,17 @@ def test_an_evaluation_set_shorter_than_promised_is_an_error(tmp_path):
 
 
 OPTIONS = [
-    ({"trian": "x"}, "task_options.trian: 'x' is for no option of the task gsm8k; did you mean task_options.train?"),
+    (
+        {"trian": "x"},
+        "task_options.trian: 'x' was given, but the task gsm8k has no such option; did you mean task_options.train?",
+    ),
     ({"prompt_style": "talk"}, "task_options.prompt_style: 'talk'"),
     ({"num_train": 0}, "task_options.num_train: 0"),
     ({"test": 3}, "task_options.test: 3"),
     ({"test": ["a.jsonl", "b/a.jsonl"]}, "two sets have the same name"),
     ({"skip_bad_rows": "yes"}, "task_options.skip_bad_rows: 'yes'"),
     ({"prompt_style": "plain", "system_prompt": "Hello"}, "task_options.system_prompt"),
-    ({"hold_out": 6}, "task_options.hold_out: 6 of 6 questions leaves none"),
+    ({"hold_out": 6}, "task_options.hold_out: 6 of 6 questions leave none"),
 ]
 
 
@@ -244,8 +247,8 @@ def test_crossthink_rows():
         row({"prompt": content, "reward_model": {"ground_truth": "B: third"}})
     assert split_options("A: is it?\nA. x\nB. y") == ("A: is it?", ["x", "y"])
     for text, expected in (
-        ("no options", "no lines lettered"),
-        ("q\nA. x\nC. y", "no lines"),
+        ("no options", "does not end with options in lines lettered"),
+        ("q\nA. x\nC. y", "does not end with options"),
         ("q\nA. x\nB. x", "repeated"),
     ):
         with pytest.raises(InputError, match=expected):
@@ -287,7 +290,7 @@ def test_a_checker_serves_data_of_ones_own(tmp_path):
     [
         ({"check": "maths"}, "task_options.check: 'maths' is not possible; write one of math"),
         ({"reward": "nowhere:score"}, "cannot be imported"),
-        ({"reward": "math:pi"}, "is no function"),
+        ({"reward": "math:pi"}, "is not a function"),
         ({}, "task_options.reward: is missing"),
         ({"check": "math", "train": None}, "task_options.train: is missing"),
     ],

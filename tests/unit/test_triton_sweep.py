@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlcredit.attention import triton_sweep
+from rlcredit.attention import stream, triton_sweep
+from rlcredit.attention.scores import AttentionInputs
 from rlcredit.signals import TO_THE_END
 
 triton = pytest.importorskip("triton")
@@ -112,7 +113,6 @@ def dense(
     received = (attention * inside).sum(-2)
     return {
         "lse": torch.where(response_BN[:, None], lse, 0.0),
-        "mass": attention.sum(-1),
         "away": (attention * delta).sum(-1),
         "waad": (attention * delta.clamp(max=window)).sum(-1),
         "received": torch.where(response_BN[:, None], received, 0.0),
@@ -128,19 +128,13 @@ def check(
     tile: dict[str, int] = SMALL,
     **options,
 ) -> None:
-    """Both sweeps, and the band's with a log-sum-exp from elsewhere, against the dense map."""
+    """Every sum against the dense map."""
     expected = dense(**inputs, scale=scale, window=window, horizon=horizon, **options)
-    lse, mass, away, waad = triton_sweep.row_sweep(**inputs, scale=scale, window=window, **options, **tile)
-    torch.testing.assert_close(lse.double(), expected["lse"], atol=1e-4, rtol=0)
-    torch.testing.assert_close(mass.double(), expected["mass"], atol=1e-5, rtol=0)
-    torch.testing.assert_close(away.double(), expected["away"], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(waad.double(), expected["waad"], atol=1e-5 * max(window, 10), rtol=0)
-    unknown = torch.where(inputs["response_BN"][:, None], expected["lse"].float(), torch.nan)
-    waad, received = triton_sweep.band_sweep(
-        **inputs, lse_BHN=unknown, scale=scale, window=window, horizon=horizon, **options, **tile
-    )
-    torch.testing.assert_close(waad.double(), expected["waad"], atol=1e-5 * max(window, 10), rtol=0)
-    torch.testing.assert_close(received.double(), expected["received"], atol=1e-5, rtol=0)
+    sums = triton_sweep.sweep(**inputs, scale=scale, window=window, horizon=horizon, **options, **tile)
+    torch.testing.assert_close(sums.lse_BHN.double(), expected["lse"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(sums.away_BHN.double(), expected["away"], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(sums.waad_BHN.double(), expected["waad"], atol=1e-5 * max(window, 10), rtol=0)
+    torch.testing.assert_close(sums.received_BHN.double(), expected["received"], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("dim", [8, 32, 64, 80, 96, 128, 192, 256])
@@ -242,30 +236,35 @@ def test_distances_are_exact_far_out() -> None:
         "response_BN": torch.arange(length)[None] == length - 1,
     }
     tile = dict(block_rows=256, block_cols=1024)
-    lse, _, away, waad = (x[0, 0, -1].double() for x in triton_sweep.row_sweep(**inputs, scale=1.0, window=10, **tile))
+    sums = triton_sweep.sweep(**inputs, scale=1.0, window=10, horizon=(1, 1), **tile)
+    lse, away, waad, _ = (values_BHN[0, 0, -1].double() for values_BHN in sums)
     keys = length - 3
     torch.testing.assert_close(lse, torch.tensor(float(keys)).double().log(), atol=1e-5, rtol=0)
     torch.testing.assert_close(away, torch.tensor((keys - 1) / 2).double(), atol=0, rtol=1e-6)
     torch.testing.assert_close(waad, torch.tensor(10 - 55 / keys).double(), atol=2e-6, rtol=0)
 
 
-def everything(inputs: dict[str, Tensor]) -> list[Tensor]:
-    rows = triton_sweep.row_sweep(**inputs, scale=0.2, window=10, **SMALL)
-    band = triton_sweep.band_sweep(**inputs, lse_BHN=rows[0], scale=0.2, window=10, horizon=(3, 30), **SMALL)
-    return [*rows, *band]
+def everything(inputs: dict[str, Tensor]) -> triton_sweep.Sums:
+    return triton_sweep.sweep(**inputs, scale=0.2, window=10, horizon=(3, 30), **SMALL)
 
 
 def test_two_runs_are_bitwise_equal() -> None:
     inputs = case(length=80, pads=((7, 3),))
-    for one, other in zip(everything(inputs), everything(inputs), strict=True):
-        assert torch.equal(one, other)
+    for first, second in zip(everything(inputs), everything(inputs), strict=True):
+        assert torch.equal(first, second)
 
 
-def test_received_alone_is_the_same() -> None:
-    inputs = case(length=80, pads=((7, 3),))
-    lse, *_, received = everything(inputs)
-    alone = triton_sweep.received_sweep(**inputs, lse_BHN=lse, scale=0.2, horizon=(3, 30), **SMALL)
-    assert torch.equal(alone, received)
+def test_statistics_are_those_of_the_rows_of_a_map() -> None:
+    inputs = case(length=60, heads=4, groups=2, pads=((0, 0), (7, 5)), spans=((10, 60),))
+    inputs = {name: tensor.nan_to_num() if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
+    q_BHND, k_BKND, start_B, end_B, response_BN = inputs.values()
+    position = torch.arange(60)
+    real_BN = (position >= start_B[:, None]) & (position < end_B[:, None])
+    layer = AttentionInputs(q_BHND, k_BKND, 0.2, real_BN, softcap=8.0, sinks_H=torch.randn(4), sliding_window=20)
+    swept = stream._swept_on_gpu(layer, response_BN, 10, (3, 30))
+    expected = stream.statistics_of_blocks(stream.score_blocks(layer, response_BN), 4, response_BN, 10, (3, 30))
+    for values, expected_values in zip(swept, expected, strict=True):
+        torch.testing.assert_close(values, expected_values, atol=1e-4, rtol=1e-5, equal_nan=True)
 
 
 @settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -300,7 +299,7 @@ def test_random_shapes(data: st.DataObject) -> None:
 
 def test_factors_must_be_positive() -> None:
     with pytest.raises(ValueError, match="positive"):
-        triton_sweep.row_sweep(**case(), scale=0.0, window=10)
+        triton_sweep.sweep(**case(), scale=0.0, window=10, horizon=(10, 100))
 
 
 def test_available_follows_the_interpreter() -> None:

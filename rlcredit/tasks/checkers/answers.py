@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-MAX_ANSWER = 1_000  # characters; what is longer is no answer
+MAX_ANSWER = 1_000  # characters; a longer text is no answer
 MAX_SHOWN = 200  # characters of `Verdict.answer`
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
@@ -80,11 +80,17 @@ def _last_box(text: str, position: int) -> str | None:
     return content
 
 
-def tagged(text: str) -> str | None:
-    """What stands in the last `<answer>...</answer>`, stripped; `None` if no such place is closed, or it is long."""
+def in_last_tag(text: str) -> str | None:
+    """What stands in the last `<answer>...</answer>`, or `None` if no such place is closed."""
     before, end, _ = text.rpartition("</answer>")
     _, start, answer = before.rpartition("<answer>")
-    return answer.strip() if start and end and len(answer) <= MAX_ANSWER else None
+    return answer if start and end else None
+
+
+def tagged(text: str) -> str | None:
+    """The same, stripped; `None` also for a text that is too long to be an answer."""
+    answer = in_last_tag(text)
+    return None if answer is None or len(answer) > MAX_ANSWER else answer.strip()
 
 
 def phrase(text: str) -> str | None:
@@ -103,8 +109,8 @@ def final_answer(text: str) -> str | None:
     """
     if has_box(text):
         return boxed(text)
-    found = tagged(text)
-    return phrase(text) if found is None else found
+    answer = tagged(text)
+    return phrase(text) if answer is None else answer
 
 
 def plain(answer: str) -> str:

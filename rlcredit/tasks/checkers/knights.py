@@ -37,9 +37,9 @@ def check_knights(texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> li
 
 
 def _check(text: str, gold: str) -> Verdict:
-    found = _answer(text)
-    assigned = dict(found)
-    if not found or len(assigned) < len(found):
+    answered = _answer(text)
+    assigned = dict(answered)
+    if not answered or len(assigned) < len(answered):
         return NO_ANSWER
     answer = ", ".join(f"{name} is a {kind}" for name, kind in sorted(assigned.items()))
     return Verdict(float(assigned == dict(statements(gold))), shown(answer))
@@ -63,13 +63,13 @@ def statements(answer: str) -> list[Statement]:
 
 def _conclusion(text: str) -> list[Statement]:
     """Read from the end: the first lines that are statements, up to a line that is none or names somebody again."""
-    found: list[Statement] = []
+    conclusion: list[Statement] = []
     for line in reversed(text[-_TAIL:].splitlines()):
         if not line.strip():
             continue
         said = statements(_LEAD.sub("", line, count=1) if _LEAD.match(line) else line)
-        repeats = {name for name, _ in said} & {name for name, _ in found}
-        if found and (not said or repeats):
+        repeats = {name for name, _ in said} & {name for name, _ in conclusion}
+        if conclusion and (not said or repeats):
             break
-        found = said + found
-    return found
+        conclusion = said + conclusion
+    return conclusion

@@ -78,7 +78,7 @@ class MathWorker:
             self._close(process)
 
     def forget(self) -> None:
-        """In a fork of the parent: let go of the parent's process without a word to it."""
+        """In a fork of the parent: drop the parent's process without sending it anything."""
         process, self._process = self._process, None
         if process is not None:
             process.returncode = 0  # it is not this process's child
@@ -222,7 +222,7 @@ _ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    "PYTHONHASHSEED": "0",  # sympy's order of terms, and so the canonical form, hangs on hashes here and there
+    "PYTHONHASHSEED": "0",  # sympy's order of terms, and so the canonical form, depends on hashes in places
     "PYTHONIOENCODING": "utf-8",
 }
 _FORBIDDEN = ("os.", "subprocess.", "socket.", "shutil.", "ctypes.", "pty.", "webbrowser.")
@@ -243,17 +243,17 @@ def main() -> None:
         request = json.loads(line)
         gold = mathematics.gold(request["gold"])
         say("gold")
-        found = mathematics.parsed(request["answer"], request["boxed"])
-        equal = mathematics.equal(gold, found)
+        answer = mathematics.parsed(request["answer"], request["boxed"])
+        equal = mathematics.equal(gold, answer)
         say(equal)
         if not equal:
-            say(mathematics.canonical(found))
+            say(mathematics.canonical(answer))
         if not _has_room():
             return
 
 
 def _has_room() -> bool:
-    """Whether half of the memory is free. What is lost to caches comes back only with the next process."""
+    """Whether half of the memory is free. Memory in caches is freed only with the process."""
     try:
         mmap.mmap(-1, MEMORY_BYTES // 2).close()
     except (OSError, MemoryError):
@@ -262,7 +262,7 @@ def _has_room() -> bool:
 
 
 class _Voice:
-    """Says values to the parent. Whatever a library prints goes nowhere: it would break the protocol."""
+    """Sends values to the parent. The output of libraries is discarded, since it would break the protocol."""
 
     def __init__(self) -> None:
         self._out = os.dup(1)
@@ -300,13 +300,13 @@ def _words_kept(answer: str) -> str:
 
 
 class _Mathematics:
-    """math-verify's two functions, asked our way: no time limit of its own, and no exception."""
+    """math-verify's two functions, without its time limit and without exceptions."""
 
     def __init__(self, parse: Any, verify: Any) -> None:
         from math_verify import ExprExtractionConfig, LatexExtractionConfig
 
         latex = LatexExtractionConfig(boxed_match_priority=0)
-        # In a box everything is LaTeX. With the other reader, a box that is none would count by its last number.
+        # In a box everything is LaTeX. The other reader would take the last number of a box that is no mathematics.
         self._boxed, self._free = [latex], [latex, ExprExtractionConfig()]
         self._parse, self._verify = parse, verify
         self.gold = functools.lru_cache(maxsize=1_000)(functools.partial(self.parsed, boxed=True))
@@ -321,24 +321,24 @@ class _Mathematics:
         config = self._boxed if boxed else self._free
         try:
             return list(self._parse(text, config, parsing_timeout=None))
-        except Exception:  # whatever sympy makes of a hostile answer: it is no answer
+        except Exception:  # of any kind, for a hostile text: it is no answer
             return []
 
-    def equal(self, gold: list[Any], found: list[Any]) -> bool:
+    def equal(self, gold: list[Any], answer: list[Any]) -> bool:
         try:
-            return bool(self._verify(gold, found, timeout_seconds=None))
+            return bool(self._verify(gold, answer, timeout_seconds=None))
         except Exception:  # as above: not equal
             return False
 
-    def canonical(self, found: list[Any]) -> str | None:
-        """A string that is the same for 1/2, 0.5 and x = 1/2; `None` for what is no mathematics."""
+    def canonical(self, answer: list[Any]) -> str | None:
+        """A string that is the same for 1/2, 0.5 and x = 1/2; `None` where the answer is no mathematics."""
         import sympy
         from math_verify.grader import is_assignment_relation, take_last_relation
 
-        if not found or isinstance(found[0], str):
+        if not answer or isinstance(answer[0], str):
             return None
         try:
-            value = found[0]
+            value = answer[0]
             if is_assignment_relation(value):
                 value = take_last_relation(value).rhs
             value = value.replace(lambda part: part.is_Float, lambda part: sympy.Rational(str(part)))

@@ -5,10 +5,9 @@ r"""Mathematical answers, compared by math-verify.
 The answer of a completion is its last `\boxed{}`. Where no box is begun, it is what math-verify extracts from the last
 500 characters of the text: the LaTeX or number after "answer is", else the last one. That choice is ours.
 
-Two strings that `normal_form` makes the same are equal and two different integers are not, without more ado;
-everything else is decided by math-verify in a worker process (see `math_worker`), by its rules: a decimal number
-equals what it is to six places (0.333333 is 1/3, 0.33 is not), 9% equals both 0.09 and 9, units and names of
-variables are dropped (`n = 204` is 204), as are leading zeros (016 is 16).
+Two strings with the same `normal_form` are equal, and two different integers are not. math-verify decides everything
+else, in a worker process (see `math_worker`): decimals are compared to six places (0.333333 is 1/3, 0.33 is not), 9%
+equals both 0.09 and 9, units and names of variables are dropped (`n = 204` is 204), as are leading zeros (016 is 16).
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from rlcredit.tasks.checkers.verdict import NO_ANSWER, Verdict
 
 TAIL = 500  # characters in which an answer without a box is looked for
 MAX_GOLD = 4_000  # a longer gold answer is compared as a string alone
-MAX_DEPTH = 40  # brackets in brackets: what is deeper is no answer, and costs a parser its stack
+MAX_DEPTH = 40  # brackets in brackets; a deeper text is no answer, and could exhaust a parser's stack
 
 _CACHED_ANSWERS = 20_000
 _INTEGER = re.compile(r"-?[0-9]+")
@@ -64,7 +63,7 @@ def check_math(texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[
 
     A right answer is shown as the gold answer's normal form, so all ways of writing it get one vote together; a wrong
     one as sympy writes its value, or, where it has none, as its own normal form. Each answer has a worker for at most
-    a second and a half; there are `math_worker.MAX_WORKERS` at most, and who finds none free waits for one.
+    a second and a half. There are at most `math_worker.MAX_WORKERS` workers; an answer waits until one is free.
 
     Raises:
         RuntimeError: if math-verify's worker process does not start.
@@ -114,7 +113,7 @@ def _by_library(question: _Question) -> Verdict:
         return Verdict(1.0, shown(gold))
     if canonical is None:
         canonical = normal_form(question.answer) if question.in_box else None
-    # What is not equal must not get the right answer's votes, however sympy writes it.
+    # An unequal answer must not get the right answer's votes, however sympy writes it.
     return NO_ANSWER if canonical is None or canonical == gold else Verdict(0.0, shown(canonical))
 
 
@@ -131,7 +130,7 @@ def normal_form(answer: str) -> str:
 
 
 def _number(answer: str) -> str:
-    """007 and 7.0 and 7 are 7, and .50 is 0.5; what is no decimal number stays as it is."""
+    """007 and 7.0 and 7 are 7, and .50 is 0.5; other answers stay as they are."""
     match = _DECIMAL.fullmatch(answer)
     if match is None or not any(map(str.isdigit, answer)):
         return answer

@@ -1,15 +1,13 @@
-"""What an evaluation or an analysis starts from: one evaluation set, and a model (a folder or the id of one)."""
+"""The model that an evaluation or an analysis starts from: its configuration, its tokenizer, its weights."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from peft import AutoPeftModelForCausalLM
 from transformers import (
     AutoConfig,
@@ -22,36 +20,9 @@ from transformers import (
 
 from rlcredit.errors import InputError
 from rlcredit.models.weight_files import refuse_broken
-from rlcredit.tasks import EVALUATION_SETS, TASKS, TaskData
 
 WHOLE = "write the folder of a whole model"
 PRECISIONS = ("float32", "bfloat16", "float16")
-
-
-def load_set(
-    name: str, data: str | None, task_options: Mapping[str, Any] | None, limit: int | None
-) -> tuple[Dataset, TaskData]:
-    """The rows of an evaluation set, and its task.
-
-    Args:
-        name: one of EVALUATION_SETS.
-        data: a file, or a set on the hub, in place of the task's own.
-        task_options: as in a recipe.
-        limit: take the first so many rows; a set with fewer is an error.
-
-    Raises: InputError.
-    """
-    options = dict(task_options or {})
-    if data is not None:
-        options["test"] = data if name in ("countdown", "custom") else {name: data}
-    if limit is not None:
-        options["num_test"] = limit
-    task = TASKS[EVALUATION_SETS[name]](options, train=False, tests=[name])
-    if not task.tests:
-        raise InputError("data: is missing; write a file, or the id of a data set on the hub")
-    if len(task.tests) > 1:
-        raise InputError("task_options.test: names several sets; write one, or --data FILE")
-    return next(iter(task.tests.values())), task
 
 
 @dataclass(kw_only=True)
@@ -60,10 +31,13 @@ class ModelArguments:
 
     model: str = field(metadata={"help": "A folder (a checkpoint with adapters too) or the id of a model on the hub."})
     dtype: str = field(
-        default="auto", metadata={"help": "auto: as saved; or a precision.", "choices": ["auto", *PRECISIONS]}
+        default="auto",
+        metadata={"help": "A precision; auto: the one that the model was saved in.", "choices": ["auto", *PRECISIONS]},
     )
-    attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, ..."})
-    revision: str | None = field(default=None, metadata={"help": "Of a model on the hub."})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "The attention implementation: sdpa, eager, flash_attention_2, ..."}
+    )
+    revision: str | None = field(default=None, metadata={"help": "The revision of a model on the hub."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
 
     def folder_under(self, root: str) -> Path:
@@ -79,7 +53,7 @@ def load_tokenizer(path: str, args: ModelArguments) -> tuple[PretrainedConfig, P
     try:
         config = AutoConfig.from_pretrained(_base(path), **options)
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", **options)
-    except Exception as error:  # of many kinds: the files are anybody's, and tokenizers raises a bare Exception
+    except Exception as error:  # of many kinds, for broken files; tokenizers raises a bare Exception
         reason = " ".join(str(error).split())[:160]
         raise InputError(
             f"model: {path!r} is neither a folder with a model nor a model that can be reached ({reason})"
@@ -92,8 +66,8 @@ def load_model(path: str, args: ModelArguments, device: torch.device) -> PreTrai
     options: dict[str, Any] = {"dtype": args.dtype, "revision": args.revision}
     if args.attn_implementation:
         options["attn_implementation"] = args.attn_implementation
-    # PEFT's own class leaves adapters in float32, as they were trained; transformers' would cast them to the model's
     refuse_broken(_base(path), "model", WHOLE)
+    # PEFT's own class leaves adapters in float32, as they were trained; transformers' would cast them to the model's
     kind = AutoPeftModelForCausalLM if _adapter(path).is_file() else AutoModelForCausalLM
     try:
         model = kind.from_pretrained(path, trust_remote_code=args.trust_remote_code, **options)
@@ -103,7 +77,7 @@ def load_model(path: str, args: ModelArguments, device: torch.device) -> PreTrai
 
 
 def _base(path: str) -> str:
-    """Where the configuration is: of an adapter, with the model that it was trained on."""
+    """The folder or id with the configuration: for an adapter, the model that it was trained on."""
     return json.loads(_adapter(path).read_text())["base_model_name_or_path"] if _adapter(path).is_file() else path
 
 

@@ -1,4 +1,4 @@
-"""Flags and the words that follow them on the command line."""
+"""Flags of the command line, and the values that the words after them stand for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from rlcredit.config.fields import (
     choices_of,
     describe,
     from_json,
-    has_mapping,
     is_choice,
     members_of,
     refuse_value,
@@ -30,12 +29,14 @@ from rlcredit.config.yaml_file import Given
 from rlcredit.errors import InputError
 
 
-def unknown(name: str, options: Iterable[str]) -> str:
-    """Advice after an unknown key: the key it abbreviates, else the nearest one."""
+def hint_on_unknown(name: str, options: Iterable[str], advice: Mapping[str, str], prefix: str = "") -> str:
+    """How the message on an unknown key ends: the advice on it, else the key that it abbreviates or resembles."""
+    if name in advice:
+        return f"; {advice[name]}"
     name, names = name.replace("-", "_"), list(options)
     begun = [option for option in names if len(name) > 2 and option.startswith(name)]
     near = begun[:1] or difflib.get_close_matches(name, names, n=1)
-    return near[0] if near else ""
+    return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
 def split_flags(argv: Sequence[str], options: Mapping[str, Option], advice: Mapping[str, str]) -> dict[str, list[str]]:
@@ -51,7 +52,7 @@ def split_flags(argv: Sequence[str], options: Mapping[str, Option], advice: Mapp
             flags[name] = [value] if equals else []
             current = None if equals else flags[name]
         elif current is None or (word.startswith("-") and not NUMBER.fullmatch(word) and word != "-"):
-            raise InputError(f"{shown(word)}: stands alone; every option is written --key value or --key=value")
+            raise InputError(f"{shown(word)}: belongs to no flag; write options as --key value or --key=value")
         else:
             current.append(word)
     return flags
@@ -67,17 +68,16 @@ def _flag_name(flag: str, options: Mapping[str, Option], advice: Mapping[str, st
     negated = options.get(name.removeprefix("no_"))
     if negated is not None and bool in members_of(negated.hint):
         raise InputError(f"--{flag}: unknown flag; write --{negated.name} false")
-    near = unknown(flag, [*options, "config"])
-    hint = advice.get(name) or (f"did you mean --{near}?" if near else "")
-    raise InputError(f"--{plain(flag)}: unknown flag" + (f"; {hint}" if hint else ""))
+    hint = hint_on_unknown(name, [*options, "config"], advice, prefix="--")
+    raise InputError(f"--{plain(flag)}: unknown flag{hint}")
 
 
 def with_dotted(given: Mapping[str, Given], dotted: Mapping[str, list[str]]) -> dict[str, Given]:
-    """What was given, with `--task_options.num_test 100` and the like put inside their mappings."""
-    made = dict(given)
+    """The given values, with `--task_options.num_test 100` and the like put inside their mappings."""
+    combined = dict(given)
     for flag, words in dotted.items():
         name, *path = flag.split(".")
-        known = made[name].value if name in made else None
+        known = combined[name].value if name in combined else None
         mapping = copy.deepcopy(_decoded(known) if isinstance(known, str) else known) or {}
         if not isinstance(mapping, dict):
             raise InputError(f"--{plain(flag)}: {name} is {shown(known)}, and not a mapping")
@@ -87,8 +87,8 @@ def with_dotted(given: Mapping[str, Given], dotted: Mapping[str, list[str]]) -> 
             if not isinstance(place, dict):
                 raise InputError(f"--{plain(flag)}: {key} is {shown(place)}, and not a mapping")
         place[path[-1]] = _plain_value(words)
-        made[name] = Given(json.dumps(mapping) if isinstance(known, str) else mapping, f"--{flag}")
-    return made
+        combined[name] = Given(json.dumps(mapping) if isinstance(known, str) else mapping, f"--{flag}")
+    return combined
 
 
 def _decoded(text: str) -> Any:
@@ -124,14 +124,14 @@ def from_words(option: Option, words: list[str]) -> Any:
         return from_json(option, words[0].strip(), f"--{option.name}")
     for member in sorted(members, key=_width):
         try:
-            return checked_choice(option, _read_words(words, member, members), f"--{option.name}")
+            return checked_choice(option, _read_words(words, member, option), f"--{option.name}")
         except Mismatch:
             continue
     refuse_value(option, words[0] if len(words) == 1 else words, f"--{option.name}", from_words=True)
 
 
 def _width(member: Any) -> int:
-    """Order of trying: what few texts fit goes first, so `3` is an int, [3] or True before it is a string.
+    """Order of trying: types that few texts fit come first, so `3` is an int, [3] or True before it is a string.
 
     A single word is a plain string before it is a list of strings, which is how `TrlParser` reads `--report_to wandb`.
     """
@@ -142,20 +142,21 @@ def _width(member: Any) -> int:
     return {type(None): 0, int: 1, float: 4, bool: 5, str: 6}.get(member, 7)
 
 
-def _read_words(words: list[str], member: Any, members: Sequence[Any]) -> Any:
+def _read_words(words: list[str], member: Any, option: Option) -> Any:
     if get_origin(member) is list or member is list:
         item = (get_args(member) or (str,))[0]
-        return [_read_word(word, item, members) for word in words]
+        return [_read_word(word, item, option) for word in words]
     if len(words) != 1:
         raise Mismatch
-    return _read_word(words[0], member, members)
+    return _read_word(words[0], member, option)
 
 
-def _read_word(word: str, member: Any, members: Sequence[Any]) -> Any:
+def _read_word(word: str, member: Any, option: Option) -> Any:
     """The word as this type. Like `TrlParser`, `none` is None unless the field takes it as an ordinary string."""
     if member in (str, Any):
         return word
-    if member is type(None) and (str not in members or has_mapping(members)) and word.lower() in ("none", "null"):
+    takes_none = str not in members_of(option.hint) or takes_mapping(option)
+    if member is type(None) and takes_none and word.lower() in ("none", "null"):
         return None
     if member is bool and word.lower() in TRUE | FALSE:
         return word.lower() in TRUE
