@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from rlcredit.errors import RunStopped
@@ -46,7 +47,10 @@ class BadSteps(TrainerCallback):
 
     def watch(self, value: Tensor, batch: dict[str, Any] | None = None) -> None:
         """Note a loss or gradient norm (no device synchronisation); keep the batch in case the run has to stop."""
-        bad = ~torch.isfinite(value.detach()).all()
+        value = value.detach()
+        if isinstance(value, DTensor):  # the gradient norm of weights that FSDP 2 has cut
+            value = value.full_tensor()
+        bad = ~torch.isfinite(value).all()
         self._bad = bad if self._bad is None else self._bad | bad
         self._batch = batch if batch is not None else self._batch
 

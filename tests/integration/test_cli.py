@@ -186,7 +186,9 @@ def plan_of(recipe, folder, capsys, *more: str) -> str:
         words += ["--task_options.train", local["train"]]
         words += ["--task_options.hold_out=6"] if task == "qa" else ["--task_options.test", local["test"]]
     else:
-        words += ["--task_options.num_train=4", "--task_options.num_test=2"]
+        words += ["--task_options.num_train=512" if task == "countdown" else "--task_options.num_train=64"]
+        words += ["--task_options.num_test=2"]
+        words += ["--task_options.people=3", "--task_options.characteristics=3"] if task == "zebra" else []
     capsys.readouterr()
     assert main(["train", "--config", recipe.name, "--dry_run", *words, *more]) == 0
     return capsys.readouterr().out
