@@ -1,0 +1,93 @@
+"""The README's snippets run as they stand; only the model is a tiny one, since there is no hub in a test."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+
+from rlcredit.cli import main
+from tests import policies, tiny
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+MODEL = "Qwen/Qwen3-0.6B"
+
+
+def snippets(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+def snippet(language: str, mark: str) -> str:
+    """The one snippet that holds the mark."""
+    (text,) = [text for text in snippets(language) if mark in text]
+    return text
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder of a user's own, where the README's files are and a tiny chat model."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for text in snippets("python"):
+        if named := re.match(r"# (my_\w+\.py)", text):
+            (tmp_path / named[1]).write_text(text)
+            monkeypatch.delitem(sys.modules, named[1][:-3], raising=False)
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = policies.CHAT
+    tokenizer.save_pretrained(tmp_path / "model")
+    tiny.model_of("llama", spread=0.15).save_pretrained(tmp_path / "model")
+    rows = [{"question": f"{n} + 1 = ?", "answer": n + 1} for n in range(16)]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def test_every_python_and_yaml_snippet_is_tried():
+    assert len(snippets("python")) == 4 and len(snippets("yaml")) == 1
+
+
+def test_the_recipe_trains_with_the_reward_beside_it(place, capsys):
+    recipe = snippet("yaml", "task: custom").replace(MODEL, "model")
+    (place / "recipe.yaml").write_text(recipe)
+    words = ["--max_steps=2", "--max_completion_length=8", "--credit_fai_horizon", "1", "4", "--use_cpu", "true"]
+    words += ["--bf16=false", "--report_to=none", "--disable_tqdm=true", "--logging_steps=1"]
+    assert main(["train", "--config", "recipe.yaml", *words]) == 0, capsys.readouterr().err
+    assert "coupled_rhythm: 2 steps" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (place / "outputs/mine/log.jsonl").read_text().splitlines()]
+    assert sum(line.get("reward/unscored", 0) for line in lines) == 0 and any("reward" in line for line in lines)
+
+
+def test_the_trainer_trains(place):
+    settings = (
+        "max_steps=1, max_completion_length=8, use_cpu=True, bf16=False, report_to=[], credit_fai_horizon=[1, 4], "
+    )
+    code = snippet("python", "CreditGRPOTrainer(").replace(MODEL, "model")
+    code = code.replace("CreditGRPOConfig(output_dir", f"CreditGRPOConfig({settings}output_dir")
+    names = {"dataset": Dataset.from_dict({"prompt": ["1+1="] * 16, "answer": ["2"] * 16})}
+    exec(code, names)
+    assert names["trainer"].state.global_step == 1
+
+
+def test_the_signals_are_read(place):
+    ids = torch.randint(2, 40, (2, 24))
+    response = torch.ones_like(ids)
+    response[:, :6] = 0
+    names = {"model": tiny.model_of("llama"), "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    names["response_mask"] = response
+    exec(snippet("python", "assign_credit("), names)
+    assert names["signals"].waad.shape == ids.shape and 1 < names["credit"].weights.mean() < 1.5
+
+
+def test_the_strategy_is_one(place):
+    from rlcredit import AttentionSignals, CreditArguments, assign_credit
+
+    waad = torch.tensor([[2.0, 4.0, 3.0]])
+    signals = AttentionSignals.without_attention(torch.zeros(1, 3))
+    signals = AttentionSignals(**{**vars(signals), "waad": waad})
+    args = CreditArguments(credit_strategy="my_strategies:far_looking")
+    assert torch.equal(assign_credit(signals, torch.ones(1, 3), args).weights, 1 + 0.1 * waad)
