@@ -152,11 +152,10 @@ def _doubts(checked: Checked, passes: float, longest_prompt: int) -> list[str]:
         )
     if passes > MANY_PASSES:
         doubts.append(f"run: {passes:,.0f} passes over the data; write fewer steps, or give more rows")
-    need, there = memory(checked, longest_prompt).on_each_of(1), _memory_here(checked.config)
+    need = memory(checked, longest_prompt).on_each_of(checked.schedule.processes)  # sharded, at the best
+    there = _memory_here(checked.config)
     if there is not None and need > there:
-        doubts.append(
-            f"memory: the estimate of {need / GB:.1f} GB is beyond this machine's {there / GB:.1f} GB a device"
-        )
+        doubts.append(f"memory: the estimate of {need / GB:.1f} GB is beyond the {there / GB:.1f} GB of a device here")
     return doubts
 
 

@@ -223,12 +223,29 @@ def test_recipes_of_models_that_are_not_here_pass_their_dry_run(recipe, tmp_path
 def test_the_plan_knows_processes_steps_and_passes(tmp_path, capsys):
     (recipe,) = [recipe for recipe in LARGE if recipe.name == "paper/math_1k_4b"]
     said = plan_of(recipe, tmp_path, capsys, "--max_steps=160")
-    assert "4.02 B parameters, all trained, bfloat16" in said
+    assert "4.02 B parameters, all trained, float32" in said
     assert "512 completions = 64 prompts x 8, on 8 processes; up to 1,024 tokens each" in said
-    assert "160 steps = 10 rollouts = 5,120 completions, at most 5.24 M tokens; 16.00 passes over the data" in said
+    assert "160 steps = 10 rollouts = 5,120 completions, at most 5.24 M tokens; 8.00 passes over the data" in said
     assert "reads layers 12, 15, 18, 21, 24 of 36" in said
+    assert "note: bf16: this machine has no GPU" in said and "note: run:" not in said and "note: dtype" not in said
+    said = plan_of(recipe, tmp_path, capsys, "--dtype=bfloat16")
+    assert "note: run: 400 passes over the data" in said
+    assert "note: dtype: bfloat16 weights mostly round steps away under plain DDP; write dtype: float32" in said
+    said = plan_of(recipe, tmp_path, capsys, "--bf16=false", "--processes=1")
+    assert "note: memory: the estimate of" in said and "GB of a device here" in said
     said = plan_of(recipe, tmp_path, capsys, "--use_peft=true", "--lora_r=8", "--credit_layers=top")
     assert "M trained (LoRA)" in said and "reads layers 24, 27, 30, 32, 35 of 36" in said
+
+
+def test_the_plan_says_what_a_resume_costs(tmp_path, capsys):
+    words = ["train", "--config", "countdown_tiny/uniform", "--output_dir", str(tmp_path), *QUICK]
+    assert main(words) == 0
+    capsys.readouterr()
+    changed = ["--resume_from_checkpoint=latest", "--dry_run", "--num_generations=8", "--credit_quantile=0.2"]
+    assert main([*words[:5], *(word for word in QUICK if "num_generations" not in word), *changed]) == 0
+    said = capsys.readouterr().out
+    assert "note: resumed with another num_generations: 4 -> 8: the rollout at hand is dropped" in said
+    assert "note: resumed with another credit_quantile: 0.4 -> 0.2\n" in said
 
 
 def test_a_run_on_another_number_of_processes_says_so(tmp_path, capsys):
