@@ -15,7 +15,8 @@ from transformers import TrainerState
 from rlcredit import CreditGRPOConfig, CreditGRPOTrainer, CreditPPOTrainer
 from rlcredit.errors import RunStopped
 from rlcredit.runs.log import JsonlLog
-from rlcredit.trainers import checkpoints, log
+from rlcredit.runs import log
+from rlcredit.trainers import checkpoints
 from tests import command, runs
 from tests.faults.test_sigterm import SendsItself
 

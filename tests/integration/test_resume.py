@@ -11,8 +11,9 @@ from transformers import TrainerState
 
 from rlcredit import CreditGRPOConfig, CreditGRPOTrainer, CreditPPOTrainer
 from rlcredit.errors import InputError
+from rlcredit.runs import log
 from rlcredit.runs.log import JsonlLog
-from rlcredit.trainers import checkpoints, critic, log
+from rlcredit.trainers import checkpoints, critic
 from tests import runs, tiny
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
