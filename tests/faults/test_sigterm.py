@@ -30,7 +30,7 @@ class SendsItself(TrainerCallback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("save_strategy", ["no", "steps"])
+@pytest.mark.parametrize("save_strategy", [pytest.param("no", marks=pytest.mark.thorough), "steps"])
 def test_the_step_is_finished_saved_and_the_run_goes_on_from_there(tmp_path, save_strategy, capfd):
     straight = runs.trained(tmp_path / "a", max_steps=8)
     settings = dict(max_steps=8, save_strategy=save_strategy, save_steps=2)
@@ -50,6 +50,7 @@ def test_the_step_is_finished_saved_and_the_run_goes_on_from_there(tmp_path, sav
     assert runs.logged(straight) == runs.logged(second)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("when", [1, 2])
 def test_beside_the_steps_it_ends_at_once_and_loses_nothing(tmp_path, capsys, monkeypatch, when):
     """Before the first step, and after the last: while the policy is evaluated."""

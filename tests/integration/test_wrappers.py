@@ -36,7 +36,9 @@ def read_in_training(model, inputs):
 
 def assert_same(one, two, tolerance=0.0):
     for name in ("head_span", "waad", "fai"):
-        assert torch.allclose(getattr(one, name), getattr(two, name), atol=tolerance, rtol=tiny.SCORE_ERROR, equal_nan=True), name
+        assert torch.allclose(
+            getattr(one, name), getattr(two, name), atol=tolerance, rtol=tiny.SCORE_ERROR, equal_nan=True
+        ), name
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
@@ -63,6 +65,7 @@ def test_lora_is_read_with_the_adapter_on():
     assert_same(analyze(adapted.merge_and_unload(), *batch(), ARGS), with_adapter)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", ["wrapped", "in place"])
 def test_torch_compile(how):
     model = tiny.model_of("llama")
@@ -100,6 +103,7 @@ def _sharded(rank: int, store: str, found: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.thorough
 def test_fsdp2(tmp_path):
     mp.spawn(_sharded, (str(tmp_path / "store"), str(tmp_path / "found")), nprocs=2)
     model = tiny.model_of("llama")
