@@ -12,8 +12,8 @@ RUN_STAMP := $(VENV)/.installed-run
 DEV_STAMP := $(VENV)/.installed-dev
 PIP_INSTALL := pip install --quiet --disable-pip-version-check $(PIP_ARGS)
 INSTALL := $(BIN)/python -m $(PIP_INSTALL) -c constraints.txt
-# Several processes; one that has finished its tests takes over some of another's.
-PYTEST := $(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist worksteal
+# Several processes; the tests of a file stay together, in their order.
+PYTEST := $(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist loadfile
 # vLLM for the CPU, beside another transformers: an environment of its own.
 VLLM_VENV := .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
