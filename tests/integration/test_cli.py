@@ -111,6 +111,11 @@ def test_bad_input_is_one_line_and_exit_code_2(words, expected, capsys, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def test_the_command_as_a_process(tmp_path):
+    done = command.run(command.TINY, "--dry_run", *QUICK[-1:], f"--output_dir={tmp_path}")
+    assert done.returncode == 0 and done.stdout.endswith("checked; nothing was trained\n"), done.stderr[-3000:]
+
+
 @pytest.mark.parametrize(
     ("installed", "mode", "expected"),
     [(False, "colocate", "use_vllm: vLLM is not installed"), (True, "server", "vllm_mode: server sends the weights")],
