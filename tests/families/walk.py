@@ -29,7 +29,8 @@ from tests.reference import loop
 DOCUMENT = Path(__file__).parents[2] / "docs" / "families.md"
 B, N, PROMPT = 2, 24, 6
 WINDOW, HORIZON, QUANTILE = 5, (3, 12), 0.4
-TOLERANCE = {"span": 1e-4, "WAAD": 1e-4, "FAI": 1e-6}
+# fp32 against float64: six layers of rounding leave up to 1e-5 of an attention weight, and these are sums of weights
+TOLERANCE = {"span": 1e-4, "WAAD": 1e-4, "FAI": 1e-5}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
+import threading
 
 import pytest
 import torch
@@ -38,15 +38,16 @@ def test_scores_that_are_not_finite_fail_and_none_does_not():
 
 
 def test_a_reward_that_hangs_meets_its_limit():
+    answered = threading.Event()
+
     def reward(completions, **kwargs):
         if "slow" in completions:
-            time.sleep(5)
+            answered.wait()
         return [1.0] * len(completions)
 
-    started = time.monotonic()
-    guard, scores = rows_of(reward, ["a", "slow", "b"], timeout=0.1, rescore=True)
+    guard, scores = rows_of(reward, ["a", "slow", "b"], timeout=1, rescore=True)
     assert guard.failed == {1} and scores[0] == scores[2] == 1
-    assert time.monotonic() - started < 3
+    answered.set()  # it was not waited for: it would hang to this line
 
 
 def test_async_rewards_are_awaited():
@@ -145,7 +146,7 @@ def test_too_many_bad_steps_stop_the_run_and_keep_the_batch(tmp_path):
     assert made.state.global_step == 3
 
 
-@pytest.mark.parametrize("schedule", [runs.ALIGNED, runs.MISALIGNED])
+@pytest.mark.parametrize("schedule", [runs.ALIGNED, pytest.param(runs.MISALIGNED, marks=pytest.mark.thorough)])
 def test_a_row_whose_signals_are_not_finite_loses_its_credit_and_is_counted(tmp_path, monkeypatch, caplog, schedule):
     layer_of = Capture._layer
 
@@ -173,6 +174,7 @@ def test_a_row_whose_signals_are_not_finite_loses_its_credit_and_is_counted(tmp_
     assert all(value.isfinite().all() for value in runs.parameters(made).values())
 
 
+@pytest.mark.thorough
 def test_tool_output_carries_no_credit_and_counts_as_distance(tmp_path):
     """A rollout function that reports environment tokens (env_mask 0) in the middle of each completion."""
 

@@ -56,8 +56,14 @@ class FullFrom(JsonlLog):
 SETTINGS = dict(save_strategy="steps", save_steps=2, max_steps=8)
 
 
-@pytest.mark.parametrize("kind", [CreditGRPOTrainer, CreditPPOTrainer])
-@pytest.mark.parametrize("size", [15_000, 100_000, 300_000])  # the first file fails; the policy; its optimiser
+@pytest.mark.parametrize(
+    ("kind", "size"),  # the first file fails; the policy; its optimiser
+    [
+        (CreditGRPOTrainer, 100_000),
+        *(pytest.param(CreditGRPOTrainer, size, marks=pytest.mark.thorough) for size in (15_000, 300_000)),
+        *(pytest.param(CreditPPOTrainer, size, marks=pytest.mark.thorough) for size in (15_000, 100_000, 300_000)),
+    ],
+)
 def test_the_older_checkpoint_is_kept_and_the_run_stops(tmp_path, size, kind):
     made = runs.trainer(tmp_path, kind, **SETTINGS)
     full = FullFrom(range(4, 5), size)
@@ -75,6 +81,7 @@ def test_the_older_checkpoint_is_kept_and_the_run_stops(tmp_path, size, kind):
     assert all(torch.equal(value, runs.parameters(again)[name]) for name, value in runs.parameters(straight).items())
 
 
+@pytest.mark.thorough
 def test_the_run_goes_on_where_it_is_told_to(tmp_path, caplog):
     made = runs.trainer(tmp_path, **SETTINGS, on_save_error="continue", save_total_limit=1)
     made.add_callback(FullFrom(range(4, 7), 15_000))

@@ -12,6 +12,7 @@ from tests import runs
 SYNCED = dict(beta=0.1, sync_ref_model=True, ref_model_sync_steps=2, ref_model_mixup_alpha=0.5, max_steps=8)
 
 
+@pytest.mark.thorough
 def test_it_is_saved_and_resumed(tmp_path):
     settings = dict(SYNCED, save_strategy="steps", save_steps=4)
     runs.trained(tmp_path / "b", **{**settings, "max_steps": 4}, lr_scheduler_type="constant")

@@ -120,7 +120,7 @@ def test_what_counts_as_a_server_that_is_away(error, away, waits):
     assert guard.failed == (set() if away else {0})
 
 
-@pytest.mark.parametrize("schedule", [runs.MISALIGNED, runs.ALIGNED])
+@pytest.mark.parametrize("schedule", [runs.MISALIGNED, pytest.param(runs.ALIGNED, marks=pytest.mark.thorough)])
 def test_the_run_stops_with_a_checkpoint_and_goes_on_as_if_nothing_had_been(
     tmp_path, server, waits, schedule, monkeypatch
 ):

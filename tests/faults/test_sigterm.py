@@ -30,8 +30,14 @@ class SendsItself(TrainerCallback):
             os.kill(os.getpid(), self._number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("save_strategy", ["no", "steps"])
+@pytest.mark.parametrize(
+    ("number", "save_strategy"),
+    [
+        (signal.SIGTERM, "steps"),
+        (signal.SIGINT, "steps"),
+        pytest.param(signal.SIGTERM, "no", marks=pytest.mark.thorough),
+    ],
+)
 def test_the_step_is_finished_saved_and_the_run_goes_on_from_there(tmp_path, save_strategy, number, capfd):
     straight = runs.trained(tmp_path / "a", max_steps=8)
     settings = dict(max_steps=8, save_strategy=save_strategy, save_steps=2)
@@ -51,6 +57,7 @@ def test_the_step_is_finished_saved_and_the_run_goes_on_from_there(tmp_path, sav
     assert runs.logged(straight) == runs.logged(second)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("when", [1, 2])
 def test_beside_the_steps_it_ends_at_once_and_loses_nothing(tmp_path, capsys, monkeypatch, when):
     """Before the first step, and after the last: while the policy is evaluated."""

@@ -41,6 +41,7 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_micro_batches(tmp_path, settings):
     one, two = (result(tmp_path / cut, cut, **settings) for cut in ("2 x 8", "8 x 2"))

@@ -81,6 +81,7 @@ def test_another_evaluation_in_the_same_folder_is_refused_and_can_be_replaced(tm
     assert evaluated(tmp_path, *greedy, "--seed", "1", "--overwrite", "true")["settings"]["seed"] == 1
 
 
+@pytest.mark.thorough
 def test_killed_and_started_again_it_ends_as_if_never_stopped(tmp_path):
     whole = evaluated(tmp_path / "whole", *SAMPLED)
     words = [sys.executable, "-m", "rlcredit", "evaluate", *SAMPLED, "--output", str(tmp_path / "cut")]
@@ -155,6 +156,7 @@ def test_an_evaluation_during_training_is_that_of_the_command(tmp_path):
     assert np.mean(accuracy["after"]["countdown"]) == logged[4]["eval/countdown/pass@1"]
 
 
+@pytest.mark.thorough
 def test_evaluations_are_kept_problem_by_problem_at_two_temperatures_and_over_a_stop(tmp_path):
     words = ["--config", "countdown_tiny/uniform", "--num_generations=4", "--save_steps=2", "--learning_rate=3e-3"]
     words += ["--per_device_train_batch_size=8", "--held_out=24", "--disable_tqdm=true"]
@@ -186,6 +188,7 @@ def test_evaluations_are_kept_problem_by_problem_at_two_temperatures_and_over_a_
     assert run("stopped", 4, "--resume_from_checkpoint", "latest") == (lines, accuracy)
 
 
+@pytest.mark.thorough
 def test_evaluation_leaves_training_alone(tmp_path):
     words = ["--config", "countdown_tiny/coupled_rhythm", "--max_steps=3", "--num_generations=4", "--save_steps=9"]
     words += ["--per_device_train_batch_size=8", "--per_device_eval_batch_size=8", "--disable_tqdm=true"]

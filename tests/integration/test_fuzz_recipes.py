@@ -30,6 +30,7 @@ def said(*words: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.thorough
 def test_a_mutant_of_every_kind():
     code, text = said("scripts/fuzz_recipes.py", "--count", "15", "--seed", "1")
     assert code == 0, text

@@ -77,7 +77,7 @@ def run(tmp_path_factory) -> Path:
 STATES = ["rlcredit-process0.pt", "rlcredit-critic.pt", "optimizer.pt", "scheduler.pt", "rng_state.pth"]
 
 
-@pytest.mark.parametrize("harm", [plain_pickle, zip_of_torch, torn])
+@pytest.mark.parametrize("harm", [plain_pickle, pytest.param(zip_of_torch, marks=pytest.mark.thorough), torn])
 @pytest.mark.parametrize("name", [*STATES, "model.safetensors", "trainer_state.json", "config.json"])
 def test_a_checkpoint(run, tmp_path, capsys, name, harm):
     copy = Path(shutil.copytree(run, tmp_path / "out"))
@@ -173,7 +173,10 @@ POLICIES = [pickled_weights, torn_weights, code_of_its_own, torn_tokenizer, odd_
 
 
 @pytest.mark.parametrize("harm", POLICIES)
-@pytest.mark.parametrize("command", ["train", "critic", "evaluate", "analyze"])
+@pytest.mark.parametrize(
+    "command",
+    ["train", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("critic", "evaluate", "analyze"))],
+)
 def test_a_policy(tmp_path, capsys, harm, command):
     folder = Path(shutil.copytree(POLICY, tmp_path / "policy"))
     named = harm(folder, tmp_path / "canary")

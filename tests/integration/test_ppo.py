@@ -65,7 +65,7 @@ def test_uniform_credit_is_the_clipped_surrogate(tmp_path):
     assert line["advantage/size_after_credit"] == line["advantage/size_before_credit"] > 0
 
 
-@pytest.mark.parametrize("schedule", [runs.ALIGNED, runs.MISALIGNED])
+@pytest.mark.parametrize("schedule", [pytest.param(runs.ALIGNED, marks=pytest.mark.thorough), runs.MISALIGNED])
 @pytest.mark.parametrize("sign", ["both", "positive"])
 def test_credit_multiplies_the_whitened_advantage(tmp_path, monkeypatch, schedule, sign):
     entered = []
@@ -115,7 +115,7 @@ def test_values_are_of_the_position_before_a_token(tmp_path):
     values = made.critic.values(ids, real, 8, 2)
     for t in range(8):  # nothing from the token on has a say
         alone = made.critic.model(input_ids=ids[:, : 12 + t], attention_mask=real[:, : 12 + t]).logits[:, -1, 0]
-        assert torch.allclose(values[:, t], alone, atol=1e-5)
+        assert torch.allclose(values[:, t], alone, atol=1e-4)  # six layers of rounding leave 1e-5; seeing t makes 1
 
 
 def test_unscored_completions_are_left_out(tmp_path):
@@ -171,7 +171,8 @@ def after_three_steps(folder, per_device, steps):
         CreditPPOTrainer,
         reward=sometimes_scored,
         max_steps=3,
-        critic_learning_rate=1e-3,
+        critic_learning_rate=1e-2,
+        adam_epsilon=0.1,  # with 1e-8 a gradient of 0 that is rounded another way is a step of the whole learning rate
         credit_strategy="uniform",
         per_device_train_batch_size=per_device,
         gradient_accumulation_steps=steps,
@@ -185,7 +186,8 @@ def after_three_steps(folder, per_device, steps):
 
 def test_the_value_loss_is_the_same_however_a_step_is_cut(tmp_path):
     (whole, losses), (parts, again) = (after_three_steps(tmp_path, rows, 16 // rows) for rows in (8, 2))
-    assert again == pytest.approx(losses, abs=1e-6) and losses[0] > losses[-1] > 0
+    assert again == pytest.approx(losses, abs=1e-5) and losses[0] > losses[-1] > 0
+    # gradients are sums of a hundred terms below 1, so off by 1e-6; three steps of 1e-2 * 1e-6 / 0.1 make it 3e-7
     for name, value in whole.items():
         assert torch.allclose(value, parts[name], atol=1e-6, rtol=0), name
 
@@ -247,6 +249,7 @@ def test_a_value_that_is_not_finite_is_a_bad_step(tmp_path):
     assert all(p.isfinite().all() for p in made.critic.model.parameters())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("schedule", [runs.ALIGNED, runs.MISALIGNED])
 def test_kl_in_the_reward_is_taken_off_each_token_and_not_off_the_loss(tmp_path, schedule):
     settings = dict(peft_config=LORA, beta=0.5, kl_in_reward=True, credit_strategy="uniform", loss_type="grpo")
@@ -269,6 +272,7 @@ def test_kl_in_the_reward_is_taken_off_each_token_and_not_off_the_loss(tmp_path,
     assert kl[0] == pytest.approx(0, abs=1e-6) and kl[-1] != 0
 
 
+@pytest.mark.thorough
 def test_a_critic_from_a_path_keeps_its_head(tmp_path):
     config = LlamaConfig(**{**tiny.SHAPE, "num_hidden_layers": 2, "hidden_size": 16, "num_labels": 1})
     small = AutoModelForTokenClassification.from_config(config)

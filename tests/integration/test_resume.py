@@ -18,6 +18,8 @@ from rlcredit.runs.log import HeldOutLog, JsonlLog
 from rlcredit.trainers import checkpoints, critic, run_state
 from tests import runs, tiny
 
+THOROUGH = pytest.mark.thorough
+
 
 class Unreadable:
     """Of no type that `weights_only` loads."""
@@ -61,27 +63,28 @@ def continued(folder, steps, stop, kind=CreditGRPOTrainer, **settings):
 @pytest.mark.parametrize(
     ("stop", "settings"),
     [
-        pytest.param(6, {}, id="inside-a-window"),
-        pytest.param(4, dict(learning_rate=1e-4), id="at-a-window"),
-        pytest.param(3, dict(num_iterations=2, beta=0.05, logging_steps=2), id="iterations-and-pending-metrics"),
-        pytest.param(6, dict(**runs.ALIGNED), id="aligned"),
-        pytest.param(6, dict(credit_head_grouping="frozen"), id="frozen-heads"),
-        pytest.param(6, dict(credit_strategy="random"), id="random"),
-        pytest.param(6, dict(train_dataset=tiny.prompts(4), num_train_epochs=99), id="second-epoch"),
-        pytest.param(4, dict(train_dataset=tiny.prompts(4), num_train_epochs=99), id="epoch-boundary"),
-        pytest.param(5, dict(peft_config=LORA, beta=0.05), id="lora"),
+        pytest.param(3, {}, id="inside-a-window"),
+        pytest.param(4, dict(learning_rate=1e-4), id="at-a-window", marks=THOROUGH),
+        pytest.param(
+            3, dict(num_iterations=2, beta=0.05, logging_steps=2), id="iterations-and-pending-metrics", marks=THOROUGH
+        ),
+        pytest.param(6, dict(**runs.ALIGNED), id="aligned", marks=THOROUGH),
+        pytest.param(3, dict(credit_head_grouping="frozen"), id="frozen-heads", marks=THOROUGH),
+        pytest.param(6, dict(credit_strategy="random"), id="random", marks=THOROUGH),
+        pytest.param(6, dict(train_dataset=tiny.prompts(4), num_train_epochs=99), id="second-epoch", marks=THOROUGH),
+        pytest.param(4, dict(train_dataset=tiny.prompts(4), num_train_epochs=99), id="epoch-boundary", marks=THOROUGH),
+        pytest.param(5, dict(peft_config=LORA, beta=0.05), id="lora", marks=THOROUGH),
     ],
 )
 def test_resumed_run_is_the_straight_run(tmp_path, stop, settings):
-    steps = 12 if stop == 6 else 8
+    steps = 2 * stop
     straight = runs.trainer(tmp_path / "a", max_steps=steps, save_strategy="steps", save_steps=steps, **settings)
     straight.add_callback(JsonlLog())
     straight.train()
     resumed = continued(tmp_path / "b", steps, stop, **settings)
     for name, value in runs.parameters(straight).items():
         assert torch.equal(value, runs.parameters(resumed)[name]), name
-    if steps % stop == 0:
-        assert same(optimiser_of(tmp_path / "a", steps), optimiser_of(tmp_path / "b", steps))
+    assert same(optimiser_of(tmp_path / "a", steps), optimiser_of(tmp_path / "b", steps))
     assert runs.logged(straight) == runs.logged(resumed)
     assert list(straight._logs["completion"]) == list(resumed._logs["completion"])
     one, two = (read_lines(tmp_path / run / "log.jsonl")[0] for run in "ab")
@@ -90,17 +93,18 @@ def test_resumed_run_is_the_straight_run(tmp_path, stop, settings):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, dict(critic_warmup_steps=4, critic_lora_r=4, value_clip=0.2, num_iterations=2)]
+    "settings",
+    [{}, pytest.param(dict(critic_warmup_steps=4, critic_lora_r=4, value_clip=0.2, num_iterations=2), marks=THOROUGH)],
 )
 def test_resumed_ppo_is_the_straight_run(tmp_path, settings):
     settings = dict(critic_learning_rate=1e-3, **settings)
     straight = runs.trained(
-        tmp_path / "a", CreditPPOTrainer, max_steps=12, save_strategy="steps", save_steps=12, **settings
+        tmp_path / "a", CreditPPOTrainer, max_steps=6, save_strategy="steps", save_steps=6, **settings
     )
-    resumed = continued(tmp_path / "b", 12, 6, CreditPPOTrainer, **settings)
+    resumed = continued(tmp_path / "b", 6, 3, CreditPPOTrainer, **settings)
     assert all(torch.equal(value, runs.parameters(resumed)[name]) for name, value in runs.parameters(straight).items())
-    assert same(optimiser_of(tmp_path / "a", 12), optimiser_of(tmp_path / "b", 12))
-    critics = [torch.load(tmp_path / run / "checkpoint-12" / critic.STATE_FILE, weights_only=True) for run in "ab"]
+    assert same(optimiser_of(tmp_path / "a", 6), optimiser_of(tmp_path / "b", 6))
+    critics = [torch.load(tmp_path / run / "checkpoint-6" / critic.STATE_FILE, weights_only=True) for run in "ab"]
     assert same(*critics) and critics[0]["optimizer"]["state"]
     assert runs.logged(straight) == runs.logged(resumed)
 
@@ -122,6 +126,7 @@ def test_changed_credit_is_listed(tmp_path, caplog):
     assert again.state.global_step == 3
 
 
+@pytest.mark.thorough
 def test_frozen_heads_of_other_layers_are_calibrated_anew(tmp_path):
     settings = dict(save_strategy="steps", save_steps=4, credit_head_grouping="frozen")
     first = runs.trained(tmp_path, **settings, max_steps=4)
@@ -143,6 +148,7 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_with_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.thorough
 def test_a_rollout_of_uniform_is_used_up_without_credit(tmp_path):
     settings = dict(save_strategy="steps", save_steps=2)
     runs.trained(tmp_path, **settings, max_steps=2, credit_strategy="uniform")
@@ -235,6 +241,7 @@ def test_a_checkpoint_replaces_what_was_there_and_is_written_once(tmp_path):
     assert (folder / "mark").exists()
 
 
+@pytest.mark.thorough
 def test_a_second_run_of_one_trainer_saves_too(tmp_path):
     made = runs.trained(tmp_path, save_strategy="steps", save_steps=2, max_steps=2)
     shutil.rmtree(tmp_path / "checkpoint-2")

@@ -205,6 +205,7 @@ def test_every_variant_passes_the_checks_of_train(name, tmp_path):
             assert known[key] == (value if value != ["all-linear"] else "all-linear")
 
 
+@pytest.mark.thorough
 def test_the_recipes_of_the_benchmark(tmp_path):
     found = {path.stem: yaml.safe_load(path.read_text()) for path in (recipes_root() / "benchmark").glob("*.yaml")}
     assert set(found) == {"countdown_tiny", "paths_tiny", "countdown_smollm2"}
@@ -416,7 +417,7 @@ def do(jobs: list[Job], folder: Path, at_once: int = 2, show=lambda: None, devic
 
 def test_so_many_at_once_and_one_thread_each(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")  # as a shell may have it
-    script = "(place / 'env').write_text(os.environ['OMP_NUM_THREADS']); time.sleep(0.6); " + DONE
+    script = "(place / 'env').write_text(os.environ['OMP_NUM_THREADS']); time.sleep(0.1); " + DONE
     jobs = [job(tmp_path, script, name) for name in "abcd"]
     most = 0
 
@@ -436,7 +437,7 @@ def test_a_run_holds_the_lock_of_its_grid(tmp_path):
 
 
 def test_gpus_are_shared_out(tmp_path):
-    script = "(place / 'env').write_text(os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(1); " + DONE
+    script = "(place / 'env').write_text(os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(0.1); " + DONE
     jobs = [job(tmp_path, script, name) for name in "abc"]
     do(jobs, tmp_path, at_once=3, devices=["4", "7"])
     assert sorted((tmp_path / name / "env").read_text() for name in "abc") == ["4", "4", "7"]
@@ -744,6 +745,7 @@ def test_report_only_from_cells_that_are_there(tmp_path, capsys):
     assert "credit_alpha 0.1 instead of 'nothing'" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_what_a_variant_may_not_set(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for settings, expected in (
@@ -761,6 +763,7 @@ def test_what_a_variant_may_not_set(tmp_path, capsys, monkeypatch):
         assert f"longer: {expected}" in error and "are the same for all cells" in error and "\n" not in error
 
 
+@pytest.mark.thorough
 def test_a_place_that_cannot_be_written_is_said_before_training(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()

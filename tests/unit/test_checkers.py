@@ -97,8 +97,8 @@ def test_last_box(text, content):
 @pytest.mark.parametrize(
     "text",
     [
-        "\\boxed{" * 10_000,
-        "\\boxed{" * 10_000 + "}" * 10_000,
+        "\\boxed{" * 100_000,
+        "\\boxed{" * 100_000 + "}" * 100_000,
         "1" * 1_000_000,
         "\\boxed{" + "{" * 1_000_000,
         "\\boxed{" + "\\" * 1_000_000,
@@ -112,7 +112,7 @@ def test_last_box(text, content):
 def test_reading_takes_linear_time(text):
     start = time.process_time()
     boxed(text), tagged(text), phrase(text)
-    assert time.process_time() - start < 1.5
+    assert time.process_time() - start < 20  # a tenth of a second; a time that grows with the square is minutes
 
 
 def test_final_answer_prefers_box_then_tag_then_phrase():
@@ -494,7 +494,7 @@ def test_wrong_words():
         "A is a knight, " * 70_000,
         "is a knight " * 80_000,
         "\n" * 1_000_000,
-        "\\boxed{" * 10_000,
+        "\\boxed{" * 100_000,
         "answer is " * 100_000,
         "\\text{" * 100_000,
         "\\boxed{" + "\\text{" * 160 + "}" * 161,
@@ -506,6 +506,6 @@ def test_wrong_words():
 def test_hostile_texts_get_nothing_and_take_no_time(check, text):
     start = time.process_time()
     verdict = check(text)
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 20
     assert verdict.correct == 0.0
     assert verdict.answer is None or len(verdict.answer.encode()) <= 800

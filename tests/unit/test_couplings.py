@@ -253,6 +253,7 @@ def test_a_trend_that_all_share_holds_and_is_called_one():
         assert "perhaps only as a trend along the response" in coupling.sentence()
 
 
+@pytest.mark.thorough
 def test_couplings_are_rarely_found_in_noise(monkeypatch):
     # 200 shuffles and resamples instead of thousands, for speed
     monkeypatch.setattr("rlcredit.analysis.controls.SHUFFLES", 200)

@@ -226,8 +226,12 @@ def test_gtpo_by_hand():
             strategy_of(CreditArguments(credit_strategy="gtpo", credit_options=options))
 
 
+# entropies as fp32 holds them: what a double has below is 0 there, and a mean of 0 shares nothing out
+entropies = st.just(0.0) | st.floats(2**-20, 8, width=32)
+
+
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.floats(0, 8), st.booleans()), min_size=1, max_size=20), st.floats(0, 1))
+@given(st.lists(st.tuples(entropies, st.booleans()), min_size=1, max_size=20), st.floats(0, 1))
 def test_gtpo_is_the_loops(tokens, share):
     where = [t for t, (_, inside) in enumerate(tokens) if inside]
     if not where:

@@ -34,9 +34,10 @@ def test_equals_the_sum(seed, rows, length, gamma, lam):
     for row in range(rows):
         wanted = loop(rewards[row].tolist(), values[row].tolist(), written[row].tolist(), gamma, lam)
         for t in range(length):
-            assert advantages[row, t].item() == pytest.approx(wanted.get(t, 0.0), abs=1e-6)
+            # thirty terms of up to 4 in fp32: partial sums of 100 that are off by 6e-8 of themselves
+            assert advantages[row, t].item() == pytest.approx(wanted.get(t, 0.0), abs=1e-5)
             value = wanted[t] + values[row, t].item() if t in wanted else 0.0
-            assert returns[row, t].item() == pytest.approx(value, abs=1e-6)
+            assert returns[row, t].item() == pytest.approx(value, abs=1e-5)
 
 
 def test_lambda_one_with_a_zero_critic_is_the_reward_to_go():

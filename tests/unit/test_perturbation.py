@@ -254,6 +254,7 @@ def test_a_few_large_differences_are_no_finding():
     assert outcome.difference.low > 0.1 and outcome.share.value == 0.4 and not outcome.holds
 
 
+@pytest.mark.thorough
 def test_noise_is_rarely_a_finding(monkeypatch):
     monkeypatch.setattr(module, "SHUFFLES", 200)  # of 1,000, for speed
     generator = np.random.default_rng(0)

@@ -208,6 +208,7 @@ def test_a_page_without_samples_tables_findings_is_a_page(tmp_path):
 # ---- figures ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_figures_are_written_not_blank_and_the_same_twice(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

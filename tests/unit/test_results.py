@@ -20,13 +20,18 @@ from rlcredit.runs.groups import grouped, standings
 from tests.command import ROOT
 
 RESULTS = sorted((ROOT / "benchmarks").glob("*/results*.json"))
+ONE, *OTHERS = RESULTS
 
 
 def test_there_are_grids_of_two_tasks():
     assert {path.parent.name for path in RESULTS} >= {"countdown_tiny", "paths_tiny"}
 
 
-@pytest.mark.parametrize("path", RESULTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize(
+    "path",
+    [ONE, *(pytest.param(path, marks=pytest.mark.thorough) for path in OTHERS)],
+    ids=lambda path: f"{path.parent.name}/{path.stem}",
+)
 def test_results_come_from_the_cells(path, tmp_path, monkeypatch):
     shutil.copytree(path.parent / "cells", tmp_path / "cells")
     words = shlex.split(json.loads(path.read_text())["command"])[1:]

@@ -8,7 +8,7 @@ from importlib import import_module
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -192,6 +192,7 @@ def test_half_precision_is_summed_in_fp32(dtype: torch.dtype, dim: int) -> None:
     check(case(length=70, dim=dim, dtype=dtype), scale=dim**-0.5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "horizon", [(10, 100), (0, TO_THE_END), (3, 7), (0, 0), (0, 30), (16, 32), (60, TO_THE_END), (200, 300)]
 )
@@ -219,6 +220,7 @@ def test_a_row_without_a_response() -> None:
     check(inputs)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tile", [dict(block_rows=32, block_cols=16), dict(block_rows=16, block_cols=64), {}])
 def test_tiles(tile: dict[str, int]) -> None:
     check(case(length=150, pads=((5, 3),), spans=((30, 150),)), tile=tile)
@@ -267,7 +269,7 @@ def test_statistics_are_those_of_the_rows_of_a_map() -> None:
         torch.testing.assert_close(values, expected_values, atol=1e-4, rtol=1e-5, equal_nan=True)
 
 
-@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10)
 @given(st.data())
 def test_random_shapes(data: st.DataObject) -> None:
     length = data.draw(st.integers(1, 70))

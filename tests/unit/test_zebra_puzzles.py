@@ -76,6 +76,7 @@ def test_the_global_generators_are_left_alone():
     assert random.getstate() == before
 
 
+@pytest.mark.thorough
 def test_the_order_of_hashes_does_not_matter(rows):
     code = (
         "import json\nfrom rlcredit.tasks.zebra_puzzles import generate\n"
