@@ -17,6 +17,8 @@ from rlcredit.trainers.rewards import AsyncGuardedReward, GuardedReward, Rewards
 def rehearse(rewards: Sequence[Callable], row: dict[str, Any], timeout: float | None = None) -> list[str]:
     """Call each reward function once, as training will, with a made-up completion of one training row.
 
+    rlcredit's own functions are left out: they are tested, and start processes.
+
     Args:
         row: with its `prompt`; the completion is a text, or messages where that is a conversation.
 
@@ -31,6 +33,8 @@ def rehearse(rewards: Sequence[Callable], row: dict[str, Any], timeout: float | 
     given |= {"completion_ids": [[0]], "trainer_state": TrainerState(), "log_metric": lambda *values: None}
     notes = []
     for reward in rewards:
+        if str(getattr(reward, "__module__", "")).startswith("rlcredit."):
+            continue
         kind = AsyncGuardedReward if is_async_callable(reward) else GuardedReward
         guard = kind(reward, timeout)
         result_of(guard(prompts=[prompt], completions=[completion], **given))
