@@ -1,7 +1,8 @@
 """Reading attention inside a forward pass that runs anyway.
 
-A pass is recognised by the modules that run (those of the model given) and by when it runs (inside the `with`): a
-reference model, or the recomputation of gradient checkpointing in the backward, is never read.
+A pass is recognised by the modules that run (those of the model given) and by when and where it runs (inside the
+`with`, in its thread): a reference model, the recomputation of gradient checkpointing in the backward, or a pass of
+another thread is never read.
 """
 
 from __future__ import annotations
