@@ -161,7 +161,7 @@ class Capture:
     def _read_map(self, attention: Tensor, real: Tensor, response: Tensor) -> Statistics:
         N = response.shape[1]
         attention = attention.view(len(response), -1, N, N)
-        if (attention.triu(1).sum(-1) * response[:, None]).any():
+        if ((attention.triu(1).sum(-1) > 0) & response[:, None]).any():  # rows of padding may not be finite
             raise RuntimeError(NOT_CAUSAL)
         seen = real[:, None, None, :]  # XLM's causal mask leaves padding on the left visible
         blocks = (
