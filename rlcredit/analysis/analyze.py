@@ -120,7 +120,7 @@ def analyze(argv: Sequence[str]) -> None:
     kept, skipped = usable(questions, tokenizer, context, 1 if args.completions else args.max_new_tokens)
     if not kept:
         raise InputError(f"none of the {len(questions)} prompts can be used; the first: {skipped[0].reason}")
-    model = load_model(path, args, torch.accelerator.current_accelerator() or torch.device("cpu"))
+    model = load_model(path, args, config, torch.accelerator.current_accelerator() or torch.device("cpu"))
     responses, unwritten = _responses(args, kept, model, tokenizer, context, check)
     readings, unread = _read_all(model, responses, credit, args.temperature or 1.0)
     skipped += [*unwritten, *unread]

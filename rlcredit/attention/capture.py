@@ -1,7 +1,8 @@
 """Reading attention inside a forward pass that runs anyway.
 
-A pass is recognised by the modules that run (those of the model given) and by when it runs (inside the `with`): a
-reference model, or the recomputation of gradient checkpointing in the backward, is never read.
+A pass is recognised by the modules that run (those of the model given) and by when and where it runs (inside the
+`with`, in its thread): a reference model, the recomputation of gradient checkpointing in the backward, or a pass of
+another thread is never read.
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ class Capture:
     def _read_map(self, attention: Tensor, real: Tensor, response: Tensor) -> Statistics:
         N = response.shape[1]
         attention = attention.view(len(response), -1, N, N)
-        if (attention.triu(1).sum(-1) * response[:, None]).any():
+        if ((attention.triu(1).sum(-1) > 0) & response[:, None]).any():  # rows of padding may not be finite
             raise RuntimeError(NOT_CAUSAL)
         seen = real[:, None, None, :]  # XLM's causal mask leaves padding on the left visible
         blocks = (

@@ -48,7 +48,7 @@ def _eager_rows(inputs: AttentionInputs, call: AttentionCall, rows: slice) -> Te
     """A[rows] over all columns: fp32 [B, H, R, N]."""
     assert call.eager is not None
     N = inputs.q_BHND.shape[2]
-    mask = inputs.additive_mask(rows, slice(0, N)).to(call.query.dtype)
+    mask = inputs.additive_mask(rows, slice(0, N))
     own = {"scaling": inputs.scale, "dropout": 0.0, "position_bias": None}  # the mask holds the bias
     options = {**call.options, **own}
     for name, option in options.items():

@@ -52,10 +52,10 @@ class AttentionInputs:
         return scores_BHRC.masked_fill(~visible, -torch.inf)
 
     def additive_mask(self, rows: slice, cols: slice) -> Tensor:
-        """What eager attention adds to the scores of a block: fp32, the lowest number where hidden."""
+        """What eager attention adds to the scores of a block, in the model's dtype: the lowest number where hidden."""
         visible, bias = self._mask(rows, cols)
         bias = torch.zeros((), device=visible.device) if bias is None else bias
-        return torch.where(visible, bias, torch.finfo(self.q_BHND.dtype).min)
+        return torch.where(visible, bias.to(self.q_BHND.dtype), torch.finfo(self.q_BHND.dtype).min)
 
     def _mask(self, rows: slice, cols: slice) -> tuple[Tensor, Tensor | None]:
         """(which entries of a block are visible, what is added to their scores): [B, 1 or H, R, C]."""

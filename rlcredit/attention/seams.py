@@ -7,7 +7,7 @@ before it runs.
 `watch_modules`: the families that bypass this interface call torch's own functions inside one attention module for
 each layer. While such a module runs, `softmax` shows its result and `scaled_dot_product_attention` its inputs.
 
-Neither changes what the model computes.
+Neither changes what the model computes. Several threads may watch at once; each is shown the passes of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from threading import Lock, get_ident
 from typing import Any, NamedTuple
 
 import torch
@@ -65,25 +67,60 @@ class AttentionCall(NamedTuple):
     eager: Callable[..., tuple[Tensor, Tensor]] | None
 
 
+Watcher = tuple[int, Callable[[AttentionCall], None]]  # a thread, and what its attention calls are shown to
+
+
 @contextmanager
 def watch_interface(see: Callable[[AttentionCall], None]) -> Iterator[None]:
-    """Show every attention call that any model makes through transformers' interface inside this context."""
-    original = AttentionInterface.get_interface
-
-    def get_interface(interface: AttentionInterface, name: str, default: Callable) -> Callable:
-        attention = original(interface, name, default)
-
-        def observed(module, query, key, value, attention_mask, *args, **options):  # type: ignore[no-untyped-def]
-            see(AttentionCall(module, query, key, value, attention_mask, options, default))
-            return attention(module, query, key, value, attention_mask, *args, **options)
-
-        return observed
-
-    AttentionInterface.get_interface = get_interface
+    """Show every attention call that any model makes through transformers' interface, in this thread and context."""
+    watcher = (get_ident(), see)
     try:
+        _INTERFACE.add(watcher)
         yield
     finally:
-        AttentionInterface.get_interface = original
+        _INTERFACE.remove(watcher)
+
+
+class _WatchedInterface:
+    """One patch of `AttentionInterface.get_interface`, there as long as any thread watches."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._watchers: list[Watcher] = []
+        self._original: Callable[..., Callable] | None = None
+
+    def add(self, watcher: Watcher) -> None:
+        with self._lock:
+            if self._original is None:
+                self._original = AttentionInterface.get_interface
+                AttentionInterface.get_interface = self._patched(self._original)
+            self._watchers.append(watcher)
+
+    def remove(self, watcher: Watcher) -> None:
+        with self._lock:
+            if watcher in self._watchers:  # not where Ctrl-C came before it was added
+                self._watchers.remove(watcher)
+            if self._original is not None and not self._watchers:
+                AttentionInterface.get_interface, self._original = self._original, None
+
+    def _patched(self, original: Callable[..., Callable]) -> Callable[..., Callable]:
+        def get_interface(interface: AttentionInterface, name: str, default: Callable) -> Callable:
+            attention = original(interface, name, default)
+            watching = [see for thread, see in self._watchers if thread == get_ident()]
+            if not watching:
+                return attention
+
+            def observed(module, query, key, value, attention_mask, *args, **options):  # type: ignore[no-untyped-def]
+                for see in watching:
+                    see(AttentionCall(module, query, key, value, attention_mask, options, default))
+                return attention(module, query, key, value, attention_mask, *args, **options)
+
+            return observed
+
+        return get_interface
+
+
+_INTERFACE = _WatchedInterface()
 
 
 @contextmanager
@@ -95,14 +132,14 @@ def watch_modules(
     see_call: Callable[[int, AttentionCall], None],
 ) -> Iterator[None]:
     """Show, for the attention modules of these layers, each softmax's result and each fused call's inputs."""
-    with ExitStack() as hooks:
+    # The mode is torch's for this thread alone, and is left with the context, however a forward ends.
+    with _ShowAttention(see_map, see_call) as mode, ExitStack() as hooks:
         for name, module in model.named_modules():
             index = index_in_path(name)
             is_attention = any(kind.__name__ == attention_class for kind in type(module).__mro__)
             if index is None or not is_attention or index not in layers:
                 continue
-            mode = _ShowAttention(index, module, see_map, see_call)
-            hooks.enter_context(_removed(module.register_forward_pre_hook(mode.enter, with_kwargs=True)))
+            hooks.enter_context(_removed(module.register_forward_pre_hook(partial(mode.enter, index))))
             hooks.enter_context(_removed(module.register_forward_hook(mode.leave, always_call=True)))
         yield
 
@@ -122,34 +159,35 @@ def _removed(handle: Any) -> Iterator[None]:
 
 
 class _ShowAttention(TorchFunctionMode):
-    """Entered and left with the attention module's forward."""
+    """Shows torch's functions inside attention modules, whose hooks say when one runs."""
 
-    def __init__(
-        self,
-        index: int,
-        module: nn.Module,
-        see_map: Callable[[int, Tensor], None],
-        see_call: Callable[[int, AttentionCall], None],
-    ) -> None:
+    def __init__(self, see_map: Callable[[int, Tensor], None], see_call: Callable[[int, AttentionCall], None]) -> None:
         super().__init__()
-        self._index, self._module = index, module
         self._see_map, self._see_call = see_map, see_call
+        self._thread = get_ident()  # hooks are called by every thread that runs the module
+        self._running: tuple[int, nn.Module] | None = None
 
-    def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        self.__enter__()
+    def enter(self, index: int, module: nn.Module, args: Any) -> None:
+        if get_ident() == self._thread:
+            self._running = (index, module)
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.__exit__(None, None, None)
+        if get_ident() == self._thread:
+            self._running = None
 
     def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         kwargs = kwargs or {}
+        if self._running is None:
+            return func(*args, **kwargs)
+        index, module = self._running
         if func is nn.functional.scaled_dot_product_attention:
-            self._see_call(self._index, self._sdpa_call(*args, **kwargs))
+            self._see_call(index, self._sdpa_call(module, *args, **kwargs))
         result = func(*args, **kwargs)
         if func in (nn.functional.softmax, torch.softmax, Tensor.softmax):
-            self._see_map(self._index, result)
+            self._see_map(index, result)
         return result
 
-    def _sdpa_call(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):  # type: ignore[no-untyped-def]
+    @staticmethod
+    def _sdpa_call(module, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):  # type: ignore[no-untyped-def]
         options = {"scaling": query.shape[-1] ** -0.5 if scale is None else scale, "is_causal": is_causal}
-        return AttentionCall(self._module, query, key, value, attn_mask, options, None)
+        return AttentionCall(module, query, key, value, attn_mask, options, None)

@@ -20,7 +20,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from rlcredit.config import list_keys, model_path, parse
@@ -93,14 +93,14 @@ def evaluate(argv: Sequence[str]) -> None:
     rows, task = load_set(args.task, args.data, args.task_options, args.limit)
     if task.check is None:
         raise InputError("task_options.check: is missing; write the name of a checker")
-    tokenizer = _tokenizer(path, args, rows)
+    config, tokenizer = _described(path, args, rows)
     state = PartialState(cpu=not torch.accelerator.is_available())
     store = _open(args, path, rows, state)
     wanted = batches(rows, tokenizer, args.samples, args.batch_size)
     todo = store.missing(wanted)
     state.wait_for_everyone()  # every process has to see the same batches missing
     if todo:
-        model = load_model(path, args, state.device)
+        model = load_model(path, args, config, state.device)
         for batch in _with_progress(todo[state.process_index :: state.num_processes], len(wanted), args.task, state):
             try:
                 store.keep(batch, draw(model, tokenizer, rows, batch, args.sampling, task.check))
@@ -115,8 +115,11 @@ def evaluate(argv: Sequence[str]) -> None:
         _report(args, store, task.notes)
 
 
-def _tokenizer(path: str, args: EvaluateArguments, rows: Dataset) -> PreTrainedTokenizerBase:
-    """The tokenizer; a model that is not there, or whose context is too short, is refused before weights load."""
+def _described(path: str, args: EvaluateArguments, rows: Dataset) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
+    """The model's configuration and tokenizer, before weights load.
+
+    Raises: InputError if the model is not there, or its context is too short.
+    """
     config, tokenizer = load_tokenizer(path, args)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     longest = max(prompt_lengths(tokenizer, list(rows["prompt"])))
@@ -125,7 +128,7 @@ def _tokenizer(path: str, args: EvaluateArguments, rows: Dataset) -> PreTrainedT
             f"max_new_tokens: a prompt of {longest} tokens and {args.max_new_tokens} of completion do not fit the "
             f"model's context of {context}; shorten one of them"
         )
-    return tokenizer
+    return config, tokenizer
 
 
 def _with_progress(mine: Sequence[SampleBatch], in_all: int, name: str, state: PartialState) -> Iterable[SampleBatch]:

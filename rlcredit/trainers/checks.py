@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import is_deepspeed_available
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.integrations.integration_utils import (
     INTEGRATION_TO_CALLBACK,
     get_available_reporting_integrations,
@@ -21,7 +21,7 @@ from rlcredit.attention import choose_layers
 from rlcredit.errors import InputError
 from rlcredit.evaluation.held_out import HeldOut
 from rlcredit.evaluation.sampling import prompt_lengths
-from rlcredit.models.weight_files import refuse_broken
+from rlcredit.models.loading import auto_class, describe
 from rlcredit.tasks import TaskData
 from rlcredit.trainers import checkpoints
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
@@ -137,20 +137,8 @@ def check_policy(
 ) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
     """Refuse a policy that is not there, cannot be read, or whose context is too short; give what describes it."""
     options = {"revision": model.model_revision, "trust_remote_code": config.trust_remote_code}
-    refuse_broken(path, "model_name_or_path", "write the folder of a whole model")
-    if os.path.isfile(f"{path}/adapter_config.json") and not os.path.isfile(f"{path}/config.json"):
-        raise InputError(
-            f"model_name_or_path: {path!r} holds an adapter, not a model; merge it into its base model first (PEFT's "
-            "merge_and_unload, then save_pretrained) and write that folder"
-        )
-    try:
-        policy = AutoConfig.from_pretrained(path, **options)
-        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", truncation_side="left", **options)
-    except Exception as error:  # of many kinds: the files are anybody's, and tokenizers raises a bare Exception
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(
-            f"model_name_or_path: {path!r} is neither a folder with a model nor a model that can be reached ({reason})"
-        ) from error
+    policy, tokenizer = describe(path, "model_name_or_path", **options)
+    auto_class(policy, "model_name_or_path")
     if "attention" in config.strategy.needs:
         choose_layers(policy, config.credit_layers, config.credit_num_layers)
     context = getattr(policy.get_text_config(), "max_position_embeddings", None)

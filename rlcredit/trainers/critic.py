@@ -23,7 +23,6 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForTokenClassification,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -33,8 +32,8 @@ from transformers import (
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from rlcredit.errors import InputError
+from rlcredit.models.loading import describe
 from rlcredit.models.modes import evaluating
-from rlcredit.models.weight_files import refuse_broken
 from rlcredit.trainers.bad_steps import BadSteps
 from rlcredit.trainers.ppo_config import CreditPPOConfig
 
@@ -70,29 +69,15 @@ class ValueModel(nn.Module):
 
 def check(path: str, policy: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, **options: Any) -> None:
     """Raise an InputError if the critic is not there, or does not read the policy's tokens."""
-    refuse_broken(path, "critic_model_name_or_path", "write the folder of a whole model")
-    try:
-        config = AutoConfig.from_pretrained(path, **options)
-    except Exception as error:  # of many kinds: the files are anybody's
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(
-            f"critic_model_name_or_path: {path!r} is neither a folder with a model nor a model that can be reached "
-            f"({reason})"
-        ) from error
+    config, own_tokenizer = describe(path, "critic_model_name_or_path", needs_tokenizer=False, **options)
     ours, theirs = policy.get_text_config().vocab_size, config.get_text_config().vocab_size
     if ours != theirs:
         raise InputError(
             f"critic_model_name_or_path: {path!r} has a vocabulary of {theirs}, the policy one of {ours}; write a "
             "critic of the policy's family"
         )
-    try:
-        other = AutoTokenizer.from_pretrained(path, **options)
-    except (OSError, ValueError):
-        return  # weights alone: the vocabulary's size is all there is to compare
-    except Exception as error:  # tokenizers raises a bare Exception for a file of its own that is broken
-        reason = " ".join(str(error).split())
-        raise InputError(f"critic_model_name_or_path: the tokenizer of {path!r} is broken ({reason:.160})") from error
-    if other.get_vocab() != tokenizer.get_vocab():
+    # of weights alone, the vocabulary's size is all there is to compare
+    if own_tokenizer is not None and own_tokenizer.get_vocab() != tokenizer.get_vocab():
         raise InputError(
             f"critic_model_name_or_path: the tokenizer of {path!r} is not the policy's; write a critic of its family"
         )

@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 import torch
 from peft import get_peft_model
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import PretrainedConfig
 from trl import ModelConfig, get_peft_config
 
 from rlcredit.attention import choose_layers
 from rlcredit.errors import InputError
 from rlcredit.evaluation.sampling import prompt_lengths
+from rlcredit.models.loading import auto_class
 from rlcredit.trainers import checks
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
 from rlcredit.trainers.ppo_config import CreditPPOConfig
@@ -80,7 +81,7 @@ def plan(checked: Checked) -> str:
 def count(policy: PretrainedConfig, model: ModelConfig) -> tuple[int, int]:
     """Parameters of the policy, and how many of them are trained; on the meta device, which holds no weights."""
     with torch.device("meta"):
-        model_on_meta = AutoModelForCausalLM.from_config(policy)
+        model_on_meta = auto_class(policy, "model_name_or_path").from_config(policy)
         parameters = sum(p.numel() for p in model_on_meta.parameters())
         if (lora := get_peft_config(model)) is not None:
             try:

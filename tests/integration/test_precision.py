@@ -52,3 +52,18 @@ def test_adapters_of_a_16_bit_policy_are_float32_and_need_no_warning(tmp_path, c
     made = runs.trainer(tmp_path, model=tiny.model_of("llama", spread=0.15).to(torch.bfloat16), peft_config=LORA)
     assert {p.dtype for p in made.model.parameters() if p.requires_grad} == {torch.float32}
     assert "of the trained weights are in" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "schedule"),
+    [(CreditGRPOTrainer, runs.MISALIGNED), (CreditGRPOTrainer, runs.ALIGNED), (CreditPPOTrainer, runs.ALIGNED)],
+    ids=["rollout", "loss", "ppo"],
+)
+def test_a_float64_policy_trains_with_credit_and_stays_float64(tmp_path, kind, schedule):
+    model = tiny.model_of("llama", spread=0.15).double()
+    made = runs.trained(tmp_path, kind, model=model, max_steps=2, credit_strategy="coupled_rhythm", **schedule)
+    weights = runs.parameters(made)
+    assert {value.dtype for value in weights.values()} == {torch.float64}
+    assert moved(dict(model.named_parameters()), weights) > 0.9
+    for line in runs.logged(made):
+        assert 1 < line["credit/weight_mean"] <= 1.5 and line["credit/rows_skipped"] == 0

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from transformers import BloomConfig, BloomForCausalLM
 
 from rlcredit import CreditArguments, HeadGroups, analyze, analyze_thirds, assign_credit, credit_weights
 from rlcredit.attention import choose_layers, open_capture, signals_maker
@@ -230,6 +231,38 @@ def test_statistics_are_fp32_whatever_the_model_computes_in(autocast):
             low = analyze(model, *batch)
     assert low.waad.dtype == low.head_span.dtype == torch.float32
     assert (low.waad - exact.waad).abs().nan_to_num().max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("family", "implementation", "padding"),
+    [
+        ("llama", "sdpa", "left"),
+        ("llama", "eager", "right"),
+        ("gemma2", "eager", "none"),
+        ("mistral", "sdpa", "left"),
+    ],
+)
+def test_a_float64_model_is_read_as_its_float32_copy(family, implementation, padding):
+    model = tiny.model_of(family, implementation)
+    real, response = masks(padding)
+    ids = torch.randint(2, len(tiny.WORDS), (B, N), generator=torch.Generator().manual_seed(0))
+    exact, double = (
+        analyze(copy.deepcopy(model).to(dtype), ids, real, response) for dtype in (torch.float32, torch.float64)
+    )
+    assert double.waad.dtype == torch.float32
+    for name in ("waad", "fai"):
+        torch.testing.assert_close(getattr(double, name), getattr(exact, name), rtol=1e-3, atol=1e-4, equal_nan=True)
+
+
+def test_a_model_that_shows_maps_which_are_not_finite_is_told_so():
+    """transformers' eager softmax of a float64 model has no finite row where padding lies on the left."""
+    torch.manual_seed(0)
+    config = BloomConfig(vocab_size=len(tiny.WORDS), hidden_size=32, n_layer=6, n_head=4)
+    model = BloomForCausalLM(config).eval().double()
+    ids = torch.randint(2, len(tiny.WORDS), (B, N))
+    with pytest.raises(ValueError, match=r"model: its queries or keys are not finite in layers .* .rows 0, 2."):
+        analyze(model, ids, *masks("left"))
+    assert analyze(model, ids, *masks("right")).waad.isfinite().any()
 
 
 @pytest.mark.parametrize(
