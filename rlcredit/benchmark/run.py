@@ -222,7 +222,7 @@ def _job(plan: Plan, cell: Cell, finished: dict[str, dict[str, Any]], keep_run: 
             remove_whole(folder)
             job.log.unlink(missing_ok=True)
 
-    job = Job(cell.name, [*START, *cell.words(plan.recipe, folder), *GO_ON], folder, prepare, collect, Unfinished)
+    job = Job(cell.name, [*START, *cell.words(plan.recipe, folder), *GO_ON], folder, prepare, collect)
     return job
 
 
