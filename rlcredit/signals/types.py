@@ -11,7 +11,7 @@ Shape suffixes, here and in every room that handles tensors:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -26,8 +26,9 @@ class RowChunks:
     @classmethod
     def cat(cls, parts: list[Self]) -> Self:
         """Stack consecutive row chunks (all of one padded length) along the batch."""
-        tensors = [name for name, value in vars(parts[0]).items() if isinstance(value, Tensor)]
-        return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in tensors})
+        names = [name for name, value in vars(parts[0]).items() if isinstance(value, Tensor)]
+        tensors: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        return replace(parts[0], **tensors)
 
 
 @dataclass(frozen=True)
