@@ -28,17 +28,10 @@ __version__ = "0.1.0"
 
 # Loaded on first use: importing TRL's trainer takes seconds, the command line's answers should not.
 _HOMES = {
-    "analyze": "rlcredit.attention",
-    "analyze_thirds": "rlcredit.attention",
-    "CREDIT_STRATEGIES": "rlcredit.credit",
-    "Batch": "rlcredit.credit",
-    "Credit": "rlcredit.credit",
-    "CreditArguments": "rlcredit.credit",
-    "Strategy": "rlcredit.credit",
-    "assign_credit": "rlcredit.credit",
-    "credit_weights": "rlcredit.credit",
-    "AttentionSignals": "rlcredit.signals",
-    "HeadGroups": "rlcredit.signals",
+    **dict.fromkeys(("analyze", "analyze_thirds"), "rlcredit.attention"),
+    **dict.fromkeys(("CREDIT_STRATEGIES", "Batch", "Credit", "CreditArguments", "Strategy"), "rlcredit.credit"),
+    **dict.fromkeys(("assign_credit", "credit_weights"), "rlcredit.credit"),
+    **dict.fromkeys(("AttentionSignals", "HeadGroups"), "rlcredit.signals"),
     "CreditGRPOConfig": "rlcredit.trainers.grpo_config",
     "CreditGRPOTrainer": "rlcredit.trainers.grpo",
     "CreditPPOConfig": "rlcredit.trainers.ppo_config",

@@ -34,6 +34,7 @@ from rlcredit.analysis.responses import (
 )
 from rlcredit.attention import choose_layers
 from rlcredit.config import list_keys, model_path, parse
+from rlcredit.config.ranges import at_least, check_ranges
 from rlcredit.credit import CreditArguments, strategy_of
 from rlcredit.errors import InputError
 from rlcredit.evaluation.sampling import Sampling
@@ -94,10 +95,8 @@ class AnalyzeArguments(ModelArguments):
             raise ValueError(f"task, prompts, completions: {keys} given; write exactly one, --task gsm8k for instance")
         if self.task is not None and self.task not in EVALUATION_SETS:
             raise ValueError(f"task: {self.task!r} is no evaluation set; write one of {', '.join(EVALUATION_SETS)}")
-        least = {"samples": 1, "max_new_tokens": 2, "batch_size": 1, "seed": 0, "perturbed": 0, "continuation": 0}
-        for name, low in (least | {"temperature": 0}).items():
-            if getattr(self, name) < low:
-                raise ValueError(f"{name}: {getattr(self, name)} is out of range; write {low} or more")
+        check_ranges(self, at_least(0, "seed", "perturbed", "continuation", "temperature"))
+        check_ranges(self, [*at_least(1, "samples", "batch_size"), *at_least(2, "max_new_tokens")])
 
     @property
     def folder(self) -> Path:

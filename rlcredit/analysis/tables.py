@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from rlcredit.analysis.couplings import APART, OFFSETS, SHARED, Coupling, Offset
 from rlcredit.analysis.perturbation import PAPER, Table1
@@ -131,9 +132,7 @@ def _columns(units: Mapping[str, Unit | None]) -> list[Column]:
 
 
 def _measured(estimate: Estimate) -> Measured | None:
-    if math.isnan(estimate.value):
-        return None
-    return {"value": estimate.value, "low": _number(estimate.low), "high": _number(estimate.high)}
+    return None if math.isnan(estimate.value) else cast(Measured, estimate.entry())
 
 
 def _number(value: float) -> float | None:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rlcredit.benchmark.grid import BASELINE
-from rlcredit.benchmark.results import COMPARED, TITLES, estimate_in
+from rlcredit.benchmark.results import COMPARED, TITLES
+from rlcredit.stats.estimates import estimate_in
 
 NOTHING = "-"  # in a table, where there is no value
 

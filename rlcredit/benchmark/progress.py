@@ -13,8 +13,6 @@ from rlcredit.benchmark.grid import Grid
 from rlcredit.benchmark.workers import Job
 from rlcredit.runs.files import last_logged
 
-EVERY = 1.0  # seconds between two looks
-
 
 class GridProgress:
     """Shows every cell: waiting, its step and reward, its final accuracy, or that it failed.
@@ -39,30 +37,22 @@ class GridProgress:
         self._console = console or Console(stderr=True)
         self._live: Live | None = None
         self._said: dict[str, str] = {}
-        self._last, self._start = 0.0, time.monotonic()
+        self._start = time.monotonic()
 
     def __enter__(self) -> GridProgress:
         if self._console.is_terminal:
-            self._live = Live(self._table(), console=self._console, auto_refresh=False)
+            self._live = Live(get_renderable=self._table, console=self._console, refresh_per_second=1)
             self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
-            self._live.update(self._table(), refresh=True)
             self._live.stop()
 
     def show(self) -> None:
-        now = time.monotonic()
-        if self._live is None:
-            self._say_changes()
-        elif now - self._last > EVERY:
-            self._last = now
-            self._live.update(self._table(), refresh=True)
-
-    def _say_changes(self) -> None:
+        """Say what has changed, where no table shows it."""
         for name, job in self._jobs.items():
-            if self._said.get(name, "waiting") != job.state:
+            if self._live is None and self._said.get(name, "waiting") != job.state:
                 self._said[name] = job.state
                 minutes = (time.monotonic() - self._start) / 60
                 final = self._final(name)

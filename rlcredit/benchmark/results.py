@@ -10,7 +10,6 @@ credit_share    of the seconds of all steps, those that credit took
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -202,9 +201,4 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _entry(estimate: Estimate) -> dict[str, float | None]:
-    return {name: None if math.isnan(value) else rounded(value, DIGITS) for name, value in estimate._asdict().items()}
-
-
-def estimate_in(entry: Mapping[str, Any]) -> Estimate:
-    """The estimate that an entry of the document holds; nan where it has null."""
-    return Estimate(*(math.nan if entry[name] is None else entry[name] for name in Estimate._fields))
+    return {name: value and rounded(value, DIGITS) for name, value in estimate.entry().items()}

@@ -26,11 +26,13 @@ from rlcredit.benchmark.figures import draw
 from rlcredit.benchmark.grid import BASELINE, OF_A_CELL, ONE_THREAD, Cell, Grid, make_grid, read_seeds, split_words
 from rlcredit.benchmark.markdown import markdown
 from rlcredit.benchmark.progress import GridProgress
-from rlcredit.benchmark.results import document, estimate_in, measures
+from rlcredit.benchmark.results import document, measures
 from rlcredit.benchmark.workers import Job, locked, work
 from rlcredit.config import find_recipe, list_keys, parse, peek
+from rlcredit.config.ranges import at_least, check_ranges
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.files import remove_whole, write_whole
+from rlcredit.stats.estimates import estimate_in
 from rlcredit.trainers.prepare import check
 
 START = (sys.executable, "-m", "rlcredit", "train")
@@ -68,8 +70,7 @@ class BenchmarkArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.jobs is not None and self.jobs < 1:
-            raise ValueError(f"jobs: {self.jobs} is out of range; write 1 or more")
+        check_ranges(self, at_least(1, "jobs"))
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ def _job(plan: Plan, cell: Cell, finished: dict[str, dict[str, Any]], keep_run: 
             remove_whole(folder)
             job.log.unlink(missing_ok=True)
 
-    job = Job(cell.name, [*START, *cell.words(plan.recipe, folder), *GO_ON], folder, prepare, collect, Unfinished)
+    job = Job(cell.name, [*START, *cell.words(plan.recipe, folder), *GO_ON], folder, prepare, collect)
     return job
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+from rlcredit.benchmark.cells import Unfinished
 from rlcredit.benchmark.grid import ONE_THREAD
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.files import remove_whole
@@ -37,8 +38,7 @@ class Job:
         command: trains the cell, or goes on with it.
         folder: where it trains.
         prepare: makes the folder ready; returns whether there is a run to go on with.
-        collect: called when the process has ended with 0; raises `unfinished` if the run is not complete.
-        unfinished: what `collect` raises.
+        collect: called when the process has ended with 0; raises Unfinished if the run is not complete.
         state: waiting, running, done or failed.
     """
 
@@ -47,7 +47,6 @@ class Job:
     folder: Path
     prepare: Callable[[], bool]
     collect: Callable[[], None]
-    unfinished: type[Exception]
     state: str = "waiting"
     attempts: int = 0
     reason: str = ""
@@ -145,7 +144,7 @@ def _missing(job: Job) -> str | None:
     """What the job's result lacks; None where it is whole, and the job done."""
     try:
         job.collect()
-    except job.unfinished as error:
+    except Unfinished as error:
         return str(error)
     job.state = "done"
     return None

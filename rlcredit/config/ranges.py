@@ -11,6 +11,11 @@ Range = tuple[str, Callable[[Any], bool], str]
 """A field, whether a number lies in its range, and what to write instead of one that does not."""
 
 
+def at_least(low: int, *names: str) -> list[Range]:
+    """The ranges of fields that have this lower bound and no upper one."""
+    return [(name, lambda number: number >= low, f"{low} or more") for name in names]
+
+
 def check_ranges(settings: Any, ranges: Iterable[Range]) -> None:
     """Refuse what is no number, or out of its range; None passes where it is the default of the field.
 

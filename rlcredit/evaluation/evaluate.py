@@ -24,6 +24,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from rlcredit.config import list_keys, model_path, parse
+from rlcredit.config.ranges import Range, at_least, check_ranges
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.evaluation.samples import SAMPLES_FILE, SampleBatch, Store, batches, draw, table
 from rlcredit.evaluation.sampling import Sampling, prompt_lengths
@@ -35,6 +36,12 @@ from rlcredit.tasks import EVALUATION_SETS, load_set
 SETTINGS_FILE = "settings.json"
 METRICS_FILE = "metrics.json"
 WEIGHTS = ("*.safetensors", "*.bin")
+_RANGES: tuple[Range, ...] = (
+    *at_least(1, "samples", "max_new_tokens", "batch_size"),
+    *at_least(0, "seed", "temperature", "top_k"),
+    ("limit", lambda limit: 1 <= limit <= 1_000_000, "1 to 1000000, or leave it out"),
+    ("top_p", lambda share: 0 < share <= 1, "a number above 0, up to 1"),
+)
 
 
 @dataclass(kw_only=True)
@@ -61,15 +68,7 @@ class EvaluateArguments(ModelArguments):
     def __post_init__(self) -> None:
         if self.task not in EVALUATION_SETS:
             raise ValueError(f"task: {self.task!r} is no evaluation set; write one of {', '.join(EVALUATION_SETS)}")
-        for name, low in (("samples", 1), ("max_new_tokens", 1), ("batch_size", 1), ("seed", 0), ("top_k", 0)):
-            if getattr(self, name) < low:
-                raise ValueError(f"{name}: {getattr(self, name)} is out of range; write {low} or more")
-        if self.limit is not None and not 1 <= self.limit <= 1_000_000:
-            raise ValueError(f"limit: {self.limit} is out of range; write 1 to 1000000, or leave it out")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p: {self.top_p} is out of range; write a number above 0, up to 1")
-        if self.temperature < 0:
-            raise ValueError(f"temperature: {self.temperature} is out of range; write 0 or more")
+        check_ranges(self, _RANGES)
         if self.temperature == 0 and self.samples > 1:
             raise ValueError("temperature: 0 is greedy and all samples would be the same; write 1.0, or samples: 1")
 

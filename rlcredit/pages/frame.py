@@ -84,13 +84,15 @@ def clean(value: Any) -> Any:
     return value
 
 
-def cell(value: Any, spec: str = "z.4g") -> str:
-    """A number or an Estimate as `spec` writes it (`exact` has all digits), a word as it is, a dash for None.
+def cell(value: Any, spec: str = "") -> str:
+    """A number or an Estimate as `spec` writes it (`exact` has all digits), a word as it is, a dash for no number.
 
-    With z in the spec a value that rounds to 0 has no sign.
+    Without a spec four digits, or whole numbers from 10,000 on. With z in it a value that rounds to 0 has no sign.
     """
-    if value is None:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "\N{EM DASH}"
+    is_large = isinstance(value, int | float) and 1e4 <= abs(value) < 1e15
+    spec = spec or ("z,.0f" if is_large else "z.4g")
     return value if isinstance(value, str) else f"{value:{spec}}".replace("-", "\N{MINUS SIGN}").replace("%", " %")
 
 
@@ -99,7 +101,7 @@ def exact(value: Any) -> str:
     if isinstance(value, tuple):
         middle, *bounds = value
         return repr(middle) if math.isnan(bounds[0]) else f"{middle!r} {bounds!r}"
-    return "" if value is None or isinstance(value, str) else repr(value)
+    return repr(value) if isinstance(value, int | float) and math.isfinite(value) else ""
 
 
 def _joined(shared: Sequence[str], own: Sequence[str], folder: Path) -> str:

@@ -21,7 +21,7 @@ from rlcredit.pages.frame import cell, clean, exact, render
 from rlcredit.runs.folder import LoggedCompletion, Run
 from rlcredit.runs.groups import Group, changes, grouped, standings, summaries
 from rlcredit.stats.curves import Curve, Smoothing, band, curve_of, smoothed
-from rlcredit.stats.estimates import Estimate, rounded
+from rlcredit.stats.estimates import rounded
 
 ALPHAS = (0.05, 0.1, 0.3)
 DIGITS = 5
@@ -33,7 +33,6 @@ LABELS = {
     "task": "Task",
     "seed": "Seed",
 }
-DASH = "\N{EN DASH}"
 
 
 class Chart(NamedTuple):
@@ -81,7 +80,7 @@ def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, create
     """
     groups = grouped(runs)
     sets = list(dict.fromkeys(name for run in runs for name in run.evaluation_sets))
-    drawn = charts(runs, groups, sets)
+    drawn = [{"number": number, **chart} for number, chart in enumerate(charts(runs, groups, sets))]
     by_set = [(name, standings(groups, name)) for name in sets]
     data = {
         "single": len(runs) == 1,
@@ -101,7 +100,8 @@ def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, create
             *(note if len(runs) == 1 else f"{run.name}: {note}" for run in runs for note in run.notes),
         ],
         left_out=left_out,
-        sections=_sections(drawn),
+        sections=dict.fromkeys(chart["section"] for chart in drawn),
+        charts=drawn,
         alphas=data["alphas"],
         groups=groups,
         grouped=any(len(group.runs) > 1 for group in groups),
@@ -122,7 +122,7 @@ def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, create
         context,
         styles=("runs.css",),
         scripts=("runs.js",),
-        filters={"cell": _number, "exact": _title, "estimate": _estimate, "breakable": _breakable},
+        filters={"cell": cell, "exact": exact, "breakable": _breakable},
     )
     return clean(text)
 
@@ -243,32 +243,19 @@ def _plain(value_T: np.ndarray) -> list[float | None]:
 # ---- words --------------------------------------------------------------------------------------------------------
 
 
-def _sections(drawn: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    numbered = list(enumerate(drawn))
-    return [
-        {
-            "title": title,
-            "charts": [{"number": at, **chart} for at, chart in numbered if chart["section"] == title],
-        }
-        for title in dict.fromkeys(chart["section"] for chart in drawn)
-    ]
-
-
 def _subject(groups: Sequence[Group]) -> list[str]:
     """What all runs share, in words."""
-    every = [run.facts for group in groups for run in group.runs]
-    shared = {key for key in ("model", "task") if len({facts.get(key) for facts in every}) == 1}
-    return [every[0][key] for key in ("model", "task") if key in shared and key in every[0]]
+    values = ({run.facts.get(key) for group in groups for run in group.runs} for key in ("model", "task"))
+    return [value for values_of_key in values if len(values_of_key) == 1 for value in values_of_key if value]
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
     facts = [(label, run.facts[key]) for key, label in LABELS.items() if key in run.facts]
     facts.append(("Last step", f"{run.last_step:,}"))
-    for key, label, unit in (("step_time", "Time of the steps", "s"), ("num_tokens", "Tokens", "")):
-        if key in run.curves:
-            value_T = run.curves[key].value_T
-            total = np.nansum(value_T) if key == "step_time" else np.nanmax(value_T)
-            facts.append((label, _time(float(total)) if unit else f"{total:,.0f}"))
+    if "step_time" in run.curves:
+        facts.append(("Time of the steps", _time(float(np.nansum(run.curves["step_time"].value_T)))))
+    if "num_tokens" in run.curves:
+        facts.append(("Tokens", f"{np.nanmax(run.curves['num_tokens'].value_T):,.0f}"))
     facts.append(("Folder", str(run.folder)))
     return facts
 
@@ -290,21 +277,6 @@ def _tails(groups: Sequence[Group]) -> list[dict[str, Any]]:
             for key, of_groups in tails.items()]  # fmt: skip
 
 
-def _number(value: float | None) -> str:
-    if value is not None and 1e4 <= abs(value) < 1e15:
-        return f"{value:,.0f}".replace("-", "\N{MINUS SIGN}")
-    return cell(None if isinstance(value, float) and not math.isfinite(value) else value)
-
-
 def _breakable(key: str) -> Markup:
     """A metric's name that may go on in a new line after a slash or an underscore."""
     return Markup("<wbr>").join(re.split("(?<=[/_])", key))
-
-
-def _title(value: float | None) -> str:
-    return "" if value is None or not math.isfinite(value) else exact(value)
-
-
-def _estimate(estimate: Estimate | None, sign: str = "") -> str:
-    """`0.568 [0.520, 0.612]`, without bounds where there are none."""
-    return DASH if estimate is None else f"{estimate:{sign}.3f}".replace("-", "\N{MINUS SIGN}")

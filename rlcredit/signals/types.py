@@ -10,14 +10,29 @@ Shape suffixes, here and in every room that handles tensors:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
-class HeadStatistics:
+class RowChunks:
+    """Tensors of some layers, with one entry a row of the batch."""
+
+    layers: list[int]
+
+    @classmethod
+    def cat(cls, parts: list[Self]) -> Self:
+        """Stack consecutive row chunks (all of one padded length) along the batch."""
+        names = [name for name, value in vars(parts[0]).items() if isinstance(value, Tensor)]
+        tensors: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        return replace(parts[0], **tensors)
+
+
+@dataclass(frozen=True)
+class HeadStatistics(RowChunks):
     """Per-head statistics of the layers read, from which every signal of the method follows.
 
     Attributes:
@@ -30,7 +45,6 @@ class HeadStatistics:
             lies within the horizon.
     """
 
-    layers: list[int]
     span_BLH: Tensor
     waad_BLHN: Tensor
     fai_BLHN: Tensor
@@ -39,16 +53,6 @@ class HeadStatistics:
         """The statistics of some of the layers read."""
         where = [self.layers.index(layer) for layer in layers]
         return HeadStatistics(layers, self.span_BLH[:, where], self.waad_BLHN[:, where], self.fai_BLHN[:, where])
-
-    @staticmethod
-    def cat(parts: list[HeadStatistics]) -> HeadStatistics:
-        """Stack statistics of consecutive row chunks (all of one padded length) along the batch."""
-        return HeadStatistics(
-            parts[0].layers,
-            torch.cat([part.span_BLH for part in parts]),
-            torch.cat([part.waad_BLHN for part in parts]),
-            torch.cat([part.fai_BLHN for part in parts]),
-        )
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class HeadGroups:
 
 
 @dataclass(frozen=True)
-class AttentionSignals:
+class AttentionSignals(RowChunks):
     """The signals of arXiv 2510.13554 for a batch of responses.
 
     Attributes:
@@ -74,7 +78,6 @@ class AttentionSignals:
             the logits were not read.
     """
 
-    layers: list[int]
     head_span: Tensor
     local_heads: Tensor
     global_heads: Tensor
@@ -88,17 +91,3 @@ class AttentionSignals:
         rows, nan = entropy.shape[0], torch.full_like(entropy, torch.nan)
         no_heads = torch.zeros(rows, 0, 0, dtype=torch.bool, device=entropy.device)
         return AttentionSignals([], no_heads.float(), no_heads, no_heads, nan, nan, entropy)
-
-    @staticmethod
-    def cat(parts: list[AttentionSignals]) -> AttentionSignals:
-        """Stack signals of consecutive row chunks (all of one padded length) along the batch."""
-        entropies = [part.entropy for part in parts if part.entropy is not None]
-        return AttentionSignals(
-            parts[0].layers,
-            torch.cat([part.head_span for part in parts]),
-            torch.cat([part.local_heads for part in parts]),
-            torch.cat([part.global_heads for part in parts]),
-            torch.cat([part.waad for part in parts]),
-            torch.cat([part.fai for part in parts]),
-            torch.cat(entropies) if entropies else None,
-        )

@@ -20,9 +20,9 @@ Axes: P problem, S sample; every problem has the same number of samples.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -49,6 +49,15 @@ class Estimate(NamedTuple):
 
     def __str__(self) -> str:
         return format(self)
+
+    def entry(self) -> dict[str, float | None]:
+        """The numbers by name, as JSON holds them: None for nan."""
+        return {name: None if math.isnan(number) else number for name, number in self._asdict().items()}
+
+
+def estimate_in(entry: Mapping[str, Any]) -> Estimate:
+    """The estimate that an entry of a JSON document holds, as `Estimate.entry` makes it."""
+    return Estimate(*(math.nan if entry[name] is None else entry[name] for name in Estimate._fields))
 
 
 def rounded(value: float, digits: int) -> float:

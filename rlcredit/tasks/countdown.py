@@ -104,7 +104,8 @@ def compact_prompt(numbers: Sequence[int], target: int) -> str:
     return f"{' '.join(map(str, numbers))} -> {target}\n"
 
 
-PROMPTS: dict[str, Callable[[Sequence[int], int], str]] = {"text": text_prompt, "compact": compact_prompt}
+Prompt = Callable[[Sequence[int], int], str]
+PROMPTS: dict[str, Prompt] = {"text": text_prompt, "compact": compact_prompt}
 
 
 def load(options: Mapping[str, object], *, train: bool = True, tests: Sequence[str] | None = None) -> TaskData:
@@ -126,20 +127,17 @@ def load(options: Mapping[str, object], *, train: bool = True, tests: Sequence[s
         trained = _read(settings.train)
     if settings.test:
         held_out = _read(settings.test)[: settings.num_test]
-    sets = {"countdown": held_out, "countdown_validation": validation}
     if settings.test and len(held_out) < settings.num_test:
         raise InputError(
             f"{settings.test}: has {len(held_out)} instances; write task_options.num_test: {len(held_out)} or less"
         )
     reward = functools.partial(countdown_reward, format_reward=settings.format_reward)
     shared = {instance.identity for instance in trained} & {instance.identity for instance in held_out}
+    rows = functools.partial(_dataset, prompt=PROMPTS[settings.prompt_style])
+    sets = {"countdown": held_out, "countdown_validation": validation}
     return TaskData(
-        train=_dataset(trained, settings.prompt_style) if train else None,
-        tests={
-            name: _dataset(instances, settings.prompt_style)
-            for name, instances in sets.items()
-            if instances and (not tests or name in tests)
-        },
+        train=rows(trained) if train else None,
+        tests={name: rows(part) for name, part in sets.items() if part and (not tests or name in tests)},
         rewards=[functools.update_wrapper(reward, countdown_reward)],  # a partial has no __name__ of its own
         check=check,
         notes=[f"overlap: {len(shared)} instances are in the training and in the held-out set"] if shared else [],
@@ -165,8 +163,7 @@ def generate(
     options: CountdownOptions, num_train: int | None = None
 ) -> tuple[list[CountdownInstance], list[CountdownInstance], list[CountdownInstance]]:
     """The held-out, the validation and the training instances (`num_train` of them, if given): all different."""
-    draw = functools.partial(_draw, random.Random(options.seed), options)
-    return draw_sets(draw, options, num_train, "raise task_options.max_number or task_options.max_target")
+    return draw_sets(_draw, options, num_train, "raise task_options.max_number or task_options.max_target")
 
 
 def _draw(rng: random.Random, options: CountdownOptions) -> CountdownInstance | None:
@@ -197,16 +194,9 @@ def _draw(rng: random.Random, options: CountdownOptions) -> CountdownInstance | 
     return CountdownInstance(numbers, target, text[1:-1]) if target <= options.max_target else None
 
 
-def _dataset(instances: Sequence[CountdownInstance], prompt_style: str) -> datasets.Dataset:
-    prompt = PROMPTS[prompt_style]
-    return datasets.Dataset.from_dict(
-        {
-            "prompt": [prompt(instance.numbers, instance.target) for instance in instances],
-            "numbers": [list(instance.numbers) for instance in instances],
-            "target": [instance.target for instance in instances],
-            "solution": [instance.solution for instance in instances],
-        }
-    )
+def _dataset(instances: Sequence[CountdownInstance], prompt: Prompt) -> datasets.Dataset:
+    rows = [{"prompt": prompt(instance.numbers, instance.target), **instance._asdict()} for instance in instances]
+    return datasets.Dataset.from_list(rows)
 
 
 def countdown_reward(

@@ -56,9 +56,8 @@ def load(options: Mapping[str, object], *, train: bool = True, tests: Sequence[s
     settings = options_from(CustomOptions, options, "custom")
     reward = _function(settings.reward) if settings.reward else None
     task = replace(CUSTOM, check=CHECKERS[settings.check] if settings.check else None)
-    task = replace(task, has_answers=task.check is not None)
-    data = task.load(settings, train=train, tests=tests, rewards=[reward] if reward else None)
-    return data if data.check or not reward else replace(data, check=check_by(reward))
+    data = task.load(settings, train=train, tests=tests)
+    return replace(data, rewards=[reward], check=data.check or check_by(reward)) if reward else data
 
 
 CUSTOM = QuestionTask(name="custom", check=None, options=CustomOptions, keeps_columns=True)

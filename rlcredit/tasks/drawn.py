@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -52,15 +53,16 @@ class Drawn(Protocol):
 
 
 Instance = TypeVar("Instance", bound=Drawn)
+Settings = TypeVar("Settings", bound=DrawnOptions)
 
 
 def draw_sets(
-    draw: Callable[[], Instance | None], options: DrawnOptions, num_train: int | None, remedy: str
+    draw: Callable[[random.Random, Settings], Instance | None], options: Settings, num_train: int | None, remedy: str
 ) -> tuple[list[Instance], list[Instance], list[Instance]]:
     """The held-out, the validation and the training instances, drawn in this order: all different, none in two sets.
 
     Args:
-        draw: one random instance, or None where the draw gave none.
+        draw: one random instance of these options, or None where the draw gave none.
         options: how many of each.
         num_train: how many to train on, in place of what the options say.
         remedy: which options allow more instances, for the message.
@@ -70,9 +72,9 @@ def draw_sets(
     num_train = options.num_train if num_train is None else num_train
     held_out, first_trained = options.num_test, options.num_test + options.num_validation
     instances: dict[tuple[object, ...], Instance] = {}
-    repeats = misses = 0
+    rng, repeats, misses = random.Random(options.seed), 0, 0
     while len(instances) < first_trained + num_train:
-        instance = draw()
+        instance = draw(rng, options)
         if instance is None:
             misses += 1
         elif instance.identity in instances:

@@ -18,7 +18,7 @@ import functools
 import itertools
 import random
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -98,8 +98,7 @@ def generate(
     options: PathsOptions, num_train: int | None = None
 ) -> tuple[list[PathsInstance], list[PathsInstance], list[PathsInstance]]:
     """The held-out, the validation and the training instances (`num_train` of them, if given): all different."""
-    draw = functools.partial(_draw, random.Random(options.seed), options)
-    return draw_sets(draw, options, num_train, "longer paths in task_options.length")
+    return draw_sets(_draw, options, num_train, "longer paths in task_options.length")
 
 
 def _draw(rng: random.Random, options: PathsOptions) -> PathsInstance:
@@ -116,15 +115,8 @@ def _draw(rng: random.Random, options: PathsOptions) -> PathsInstance:
 
 
 def _dataset(instances: Sequence[PathsInstance]) -> datasets.Dataset:
-    return datasets.Dataset.from_dict(
-        {
-            "prompt": [prompt_of(instance.edges, instance.start, instance.goal) for instance in instances],
-            "edges": [list(instance.edges) for instance in instances],
-            "start": [instance.start for instance in instances],
-            "goal": [instance.goal for instance in instances],
-            "solution": [instance.solution for instance in instances],
-        }
-    )
+    rows = [{"prompt": prompt_of(*instance[:3]), **instance._asdict()} for instance in instances]
+    return datasets.Dataset.from_list(rows)
 
 
 def paths_reward(
@@ -152,11 +144,7 @@ def check(texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdi
 
 def _verdict(text: str, edges: Sequence[str], start: str, goal: str) -> Verdict:
     walk = "".join((in_last_tag(text) or "").split())
-    steps = set(_steps(walk))
+    steps = {tail + head for tail, head in itertools.pairwise(walk)}
     if len(walk) < 2 or walk[0] != start or not steps <= set(edges):
         return NO_ANSWER
     return Verdict(float(walk[-1] == goal), walk[:200])
-
-
-def _steps(walk: str) -> Iterator[str]:
-    return (walk[place : place + 2] for place in range(len(walk) - 1))

@@ -17,7 +17,7 @@ import datasets
 import pyarrow
 
 from rlcredit.errors import InputError
-from rlcredit.tasks.base import RewardFunction, TaskData, accuracy_reward
+from rlcredit.tasks.base import TaskData, accuracy_reward
 from rlcredit.tasks.checkers.choice import LETTERS
 from rlcredit.tasks.checkers.verdict import Checker
 from rlcredit.tasks.files import HubSet, Row, hub_set, is_file_name, read_file, read_hub
@@ -80,12 +80,11 @@ class QuestionTask:
 
     Attributes:
         name: the task's name, for messages.
-        check: judges answers.
+        check: judges answers; without it (where the user brings a reward) a row needs no answer.
         train: training sets by name; the first is the default.
         test: evaluation sets by name; the first is the default.
         answer_form: what the prompt says of the answer's form, after the paper's instruction.
         options: what the recipe may say.
-        has_answers: whether every row needs an answer (a reward of the user's own may do without).
         keeps_columns: whether the rewards get the columns that the task itself does not know.
     """
 
@@ -95,7 +94,6 @@ class QuestionTask:
     test: Mapping[str, HubSet] = field(default_factory=dict)
     answer_form: str = ""
     options: type[QuestionOptions] = QuestionOptions
-    has_answers: bool = True
     keeps_columns: bool = False
 
     def __call__(
@@ -104,15 +102,8 @@ class QuestionTask:
         """The data that `task_options` describe. Raises: InputError."""
         return self.load(options_from(self.options, options, self.name), train=train, tests=tests)
 
-    def load(
-        self,
-        settings: QuestionOptions,
-        *,
-        train: bool = True,
-        tests: Sequence[str] | None = None,
-        rewards: list[RewardFunction] | None = None,
-    ) -> TaskData:
-        """The same from checked options; `rewards` in place of the checker's own."""
+    def load(self, settings: QuestionOptions, *, train: bool = True, tests: Sequence[str] | None = None) -> TaskData:
+        """The same from checked options."""
         notes: list[str] = []
         wanted = self._tests(settings.test, tests, settings.hold_out)
         test_rows = {
@@ -125,7 +116,7 @@ class QuestionTask:
             if settings.hold_out:
                 train_rows, held_out = split_off(train_rows, settings.hold_out)
                 test_rows = {_short(name): held_out[: settings.num_test], **test_rows}
-        return self.data(settings, train_rows[: settings.num_train] if train else None, test_rows, notes, rewards)  # type: ignore[index]
+        return self.data(settings, train_rows[: settings.num_train] if train else None, test_rows, notes)  # type: ignore[index]
 
     def data(
         self,
@@ -133,17 +124,13 @@ class QuestionTask:
         train: list[Row] | None,
         tests: Mapping[str, list[Row]],
         notes: Sequence[str] = (),
-        rewards: list[RewardFunction] | None = None,
     ) -> TaskData:
         """The data of these rows; problems in both a training and an evaluation set are noted."""
-        if rewards is None:
-            assert self.check is not None
-            rewards = [accuracy_reward(self.check)]
         shared = [line for name, rows in tests.items() if (line := overlap(train or [], name, rows))]
         return TaskData(
             train=None if train is None else self._dataset(train, settings),
             tests={name: self._dataset(rows, settings) for name, rows in tests.items()},
-            rewards=rewards,
+            rewards=[accuracy_reward(self.check)] if self.check else [],
             check=self.check,
             notes=[*notes, *shared],
         )
@@ -202,7 +189,7 @@ class QuestionTask:
             try:
                 row = convert(raw)
                 kept = row if self.keeps_columns else {}
-                rows.append({**kept, **_checked(row, self.has_answers), "id": str(raw.get("id") or place)})
+                rows.append({**kept, **_checked(row, self.check is not None), "id": str(raw.get("id") or place)})
             except (InputError, KeyError, TypeError, ValueError, IndexError) as error:
                 bad.append((place, f"has no {error}" if isinstance(error, KeyError) else str(error)))
         if bad:
@@ -281,7 +268,7 @@ def split_off(rows: Sequence[Row], count: int) -> tuple[list[Row], list[Row]]:
     return [row for key, row in zip(keys, rows, strict=True) if key not in held_out], [first[key] for key in chosen]
 
 
-def _checked(row: Row, has_answers: bool = True) -> Row:
+def _checked(row: Row, has_answers: bool) -> Row:
     """The row's question (or prompt), answer and choices, checked. Raises: InputError that says what is wrong."""
     checked: Row = {}
     if row.get("prompt") is not None and "question" not in row:

@@ -7,7 +7,7 @@ right a quarter of the time. `pip install "rlcredit[zebra]"` brings the generato
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import datasets
@@ -15,10 +15,9 @@ import datasets
 from rlcredit.errors import InputError
 from rlcredit.tasks.base import TaskData
 from rlcredit.tasks.checkers.exact import check_exact
-from rlcredit.tasks.files import Row
-from rlcredit.tasks.options import is_integer_in, options_from, require, require_integers
+from rlcredit.tasks.options import options_from, require_integers
 from rlcredit.tasks.questions import QuestionOptions, QuestionTask
-from rlcredit.tasks.zebra_puzzles import split
+from rlcredit.tasks.zebra_puzzles import generate
 
 NUM_TRAIN, NUM_TEST = 4_000, 512
 
@@ -40,21 +39,10 @@ class ZebraOptions(QuestionOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_integers(self, 2, 7, "people", "characteristics")
-        require("seed", self.seed, is_integer_in(0, 2**31), "an integer from 0")
+        require_integers(self, 0, 2**31, "seed")
 
 
-def _drawn(num_train: int, num_test: int, seed: int, people: int, characteristics: int) -> Iterator[Row]:
-    """The held-out puzzles, then those to train on."""
-    train, test = split(num_train, num_test, seed, people=people, characteristics=characteristics)
-    yield from [*test, *train]
-
-
-ZEBRA = QuestionTask(
-    name="zebra",
-    check=check_exact,
-    options=ZebraOptions,
-    answer_form="The final answer is one name.",
-)
+ZEBRA = QuestionTask("zebra", check_exact, options=ZebraOptions, answer_form="The final answer is one name.")
 
 
 def load(options: Mapping[str, object], *, train: bool = True, tests: Sequence[str] | None = None) -> TaskData:
@@ -64,11 +52,14 @@ def load(options: Mapping[str, object], *, train: bool = True, tests: Sequence[s
         return ZEBRA.load(settings, train=train, tests=tests)
     num_train = (settings.num_train or NUM_TRAIN) if train else 0
     num_test = (settings.num_test or NUM_TEST) if tests is None or tests else 0
-    size = {"people": settings.people, "characteristics": settings.characteristics}
-    # Drawing a puzzle takes a tenth of a second or more, so datasets keeps the drawn ones in its cache.
-    wanted = {"num_train": num_train, "num_test": num_test, "seed": settings.seed, **size}
+    size = {name: getattr(settings, name) for name in ("people", "characteristics")}
+    wanted = {"count": num_train + num_test, "seed": settings.seed, **size}
+    # Drawing a puzzle takes a tenth of a second or more, so datasets keeps the drawn ones in its cache. The held-out
+    # ones are drawn first: with a given seed they stay the same whatever `num_train` is.
     try:
-        rows = datasets.Dataset.from_generator(_drawn, gen_kwargs=wanted).to_list()
+        rows = datasets.Dataset.from_generator(
+            generate, gen_kwargs={"count": num_train + num_test, **wanted}
+        ).to_list()
     except datasets.exceptions.DatasetGenerationError as error:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None

@@ -386,10 +386,6 @@ def test_long_curves_are_thinned_but_the_reward():
 # ---- the workers --------------------------------------------------------------------------------------------------
 
 
-class Incomplete(Exception):
-    pass
-
-
 def job(folder: Path, script: str, name: str = "a", keep: bool = True) -> Job:
     """A job that runs a Python script in its folder, and is done when the file `done` is there."""
     place = folder / name
@@ -401,10 +397,10 @@ def job(folder: Path, script: str, name: str = "a", keep: bool = True) -> Job:
 
     def collect() -> None:
         if not (place / "done").is_file():
-            raise Incomplete("not done")
+            raise Unfinished("not done")
 
     head = f"import os, pathlib, signal, sys, time; place = pathlib.Path({str(place)!r})\n"
-    return Job(name, [sys.executable, "-c", head + script], place, prepare, collect, Incomplete)
+    return Job(name, [sys.executable, "-c", head + script], place, prepare, collect)
 
 
 DONE = "(place / 'done').touch()"

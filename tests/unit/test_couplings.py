@@ -10,10 +10,9 @@ import pytest
 
 from rlcredit.analysis.couplings import APART, METRICS, Coupling, Paper, Series, couplings, offsets
 from rlcredit.analysis.peaks import peaks
-from rlcredit.analysis.report.document import estimate
 from rlcredit.analysis.tables import coupling_table, offset_table
 from rlcredit.stats.curves import ema, ema_of_peaks
-from rlcredit.stats.estimates import Estimate
+from rlcredit.stats.estimates import Estimate, estimate_in
 
 NAN = math.nan
 
@@ -312,14 +311,14 @@ def test_the_tables_hold_the_numbers_and_none_where_nothing_is_known():
             assert [observed, expected, lift, shuffled, *chances] == [None] * 7
         else:
             estimates = coupling.observed, coupling.expected, coupling.lift, coupling.shuffled
-            assert tuple(map(estimate, (observed, expected, lift, shuffled))) == estimates
+            assert tuple(map(estimate_in, (observed, expected, lift, shuffled))) == estimates
             assert chances == [coupling.p_value, coupling.nearby_p_value, coupling.swapped_p_value]
     (alone, *_) = coupling_table("table2", "Couplings", {"all": couplings(metrics[:1])})["rows"]
     assert alone["cells"][1]["low"] is None and alone["cells"][1]["value"] == couplings(metrics[:1])[0].observed.value
     entries = offsets(metrics)
     (first, *_) = offset_table(entries)["rows"]
     assert first["cells"][0] == "FAI around WAAD peaks" and first["cells"][-1] == entries[0].peaks
-    assert [estimate(cell) for cell in first["cells"][1:-1:2]] == [entry.observed for entry in entries[:3]]
+    assert [estimate_in(cell) for cell in first["cells"][1:-1:2]] == [entry.observed for entry in entries[:3]]
     assert first["cells"][2:-1:2] == [entry.expected.value for entry in entries[:3]]
 
 

@@ -20,9 +20,8 @@ from rlcredit.analysis.perturbation import (
     perturb,
     table1,
 )
-from rlcredit.analysis.report.document import estimate
 from rlcredit.analysis.tables import perturbation_table
-from rlcredit.stats.estimates import Estimate
+from rlcredit.stats.estimates import Estimate, estimate_in
 from tests import tiny
 
 NAN = math.nan
@@ -222,10 +221,10 @@ def test_the_table_holds_the_numbers():
     outcome = table1([perturbed([0.2, 0.4], [0.4, 0.4]), perturbed([0.6], [0.2])])
     table = perturbation_table(outcome)
     assert [row["cells"][3] for row in table["rows"]] == [0.534, 0.631, 0.097, 0.8714]
-    measured = [estimate(row["cells"][1]) for row in table["rows"]]
+    measured = [estimate_in(row["cells"][1]) for row in table["rows"]]
     assert measured == [outcome.high, outcome.low, outcome.difference, outcome.share]
     assert [row["cells"][2] for row in table["rows"]][:3] == [None] * 3
-    assert estimate(table["rows"][3]["cells"][2]) == outcome.control
+    assert estimate_in(table["rows"][3]["cells"][2]) == outcome.control
     assert f"p = {outcome.p_value:.3f}. High positions lie at 0.2 % of the response" in table["caption"]
     nothing = perturbation_table(table1([None]))
     assert [row["cells"][1] for row in nothing["rows"]] == [None] * 4 and "nan" not in nothing["caption"]

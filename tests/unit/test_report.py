@@ -187,13 +187,16 @@ def test_words_and_cells_are_in_the_page(html):
 
 def test_cells_are_words_numbers_and_estimates():
     estimate, unbounded = Estimate(0.25, -0.125, 0.5), Estimate(12.345, np.nan, np.nan)
-    values = (None, "a-b", 0.123456, -0.0, -3, estimate, unbounded)
+    values = (None, "a-b", 0.123456, -0.0, -3, estimate, unbounded, np.nan, -np.inf, 9_999.4, -12_345.6)
     minus = "\N{MINUS SIGN}"
     assert [cell(value) for value in values] == [
         "\N{EM DASH}", "a-b", "0.1235", "0", f"{minus}3", f"0.25 [{minus}0.125, 0.5]", "12.35",
+        "\N{EM DASH}", "\N{EM DASH}", "9999", f"{minus}12,346",
     ]  # fmt: skip
     assert cell(estimate, "+.1%") == f"+25.0 % [{minus}12.5 %, +50.0 %]"
-    assert [exact(value) for value in values] == ["", "", "0.123456", "-0.0", "-3", "0.25 [-0.125, 0.5]", "12.345"]
+    assert [exact(value) for value in values] == [
+        "", "", "0.123456", "-0.0", "-3", "0.25 [-0.125, 0.5]", "12.345", "", "", "9999.4", "-12345.6",
+    ]  # fmt: skip
 
 
 def test_a_page_without_samples_tables_findings_is_a_page(tmp_path):

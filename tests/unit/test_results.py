@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from rlcredit.benchmark.grid import Variant
-from rlcredit.benchmark.results import TITLES, document, estimate_in
+from rlcredit.benchmark.results import TITLES, document
 from rlcredit.cli import main
 from rlcredit.runs.folder import Run, read_run
 from rlcredit.runs.groups import grouped, standings
+from rlcredit.stats.estimates import estimate_in
 from tests.command import ROOT
 
 RESULTS = sorted((ROOT / "benchmarks").glob("*/results*.json"))

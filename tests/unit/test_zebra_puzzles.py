@@ -11,7 +11,8 @@ import pytest
 
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.tasks import zebra_puzzles
-from rlcredit.tasks.zebra_puzzles import answers, generate, read, split
+from rlcredit.tasks.zebra import load
+from rlcredit.tasks.zebra_puzzles import answers, generate, read
 
 reasoning_gym = pytest.importorskip("reasoning_gym")
 library = pytest.importorskip("reasoning_gym.logic.contrib.logic_puzzle.generate")
@@ -88,16 +89,6 @@ def test_the_order_of_hashes_does_not_matter(rows):
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
         )
         assert json.loads(done.stdout) == rows[:6]
-
-
-def test_split_is_disjoint_and_its_test_part_does_not_depend_on_the_training_part(rows):
-    train, test = split(20, 10, seed=3, **SMALL)
-    assert (len(train), len(test)) == (20, 10)
-    seen = {read(row["question"]).identity for row in train}
-    assert not seen & {read(row["question"]).identity for row in test}
-    assert split(3, 10, seed=3, **SMALL) == (train[:3], test)
-    assert test == rows[:10]
-    assert split(0, 0, seed=3) == ([], [])
 
 
 # The check of the answers
@@ -213,27 +204,29 @@ def test_a_text_of_another_kind_is_not_guessed_at(text):
 @pytest.mark.parametrize(
     "change,said",
     [
-        (dict(count=-1), "count -1 is not possible; write an integer from 0 to 20000000"),
-        (dict(count=True), "count True"),
-        (dict(seed=-1), "seed -1 is not possible; write an integer from 0 to"),
-        (dict(seed="0"), "seed '0'"),
-        (dict(people=1), "people 1 is not possible; write an integer from 2 to 7"),
-        (dict(people=8), "people 8"),
-        (dict(characteristics=1), "characteristics 1 is not possible; write an integer from 2 to 7"),
-        (dict(characteristics=2.0), r"characteristics 2\.0"),
+        (dict(num_train=-1), "num_train: -1"),
+        (dict(num_test=True), "num_test: True"),
+        (dict(seed=-1), "seed: -1 is not possible; write an integer from 0 to"),
+        (dict(seed="0"), "seed: '0'"),
+        (dict(people=1), "people: 1 is not possible; write an integer from 2 to 7"),
+        (dict(people=8), "people: 8"),
+        (dict(characteristics=1), "characteristics: 1 is not possible; write an integer from 2 to 7"),
+        (dict(characteristics=2.0), r"characteristics: 2\.0"),
     ],
 )
-def test_an_impossible_number_is_one_line(change, said):
-    with pytest.raises(InputError, match=said) as caught:
-        generate(**{"count": 1, "seed": 0, **change})
+def test_an_impossible_number_is_one_line_before_a_puzzle_is_drawn(change, said, monkeypatch):
+    monkeypatch.setattr(zebra_puzzles, "_library_puzzles", lambda *_: pytest.fail("a puzzle was drawn"))
+    with pytest.raises(InputError, match=f"task_options.{said}") as caught:
+        load(change)
     assert "\n" not in str(caught.value)
 
 
-def test_an_impossible_split_is_one_line():
-    with pytest.raises(InputError, match="num_train -1 is not possible"):
-        split(-1, 1, seed=0)
-    with pytest.raises(InputError, match="num_test -1 is not possible"):
-        split(2, -1, seed=0)
+def test_the_held_out_puzzles_do_not_depend_on_the_training_set_and_share_none_with_it(rows):
+    settings = dict(seed=3, num_test=10, **SMALL)
+    task = load({**settings, "num_train": 20})
+    drawn = [*task.tests["zebra"]["question"], *task.train["question"]]
+    assert drawn == [row["question"] for row in rows[:30]]
+    assert load({**settings, "num_train": 3}).tests["zebra"].to_list() == task.tests["zebra"].to_list()
 
 
 def test_more_puzzles_than_there_are_end_with_their_number(monkeypatch):

@@ -19,7 +19,6 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
 from rlcredit.pages.frame import clean
-from rlcredit.stats.estimates import Estimate
 
 FORMAT = 2  # 1: tables of strings; `rlcredit analyze` writes such a report anew
 Unit = Literal["share", "nats", "count", ""]
@@ -139,12 +138,6 @@ def checked(document: Mapping[str, Any]) -> Document:
 @cache
 def _adapter() -> TypeAdapter[Document]:
     return TypeAdapter(Document)
-
-
-def estimate(cell: Measured) -> Estimate:
-    """The cell with nan for the bounds that are not known."""
-    low, high = (math.nan if bound is None else bound for bound in (cell["low"], cell["high"]))
-    return Estimate(cell["value"], low, high)
 
 
 def _where(location: Sequence[str | int]) -> str:

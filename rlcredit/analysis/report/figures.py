@@ -23,10 +23,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from rlcredit.analysis.report.document import ReportSample, ReportTable, TableCell, Tokens, Unit, checked, estimate
+from rlcredit.analysis.report.document import ReportSample, ReportTable, TableCell, Tokens, Unit, checked
 from rlcredit.analysis.report.text_figure import CURVES, PAGE, Curve, drawable, series, text_figure
 from rlcredit.pages.plots import BLUE, INK, RULE, STYLE, VERMILION, ramp
-from rlcredit.stats.estimates import Estimate
+from rlcredit.stats.estimates import Estimate, estimate_in
 
 COLUMN = 3.3  # inches
 ONE_COLUMN = 8  # strips
@@ -161,7 +161,7 @@ def strips(table: ReportTable) -> list[Strip]:
         measured, control, paper = (row["cells"][places[role]] for role in ("measured", "control", "paper"))
         if isinstance(measured, dict):
             label = str(row["cells"][0])
-            rows.append(Strip(label, row["unit"], estimate(measured), _value(control), _value(paper)))
+            rows.append(Strip(label, row["unit"], estimate_in(measured), _value(control), _value(paper)))
     return rows
 
 

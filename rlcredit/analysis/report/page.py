@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlcredit.analysis.report.document import Document, ReportTable, TableCell, Unit, checked, estimate
+from rlcredit.analysis.report.document import Document, ReportTable, TableCell, Unit, checked
 from rlcredit.pages.frame import cell, exact, render
+from rlcredit.stats.estimates import estimate_in
 
 SPECS: dict[Unit, str] = {"share": "z.1%", "nats": "z.3f", "count": "z,.0f", "": "z.3f"}
 VERDICTS = {True: ("holds", "Holds"), False: ("fails", "Does not hold"), None: ("open", "Cannot tell")}
@@ -100,5 +101,5 @@ def _shown_table(table: ReportTable) -> dict[str, Any]:
 
 
 def _shown_cell(value: TableCell, unit: Unit) -> tuple[str, str, bool]:
-    number = estimate(value) if isinstance(value, dict) else value
+    number = estimate_in(value) if isinstance(value, dict) else value
     return cell(number, SPECS[unit]), exact(number), not isinstance(value, str)

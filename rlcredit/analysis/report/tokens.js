@@ -25,14 +25,8 @@ function places(values, byRank) {
 }
 
 function bounds(values) {
-  let low = Infinity;
-  let high = -Infinity;
-  for (const value of values) {
-    if (value === null) continue;
-    if (value < low) low = value;
-    if (value > high) high = value;
-  }
-  return { low, high };
+  const known = values.filter((value) => value !== null);
+  return { low: Math.min(...known), high: Math.max(...known) };
 }
 
 /** A token in words, for names: shows newlines as their sign. */
