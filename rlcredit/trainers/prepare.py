@@ -20,6 +20,8 @@ from rlcredit.errors import InputError
 from rlcredit.evaluation.held_out import HeldOut
 from rlcredit.evaluation.sampling import Sampling
 from rlcredit.models.weight_files import refuse_broken
+from rlcredit.rewards.rehearsal import rehearse
+from rlcredit.rewards.signature import check_signature
 from rlcredit.runs.log import HeldOutLog, JsonlLog
 from rlcredit.tasks import TASKS, TaskData
 from rlcredit.trainers import checkpoints, checks, critic
@@ -28,9 +30,7 @@ from rlcredit.trainers.grpo_config import CreditGRPOConfig
 from rlcredit.trainers.ppo import CreditPPOTrainer
 from rlcredit.trainers.ppo_config import CreditPPOConfig
 from rlcredit.trainers.progress import Progress
-from rlcredit.trainers.rehearsal import rehearse
 from rlcredit.trainers.reports import PROMPTS, Reports
-from rlcredit.trainers.reward_signature import check_signature
 from rlcredit.trainers.run_arguments import RunArguments
 from rlcredit.trainers.run_state import changes_since
 from rlcredit.trainers.schedule import Schedule, schedule_of

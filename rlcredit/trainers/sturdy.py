@@ -27,11 +27,11 @@ from trl import GRPOTrainer
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.evaluation.held_out import HeldOut, metrics_of
 from rlcredit.evaluation.samples import SampleTable
+from rlcredit.rewards.guards import GuardedRewards, RewardsStopped
+from rlcredit.rewards.signature import columns_of
 from rlcredit.trainers import checkpoints
 from rlcredit.trainers.bad_steps import BadSteps
 from rlcredit.trainers.precision import warn_of_16_bits
-from rlcredit.trainers.reward_signature import columns_of
-from rlcredit.trainers.rewards import GuardedRewards, RewardsStopped
 from rlcredit.trainers.run_state import RunState
 from rlcredit.trainers.sampler import EpochSampler
 from rlcredit.trainers.stopping import StopOnSignal

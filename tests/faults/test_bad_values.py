@@ -11,9 +11,9 @@ import torch
 from rlcredit import CreditGRPOTrainer
 from rlcredit.attention import Capture
 from rlcredit.errors import InputError, RunStopped
+from rlcredit.rewards.guards import AsyncGuardedReward, GuardedReward
+from rlcredit.rewards.signature import check_signature
 from rlcredit.tasks.event_loop import result_of
-from rlcredit.trainers.reward_signature import check_signature
-from rlcredit.trainers.rewards import AsyncGuardedReward, GuardedReward
 from tests import runs, tiny
 from tests.analyzed import Recorder, assert_as_analyzed
 

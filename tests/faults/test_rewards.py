@@ -17,11 +17,11 @@ from datasets import Dataset, IterableDataset
 from rlcredit import CreditGRPOTrainer, CreditPPOTrainer
 from rlcredit.cli import main
 from rlcredit.errors import InputError, RunStopped
+from rlcredit.rewards.guards import AsyncGuardedReward, GuardedReward, GuardedRewards
+from rlcredit.rewards.rehearsal import rehearse
+from rlcredit.rewards.signature import check_signature, columns_of
 from rlcredit.tasks.event_loop import result_of, within
 from rlcredit.trainers import checkpoints
-from rlcredit.trainers.rehearsal import rehearse
-from rlcredit.trainers.reward_signature import check_signature, columns_of
-from rlcredit.trainers.rewards import AsyncGuardedReward, GuardedReward, GuardedRewards
 from tests import runs, tiny
 
 PLAIN = {"prompt_style": "plain"}

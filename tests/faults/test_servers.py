@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from rlcredit.errors import RunStopped
+from rlcredit.rewards.guards import GuardedReward, RewardsStopped
 from rlcredit.trainers import checkpoints
-from rlcredit.trainers.rewards import GuardedReward, RewardsStopped
 from tests import runs, tiny
 from tests.faults import rewards
 
@@ -51,7 +51,7 @@ def server(monkeypatch):
 def waits(monkeypatch):
     """Seconds that were waited for between calls (and not waited for here)."""
     found = []
-    monkeypatch.setattr("rlcredit.trainers.rewards.time.sleep", found.append)
+    monkeypatch.setattr("rlcredit.rewards.guards.time.sleep", found.append)
     return found
 
 

@@ -10,8 +10,8 @@ from transformers import TrainerState
 from trl.trainer.utils import is_async_callable
 
 from rlcredit.errors import InputError
+from rlcredit.rewards.guards import AsyncGuardedReward, GuardedReward, RewardsStopped
 from rlcredit.tasks.event_loop import result_of
-from rlcredit.trainers.rewards import AsyncGuardedReward, GuardedReward, RewardsStopped
 
 
 def rehearse(rewards: Sequence[Callable], row: dict[str, Any], timeout: float | None = None) -> list[str]:

@@ -18,16 +18,15 @@ import math
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from accelerate.utils import gather_object
 from torch import nn
 from trl.trainer.utils import is_async_callable
 
 from rlcredit.errors import InputError, RunStopped
+from rlcredit.rewards.signature import check_signature, columns_of, name_of
 from rlcredit.tasks.event_loop import event_loop, within
-from rlcredit.trainers.reward_signature import check_signature, columns_of, name_of
-from rlcredit.trainers.sturdy_config import SturdyGRPOConfig
 
 logger = logging.getLogger(__name__)
 
@@ -44,13 +43,22 @@ class RewardsStopped(RunStopped):
     """A reward that the run cannot go on without."""
 
 
+class RewardSettings(Protocol):
+    """What a run's configuration says of its rewards."""
+
+    reward_timeout: float | None
+    reward_retries: int
+    reward_rescore: bool
+    max_unscored_rollouts: int
+
+
 class GuardedRewards:
     """The reward functions of a run, guarded; reward models and their names stay as they are.
 
     Args:
         rewards: what TRL's trainer takes: a function, a model, a name, or a list of them.
         dataset: the training set, whose columns they are given.
-        args: the run's settings of rewards (`SturdyGRPOConfig`).
+        args: the run's settings of rewards, as `SturdyGRPOConfig` documents them.
         environments: whether TRL passes the environments of the completions.
         extra_columns: whether more columns may come than the data set has, from a rollout function.
 
@@ -63,7 +71,7 @@ class GuardedRewards:
     of_one_process = False  # scores are those of all processes
 
     def __init__(
-        self, rewards: Any, dataset: Any, args: SturdyGRPOConfig, *, environments: bool, extra_columns: bool
+        self, rewards: Any, dataset: Any, args: RewardSettings, *, environments: bool, extra_columns: bool
     ) -> None:
         self._guards: list[GuardedReward] = []
         self._args = args
