@@ -27,6 +27,7 @@ from transformers import (
 
 from rlcredit.errors import InputError
 from rlcredit.models.modes import evaluating
+from rlcredit.tasks.prompts import conversation_ids
 
 Prompt = str | list[dict[str, str]]
 
@@ -126,7 +127,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[
         return tokenizer(list(prompts), verbose=False)["input_ids"]
     if tokenizer.chat_template is None:
         raise InputError("task_options.prompt_style: 'chat', but the model has no chat template; write 'plain'")
-    return tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, tokenize=True, return_dict=False)
+    return conversation_ids(tokenizer, prompts)  # type: ignore[arg-type]
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
