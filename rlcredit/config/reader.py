@@ -61,6 +61,21 @@ def parse(
     """
     options = options_of(dataclass_types)
     advice = {key: text for key, text in (elsewhere or {}).items() if key not in options}
+    flags, given, source = read_keys(argv, options, advice)
+    given = {key: _checked(options[key], value, where) for key, (value, where) in given.items()}
+    dotted = {flag: flags.pop(flag) for flag in list(flags) if "." in flag}
+    given |= {name: Given(from_words(options[name], words), f"--{name}") for name, words in flags.items()}
+    given = {key: Given(_from_home(value), where) for key, (value, where) in with_dotted(given, dotted).items()}
+    return tuple(_instance(dataclass_type, given, source) for dataclass_type in dataclass_types)
+
+
+def read_keys(
+    argv: Sequence[str], options: Mapping[str, Option], advice: Mapping[str, str]
+) -> tuple[dict[str, list[str]], dict[str, Given], str]:
+    """The flags with their words, the recipe's keys with their values, and the recipe's name, all values unchecked.
+
+    Raises: InputError, for all unknown keys at once.
+    """
     flags, unknown = split_flags(argv, options, advice)
     given: dict[str, Given] = {}
     source = "command line"
@@ -78,11 +93,7 @@ def parse(
     if unknown:
         rest = f"; and {len(unknown) - SHOWN_UNKNOWN} more" if len(unknown) > SHOWN_UNKNOWN else ""
         raise InputError("; ".join(unknown[:SHOWN_UNKNOWN]) + rest)
-    given = {key: _checked(options[key], value, where) for key, (value, where) in given.items()}
-    dotted = {flag: flags.pop(flag) for flag in list(flags) if "." in flag}
-    given |= {name: Given(from_words(options[name], words), f"--{name}") for name, words in flags.items()}
-    given = {key: Given(_from_home(value), where) for key, (value, where) in with_dotted(given, dotted).items()}
-    return tuple(_instance(dataclass_type, given, source) for dataclass_type in dataclass_types)
+    return flags, given, source
 
 
 def peek(argv: Sequence[str], key: str) -> Any:

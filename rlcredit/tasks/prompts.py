@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
 
 from rlcredit.errors import InputError
 from rlcredit.tasks.options import is_text, kind_of
+
+if TYPE_CHECKING:  # its import takes seconds, which tasks do without
+    from transformers import PreTrainedTokenizerBase
 
 Prompt = str | list[dict[str, Any]]
 ADVICE = 'write a text, or a list of messages such as [{"role": "user", "content": "..."}]'
