@@ -94,7 +94,9 @@ def _lazily(module: str, function: str, keys: Sequence[str] = ()) -> Callable[[l
         if keys and not _asks_for_help(rest):
             from rlcredit.config.early import refuse_unknown
 
-            refuse_unknown(rest, keys, REMOVED_KEYS)
+            task, task_options = refuse_unknown(rest, keys, REMOVED_KEYS)
+            if task_options:
+                importlib.import_module("rlcredit.tasks").check_options(task, task_options)
         home = importlib.import_module(module)
         if _asks_for_help(rest):
             print(USAGE + home.describe(), end="")

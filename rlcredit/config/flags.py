@@ -92,7 +92,7 @@ def with_dotted(given: Mapping[str, Given], dotted: Mapping[str, list[str]]) -> 
     for flag, words in dotted.items():
         name, *path = flag.split(".")
         known = combined[name].value if name in combined else None
-        mapping = copy.deepcopy(_decoded(known) if isinstance(known, str) else known) or {}
+        mapping = copy.deepcopy(decoded(known) if isinstance(known, str) else known) or {}
         if not isinstance(mapping, dict):
             raise InputError(f"--{plain(flag)}: {name} is {shown(known)}, and not a mapping")
         place = mapping
@@ -105,7 +105,8 @@ def with_dotted(given: Mapping[str, Given], dotted: Mapping[str, list[str]]) -> 
     return combined
 
 
-def _decoded(text: str) -> Any:
+def decoded(text: str) -> Any:
+    """What a text of JSON holds; another text as it is."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

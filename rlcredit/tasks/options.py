@@ -19,7 +19,13 @@ def options_from(kind: type[Options], given: Mapping[str, object], task: str) ->
     Raises: InputError for unknown keys, all at once, or an impossible value; names the key, the value and what to
         write instead.
     """
-    known = [item.name for item in fields(kind)]  # type: ignore[arg-type]
+    refuse_unknown_options(kind, given, task)
+    return kind(**dict[str, Any](given))
+
+
+def refuse_unknown_options(kind: type, given: Mapping[str, object], task: str) -> None:
+    """Raise an InputError that lists every key that is no field of the dataclass."""
+    known = [item.name for item in fields(kind)]
     unknown = []
     for key, value in given.items():
         if key not in known:
@@ -30,7 +36,6 @@ def options_from(kind: type[Options], given: Mapping[str, object], task: str) ->
             )
     if unknown:
         raise InputError("; ".join(unknown))
-    return kind(**dict[str, Any](given))
 
 
 def require(name: str, value: object, holds: Callable[[object], bool], instead: str) -> None:

@@ -47,6 +47,25 @@ def test_unknown_keys_are_listed_before_anything_heavy_is_imported(tmp_path, com
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
 
 
+@pytest.mark.parametrize(
+    ("recipe", "flags"),
+    [
+        ("task: custom\ntask_options: {trian: a, chekc: math}\n", []),
+        ("task_options: '{\"trian\": 1}'\n", ["--task=custom", "--task_options.chekc", "math"]),
+        ("task: custom\n", ["--task_options", '{"trian": 1, "chekc": 2}']),
+    ],
+)
+def test_unknown_options_of_the_task_are_listed_before_torch_is_imported(tmp_path, recipe, flags):
+    (tmp_path / "r.yaml").write_text(recipe)
+    words = ["train", "--config", str(tmp_path / "r.yaml"), *flags]
+    program = (
+        f"import sys; from rlcredit import cli; code = cli.main({words!r}); sys.exit(code + ('torch' in sys.modules))"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1
+    assert "did you mean task_options.train?; task_options.chekc: " in ended.stderr
+
+
 def test_what_removed_keys_became_is_still_said(capsys):
     assert cli.main(["train", "--credit_attention", "eager"]) == 2
     assert "--credit_attention: unknown flag; leave it out" in capsys.readouterr().err
