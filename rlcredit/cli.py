@@ -68,11 +68,35 @@ def _run(words: list[str]) -> int:
     return 0
 
 
-def _lazily(module: str, function: str) -> Callable[[list[str]], None]:
-    """A command whose module takes seconds to import; it brings `describe()`, its keys for --help."""
+# Where the keys of commands are defined.
+CREDIT_KEYS = "rlcredit/credit/arguments.py"
+MODEL_KEYS = "rlcredit/models/loading.py"
+EVALUATE_KEYS = (MODEL_KEYS, "rlcredit/evaluation/evaluate.py")
+ANALYZE_KEYS = (CREDIT_KEYS, MODEL_KEYS, "rlcredit/analysis/analyze.py")
+TRAIN_KEYS = (
+    CREDIT_KEYS,
+    *(f"rlcredit/trainers/{name}.py" for name in ("run_arguments", "sturdy_config", "grpo_config", "ppo_config")),
+    *(f"trl/trainer/{name}.py" for name in ("model_config", "base_config", "grpo_config")),
+    "transformers/training_args.py",
+)
+REMOVED_KEYS = ("credit_attention",)  # `rlcredit train` has advice on them
+
+
+def _lazily(module: str, function: str, keys: Sequence[str] = ()) -> Callable[[list[str]], None]:
+    """A command whose module takes seconds to import; it brings `describe()`, its keys for --help.
+
+    Args:
+        keys: the files with its keys; unknown ones are refused before the import.
+    """
 
     def run(rest: list[str]) -> None:
         _settle()
+        if keys and not _asks_for_help(rest):
+            from rlcredit.config.early import refuse_unknown
+
+            task, task_options = refuse_unknown(rest, keys, REMOVED_KEYS)
+            if task_options:
+                importlib.import_module("rlcredit.tasks").check_options(task, task_options)
         home = importlib.import_module(module)
         if _asks_for_help(rest):
             print(USAGE + home.describe(), end="")
@@ -113,10 +137,10 @@ def _print_version(rest: list[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "train": _lazily("rlcredit.trainers.run", "train"),
+    "train": _lazily("rlcredit.trainers.run", "train", TRAIN_KEYS),
     "benchmark": _lazily("rlcredit.benchmark.run", "benchmark"),
-    "evaluate": _lazily("rlcredit.evaluation.evaluate", "evaluate"),
-    "analyze": _lazily("rlcredit.analysis.analyze", "analyze"),
+    "evaluate": _lazily("rlcredit.evaluation.evaluate", "evaluate", EVALUATE_KEYS),
+    "analyze": _lazily("rlcredit.analysis.analyze", "analyze", ANALYZE_KEYS),
     "report": _lazily("rlcredit.runs.report", "report"),
     "compare": _lazily("rlcredit.evaluation.compare", "compare"),
     "prepare-model": _prepare_model,

@@ -22,10 +22,10 @@ from rlcredit.analysis.reading import PARTS, Reading
 from rlcredit.analysis.report import FORMAT, write_figures, write_page
 from rlcredit.analysis.responses import Skipped
 from rlcredit.analysis.tables import coupling_table, findings, offset_table, perturbation_table
+from rlcredit.analysis.token_texts import token_texts
 from rlcredit.credit import CreditArguments
 
 PEAK = "higher than both neighbours and among the top 30 % of the response's defined values [ours]"
-CONTEXT = 16  # tokens in front of one that decide how it is written
 REPORT_FILES = ("report.html", "report.json", "signals.parquet", "figures")
 
 
@@ -103,17 +103,6 @@ def sample_of(reading: Reading, tokenizer: PreTrainedTokenizerBase) -> dict[str,
         "maps": None if maps is None else {"local": _rounded(maps[0]), "global": _rounded(maps[1])},
         "correct": response.correct,
     }
-
-
-def token_texts(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], ids: Sequence[int]) -> list[str]:
-    """The text that each token adds to those before it. A character of several tokens is shown at its last one."""
-    every, texts = [*prompt_ids[-CONTEXT:], *ids], []
-    for end in range(len(every) - len(ids), len(every)):
-        start = max(0, end - CONTEXT)
-        before, now = (tokenizer.decode(every[start:stop]).rstrip("\ufffd") for stop in (end, end + 1))
-        same = next((place for place, (a, b) in enumerate(zip(before, now, strict=False)) if a != b), len(before))
-        texts.append(now[same:])
-    return texts
 
 
 def _listed(values_T: np.ndarray) -> list[float | None]:

@@ -13,7 +13,9 @@ from rlcredit.errors import InputError
 from rlcredit.evaluation.sampling import Prompt, Sampling, complete, encode
 from rlcredit.tasks.checkers import Checker
 from rlcredit.tasks.checkers.answers import completion_text
-from rlcredit.tasks.files import read_file
+from rlcredit.tasks.files import id_of, read_file
+from rlcredit.tasks.options import kind_of
+from rlcredit.tasks.prompts import checked_prompt
 
 COMPLETION_COLUMNS = ("completion", "response")
 
@@ -55,7 +57,14 @@ class Question(NamedTuple):
 
 def read_prompts(path: Path) -> list[Question]:
     """The prompts of a file: a column `prompt` or `question`. Raises: InputError."""
-    return [_question(path, place, row) for place, row in read_file(path)]
+    placed_questions = [(place, _question(path, place, row)) for place, row in read_file(path)]
+    prompts = [(place, question.prompt) for place, question in placed_questions if question.prompt]
+    for place, prompt in prompts:
+        first_place, first = prompts[0]
+        if type(prompt) is not type(first):
+            said = f"{path}: {place}: prompt is {kind_of(prompt)}, and {kind_of(first)} in {first_place}"
+            raise InputError(f"{said}; write prompts of one kind")
+    return [question for _, question in placed_questions]
 
 
 def read_completions(path: Path) -> list[Question]:
@@ -75,7 +84,11 @@ def _question(path: Path, place: str, row: dict[str, Any]) -> Question:
     prompt = row.get("prompt", row.get("question"))
     if prompt is None:
         raise InputError(f"{path}: {place}: has no prompt; the columns are {', '.join(map(str, row))}")
-    name = str(row.get("id") or place)
+    try:
+        prompt = checked_prompt(prompt) if prompt or isinstance(prompt, int | float) else ""
+    except InputError as error:
+        raise InputError(f"{path}: {place}: {error}") from None
+    name = id_of(row, place)
     return Question(f"{name} ({row['sample']})" if "sample" in row else name, prompt)
 
 

@@ -25,7 +25,7 @@ from rlcredit.config.fields import (
     takes_mapping,
 )
 from rlcredit.config.messages import plain, shown
-from rlcredit.config.yaml_file import Given
+from rlcredit.config.yaml_file import Given, load_value
 from rlcredit.errors import InputError
 
 
@@ -39,14 +39,24 @@ def hint_on_unknown(name: str, options: Iterable[str], advice: Mapping[str, str]
     return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
-def split_flags(argv: Sequence[str], options: Mapping[str, Option], advice: Mapping[str, str]) -> dict[str, list[str]]:
-    """`--key` to the words that follow it. A word that starts with `--` begins a flag; `-1` is a value."""
+def split_flags(
+    argv: Sequence[str], options: Mapping[str, Option], advice: Mapping[str, str]
+) -> tuple[dict[str, list[str]], list[str]]:
+    """`--key` to the words that follow it, and what is wrong with the flags that no field has.
+
+    A word that starts with `--` begins a flag; `-1` is a value.
+    """
     flags: dict[str, list[str]] = {}
+    unknown: list[str] = []
     current: list[str] | None = None
     for word in argv:
         if word.startswith("--"):
             flag, equals, value = word[2:].partition("=")
-            name = _flag_name(flag, options, advice)
+            name = _flag_name(flag, options)
+            if name is None:
+                unknown.append(_on_unknown_flag(flag, options, advice))
+                current = []
+                continue
             if name in flags:
                 raise InputError(f"--{name}: given twice; keep one")
             flags[name] = [value] if equals else []
@@ -55,21 +65,25 @@ def split_flags(argv: Sequence[str], options: Mapping[str, Option], advice: Mapp
             raise InputError(f"{shown(word)}: belongs to no flag; write options as --key value or --key=value")
         else:
             current.append(word)
-    return flags
+    return flags, unknown
 
 
-def _flag_name(flag: str, options: Mapping[str, Option], advice: Mapping[str, str]) -> str:
+def _flag_name(flag: str, options: Mapping[str, Option]) -> str | None:
     name = flag.replace("-", "_")
     if name in options or name == "config":
         return name
     base, dot, inside = flag.partition(".")
     if dot and inside and (option := options.get(base.replace("-", "_"))) and takes_mapping(option):
         return f"{option.name}.{inside}"
+    return None
+
+
+def _on_unknown_flag(flag: str, options: Mapping[str, Option], advice: Mapping[str, str]) -> str:
+    name = flag.replace("-", "_")
     negated = options.get(name.removeprefix("no_"))
     if negated is not None and bool in members_of(negated.hint):
-        raise InputError(f"--{flag}: unknown flag; write --{negated.name} false")
-    hint = hint_on_unknown(name, [*options, "config"], advice, prefix="--")
-    raise InputError(f"--{plain(flag)}: unknown flag{hint}")
+        return f"--{flag}: unknown flag; write --{negated.name} false"
+    return f"--{plain(flag)}: unknown flag{hint_on_unknown(name, [*options, 'config'], advice, prefix='--')}"
 
 
 def with_dotted(given: Mapping[str, Given], dotted: Mapping[str, list[str]]) -> dict[str, Given]:
@@ -78,7 +92,7 @@ def with_dotted(given: Mapping[str, Given], dotted: Mapping[str, list[str]]) -> 
     for flag, words in dotted.items():
         name, *path = flag.split(".")
         known = combined[name].value if name in combined else None
-        mapping = copy.deepcopy(_decoded(known) if isinstance(known, str) else known) or {}
+        mapping = copy.deepcopy(decoded(known) if isinstance(known, str) else known) or {}
         if not isinstance(mapping, dict):
             raise InputError(f"--{plain(flag)}: {name} is {shown(known)}, and not a mapping")
         place = mapping
@@ -86,28 +100,22 @@ def with_dotted(given: Mapping[str, Given], dotted: Mapping[str, list[str]]) -> 
             place = place.setdefault(key, {})
             if not isinstance(place, dict):
                 raise InputError(f"--{plain(flag)}: {key} is {shown(place)}, and not a mapping")
-        place[path[-1]] = _plain_value(words)
-        combined[name] = Given(json.dumps(mapping) if isinstance(known, str) else mapping, f"--{flag}")
+        place[path[-1]] = _plain_value(words, f"--{flag}")
+        combined[name] = Given(json.dumps(mapping, default=str) if isinstance(known, str) else mapping, f"--{flag}")
     return combined
 
 
-def _decoded(text: str) -> Any:
+def decoded(text: str) -> Any:
+    """What a text of JSON holds; another text as it is."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
 
 
-def _plain_value(words: list[str]) -> Any:
-    """Words after a dotted flag: a number, true, false, null or other JSON; else the text; several: a list."""
-    if not words:
-        return True
-    values = []
-    for word in words:
-        try:
-            values.append(json.loads(word, parse_constant=lambda constant: constant))
-        except (ValueError, RecursionError):
-            values.append(word)
+def _plain_value(words: list[str], where: str) -> Any:
+    """Words after a dotted flag, read as the values of a recipe are; none: true; several: a list."""
+    values = [load_value(word, where) for word in words] or [True]
     return values[0] if len(values) == 1 else values
 
 

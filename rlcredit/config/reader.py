@@ -17,7 +17,8 @@ Where the two differ:
 | `010`, `1:30`, `0x10` in YAML (8, 90 and 16 in YAML 1.1) | taken | refused |
 | choices | checked on the command line only | checked everywhere |
 | `str | list[int]` from the command line | one string | one string or several integers |
-| `--task_options.num_test 8` | an unknown flag | sets a key inside a mapping |
+| `--task_options.num_test 8` | an unknown flag | sets a key inside a mapping, the value read as YAML |
+| `~/runs` | a folder called `~` | the home folder |
 | bare `--bf16` where the field is `bool | None` | an error | true |
 | `--no_x` for a field that is true by default | taken | refused: write `--x false` |
 
@@ -27,18 +28,19 @@ Everything that is wrong with the input is an `InputError` of one line.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from rlcredit.config.fields import Option, fitted, from_json, options_of, takes_mapping
+from rlcredit.config.fields import FALSE, Option, fitted, from_json, options_of, takes_mapping
 from rlcredit.config.flags import from_words, hint_on_unknown, split_flags, with_dotted
 from rlcredit.config.messages import one_line, shown
 from rlcredit.config.shipped import find_recipe
 from rlcredit.config.yaml_file import Given, load_yaml
 from rlcredit.errors import InputError
 
+SHOWN_UNKNOWN = 5
 # What TRL and transformers raise for their settings: a file that is not there, a package, a division by 0.
 _REFUSALS = (ValueError, TypeError, KeyError, OSError, ImportError, ArithmeticError)
 
@@ -59,7 +61,22 @@ def parse(
     """
     options = options_of(dataclass_types)
     advice = {key: text for key, text in (elsewhere or {}).items() if key not in options}
-    flags = split_flags(argv, options, advice)
+    flags, given, source = read_keys(argv, options, advice)
+    given = {key: _checked(options[key], value, where) for key, (value, where) in given.items()}
+    dotted = {flag: flags.pop(flag) for flag in list(flags) if "." in flag}
+    given |= {name: Given(from_words(options[name], words), f"--{name}") for name, words in flags.items()}
+    given = {key: Given(_from_home(value), where) for key, (value, where) in with_dotted(given, dotted).items()}
+    return tuple(_instance(dataclass_type, given, source) for dataclass_type in dataclass_types)
+
+
+def read_keys(
+    argv: Sequence[str], options: Mapping[str, Option], advice: Mapping[str, str]
+) -> tuple[dict[str, list[str]], dict[str, Given], str]:
+    """The flags with their words, the recipe's keys with their values, and the recipe's name, all values unchecked.
+
+    Raises: InputError, for all unknown keys at once.
+    """
+    flags, unknown = split_flags(argv, options, advice)
     given: dict[str, Given] = {}
     source = "command line"
     if (config := flags.pop("config", None)) is not None:
@@ -67,11 +84,17 @@ def parse(
             raise InputError("--config: takes one recipe; write --config PATH, or --config NAME of a shipped recipe")
         path = find_recipe(config[0])
         source = str(path)
-        given = _read_recipe(path, options, advice)
-    dotted = {flag: flags.pop(flag) for flag in list(flags) if "." in flag}
-    given |= {name: Given(from_words(options[name], words), f"--{name}") for name, words in flags.items()}
-    given = with_dotted(given, dotted)
-    return tuple(_instance(dataclass_type, given, source) for dataclass_type in dataclass_types)
+        given = load_yaml(path)
+        odd = [(key, where) for key, (_, where) in given.items() if key not in options]
+        places = [where.replace(f"{path}:", "line ") if number else where for number, (_, where) in enumerate(odd)]
+        unknown += [
+            f"{place}: unknown key {shown(key)}{hint_on_unknown(key, options, advice)}"
+            for place, (key, _) in zip(places, odd, strict=True)
+        ]
+    if unknown:
+        rest = f"; and {len(unknown) - SHOWN_UNKNOWN} more" if len(unknown) > SHOWN_UNKNOWN else ""
+        raise InputError("; ".join(unknown[:SHOWN_UNKNOWN]) + rest)
+    return flags, given, source
 
 
 def peek(argv: Sequence[str], key: str) -> Any:
@@ -81,7 +104,7 @@ def peek(argv: Sequence[str], key: str) -> Any:
         name, equals, value = word.partition("=")
         flags.setdefault(name, value if equals else following)
     if f"--{key}" in flags:
-        return flags[f"--{key}"]
+        return flags[f"--{key}"] if flags[f"--{key}"].lower() not in FALSE else False
     if recipe := flags.get("--config"):
         given = load_yaml(find_recipe(recipe)).get(key)
         return given.value if given else None
@@ -118,16 +141,14 @@ def _culprit(dataclass_type: type, values: Mapping[str, Any], given: Mapping[str
     return None
 
 
-def _read_recipe(path: Path, options: Mapping[str, Option], advice: Mapping[str, str]) -> dict[str, Given]:
-    """Every value of the recipe, checked against its field."""
-    given = {}
-    for key, (value, where) in load_yaml(path).items():
-        if key not in options:
-            raise InputError(f"{where}: unknown key {shown(key)}{hint_on_unknown(key, options, advice)}")
-        option, where = options[key], f"{where}: {key}"
-        if isinstance(value, str) and value.lstrip().startswith("{") and takes_mapping(option):
-            value = from_json(option, value.strip(), where)
-        else:
-            value = fitted(option, value, where)
-        given[key] = Given(value, where)
-    return given
+def _checked(option: Option, value: Any, where: str) -> Given:
+    """A value of the recipe, checked against its field."""
+    where = f"{where}: {option.name}"
+    if isinstance(value, str) and value.lstrip().startswith("{") and takes_mapping(option):
+        return Given(from_json(option, value.strip(), where), where)
+    return Given(fitted(option, value, where), where)
+
+
+def _from_home(value: Any) -> Any:
+    """A text that begins with `~/` with the home folder in its place: only paths begin so."""
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value

@@ -50,11 +50,15 @@ def list_recipes() -> list[Recipe]:
 def find_recipe(name: str) -> Path:
     """The file `name`, else the shipped recipe of that name, with or without .yaml: `countdown_tiny/uniform`."""
     try:
-        for candidate in (Path(name), recipes_root() / name, recipes_root() / f"{name}.yaml"):
+        for candidate in (Path(name).expanduser(), recipes_root() / name, recipes_root() / f"{name}.yaml"):
             if candidate.is_file():
                 return candidate
         kind = _kind(Path(name))
-    except (OSError, ValueError) as error:  # a name too long for the file system, a null byte
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # a user without a home, a name too long for the file system, a null byte
         raise InputError(f"{shown(name)}: no such recipe ({type(error).__name__})") from None
     names = [recipe.name for recipe in list_recipes()]
     near = difflib.get_close_matches(name.removesuffix(".yaml"), names, n=1, cutoff=0.4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -45,6 +46,27 @@ def load_yaml(path: Path) -> dict[str, Given]:
     except (yaml.YAMLError, ValueError) as error:  # a control character; a number longer than Python converts
         raise InputError(f"{path}: {one_line(error)}") from None
     return {key: Given(value, f"{path}:{lines[key]}") for key, value in values.items()}
+
+
+def load_value(text: str, where: str) -> Any:
+    """The value that a text stands for in a recipe; an empty text, and one with `#` in it, stay as they are.
+
+    Raises: InputError for what is no YAML, and for `key: value` without braces.
+    """
+    try:
+        loader = _RecipeLoader(text)
+        node = loader.get_single_node()
+        if node is None or (isinstance(node, yaml.ScalarNode) and not node.style and node.value != text.strip()):
+            return text
+        if isinstance(node, yaml.CollectionNode) and not node.flow_style:
+            raise ValueError("a mapping or a list needs its brackets")
+        return loader.construct_document(node)
+    except (yaml.YAMLError, ValueError) as error:
+        problem = getattr(error, "problem", None) or error
+        raise InputError(
+            f"{where}: {shown(text)} is not a YAML value ({one_line(problem)}); write a text in quotes within the "
+            f"shell's: '{plain(json.dumps(text, ensure_ascii=False))}'"
+        ) from None
 
 
 def _text(path: Path) -> str:

@@ -27,6 +27,7 @@ from transformers import (
 
 from rlcredit.errors import InputError
 from rlcredit.models.modes import evaluating
+from rlcredit.tasks.prompts import conversation_ids
 
 Prompt = str | list[dict[str, str]]
 
@@ -126,13 +127,14 @@ def _ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[
         return tokenizer(list(prompts), verbose=False)["input_ids"]
     if tokenizer.chat_template is None:
         raise InputError("task_options.prompt_style: 'chat', but the model has no chat template; write 'plain'")
+    ids = conversation_ids(tokenizer, prompts)  # type: ignore[arg-type]
     other = [{**message, "content": f"{message['content']}?"} for message in prompts[0]]
     if len({tokenizer.apply_chat_template(prompt, tokenize=False) for prompt in (prompts[0], other)}) == 1:
         raise InputError(  # SmolVLM's takes lists of parts, and is made for the model's processor
             "task_options.prompt_style: 'chat', but the model's chat template leaves out what messages say as plain "
             "text; write 'plain'"
         )
-    return tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, tokenize=True, return_dict=False)
+    return ids
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from rlcredit.errors import InputError
-
-# What TRL passes to a reward function beside the columns of the data set.
-TRL_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+from rlcredit.tasks.base import TRL_ARGUMENTS
 
 
 def columns_of(dataset: Any) -> list[str] | None:

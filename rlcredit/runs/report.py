@@ -60,7 +60,7 @@ def _words(argv: Sequence[str]) -> tuple[list[Path], Path | None]:
             value = value if equals else next(words, "")
             if output is not None or not value:
                 raise InputError(f"--output: takes one file, once; {ADVICE}")
-            output = Path(value)
+            output = Path(value).expanduser()
         elif word.startswith("-"):
             raise InputError(f"{word}: is not a flag of rlcredit report; {ADVICE}")
         else:

@@ -13,7 +13,9 @@ from rlcredit.tasks.base import Load, TaskData
 from rlcredit.tasks.gsm8k import GSM8K
 from rlcredit.tasks.knights_knaves import KNIGHTS_KNAVES
 from rlcredit.tasks.math import MATH
+from rlcredit.tasks.options import refuse_unknown_options
 from rlcredit.tasks.qa import QA
+from rlcredit.tasks.questions import QuestionTask
 
 TASKS: dict[str, Load] = {
     "countdown": countdown.load,
@@ -26,6 +28,15 @@ TASKS: dict[str, Load] = {
     "custom": custom.load,
 }
 
+OPTIONS: dict[str, type] = {
+    "countdown": countdown.CountdownOptions,
+    "paths": paths.PathsOptions,
+    "zebra": zebra.ZebraOptions,
+    "custom": custom.CustomOptions,
+    **{name: task.options for name, task in TASKS.items() if isinstance(task, QuestionTask)},
+}
+"""What a recipe may say of each task."""
+
 EVALUATION_SETS: dict[str, str] = {
     "countdown": "countdown",
     "paths": "paths",
@@ -36,7 +47,14 @@ EVALUATION_SETS: dict[str, str] = {
 }
 """Which task an evaluation set belongs to."""
 
-__all__ = ["EVALUATION_SETS", "TASKS", "Load", "TaskData", "load_set"]
+__all__ = ["EVALUATION_SETS", "TASKS", "Load", "TaskData", "check_options", "load_set"]
+
+
+def check_options(name: object, options: object) -> None:
+    """Raise an InputError that lists the unknown options of a task or an evaluation set; nothing else is checked."""
+    task = EVALUATION_SETS.get(str(name), str(name))
+    if task in OPTIONS and isinstance(options, Mapping):
+        refuse_unknown_options(OPTIONS[task], options, task)
 
 
 def load_set(

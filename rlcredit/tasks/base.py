@@ -11,6 +11,12 @@ import datasets
 from rlcredit.tasks.checkers.answers import completion_text
 from rlcredit.tasks.checkers.verdict import Checker
 
+TRL_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+"""What TRL passes to a reward function beside the columns of the data set, none of which may have such a name."""
+
+RESERVED_COLUMNS = (*TRL_ARGUMENTS, "completion", "image", "images")
+"""These, a column that TRL takes out before it calls the rewards, and those that it reads as pictures."""
+
 RewardFunction = Callable[..., Sequence[float | None]]
 """TRL's reward function: `f(prompts, completions, **columns) -> list[float | None]`, one entry a completion.
 

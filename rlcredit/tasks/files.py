@@ -44,13 +44,16 @@ class HubSet:
 def read_file(path: Path) -> list[tuple[str, Row]]:
     """Every row of a .jsonl, .json, .csv or .parquet file with its place, such as `row 7` (counted from 1).
 
+    Texts are in UTF-8; a byte-order mark, which spreadsheets write, is no part of the first column's name.
+
     Raises: InputError that names the file, the row and what was expected.
     """
     try:
+        path = path.expanduser()
         if not path.is_file():
             raise InputError(f"{path}: there is no such file")
         rows = list(_READERS[path.suffix](path))
-    except (OSError, UnicodeDecodeError, pyarrow.ArrowException, csv.Error) as error:
+    except (OSError, RuntimeError, UnicodeDecodeError, pyarrow.ArrowException, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())[:160]})") from error
     if not rows:
         raise InputError(f"{path}: has no rows")
@@ -69,6 +72,12 @@ def read_hub(source: HubSet) -> list[tuple[str, Row]]:
     return [(f"row {number}", dict(row)) for number, row in enumerate(rows, start=1)]
 
 
+def id_of(row: Row, place: str) -> str:
+    """The row's own id, 0 among them; its place where it has none."""
+    own = row.get("id")
+    return place if own is None or own == "" else str(own)
+
+
 def is_file_name(source: str) -> bool:
     """Whether the text names a data file rather than a set."""
     return Path(source).suffix in _READERS
@@ -81,7 +90,7 @@ def hub_set(source: str, split: str) -> HubSet | None:
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Row]]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
@@ -95,7 +104,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Row]]:
 
 def _json_list(path: Path) -> Iterator[tuple[str, Row]]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not JSON ({error}); write a list of objects") from error
     if not isinstance(rows, list):
@@ -105,8 +114,12 @@ def _json_list(path: Path) -> Iterator[tuple[str, Row]]:
 
 
 def _csv(path: Path) -> Iterator[tuple[str, Row]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), start=1):
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        names = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise InputError(f"{path}: the first line names the column {twice[0]!r} twice; give each one its own name")
+        for number, row in enumerate(reader, start=1):
             if None in row or None in row.values():
                 raise InputError(f"{path}: row {number}: has more or fewer fields than the first line names")
             yield f"row {number}", row

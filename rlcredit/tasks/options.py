@@ -10,22 +10,32 @@ from typing import Any, TypeVar
 from rlcredit.errors import InputError
 
 Options = TypeVar("Options")
+_KINDS = {str: "a text", int: "a number", float: "a number", bool: "true or false", dict: "a mapping", list: "a list"}
 
 
 def options_from(kind: type[Options], given: Mapping[str, object], task: str) -> Options:
     """The dataclass `kind` made from a recipe's mapping.
 
-    Raises: InputError for an unknown key or an impossible value; names the key, the value and what to write instead.
+    Raises: InputError for unknown keys, all at once, or an impossible value; names the key, the value and what to
+        write instead.
     """
-    known = [item.name for item in fields(kind)]  # type: ignore[arg-type]
+    refuse_unknown_options(kind, given, task)
+    return kind(**dict[str, Any](given))
+
+
+def refuse_unknown_options(kind: type, given: Mapping[str, object], task: str) -> None:
+    """Raise an InputError that lists every key that is no field of the dataclass."""
+    known = [item.name for item in fields(kind)]
+    unknown = []
     for key, value in given.items():
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean task_options.{near[0]}?" if near else f"write one of {', '.join(known)}"
-            raise InputError(
+            unknown.append(
                 f"task_options.{key}: {value!r:.80} was given, but the task {task} has no such option; {hint}"
             )
-    return kind(**dict[str, Any](given))
+    if unknown:
+        raise InputError("; ".join(unknown))
 
 
 def require(name: str, value: object, holds: Callable[[object], bool], instead: str) -> None:
@@ -47,6 +57,11 @@ def require_integers(settings: object, low: int, high: int, *names: str) -> None
 def is_list_of_integers_in(low: int, high: int) -> Callable[[object], bool]:
     fits = is_integer_in(low, high)
     return lambda value: isinstance(value, list | tuple) and len(value) > 0 and all(map(fits, value))
+
+
+def kind_of(value: object) -> str:
+    """What a value from a file is, in words."""
+    return _KINDS.get(type(value), f"a {type(value).__name__}")
 
 
 def is_text(value: object) -> bool:

@@ -7,6 +7,7 @@ within \\boxed{}". The sentence on the answer's form after it is ours.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -17,12 +18,13 @@ import datasets
 import pyarrow
 
 from rlcredit.errors import InputError
-from rlcredit.tasks.base import TaskData, accuracy_reward
+from rlcredit.tasks.base import RESERVED_COLUMNS, TaskData, accuracy_reward
 from rlcredit.tasks.checkers.choice import LETTERS
 from rlcredit.tasks.checkers.verdict import Checker
-from rlcredit.tasks.files import HubSet, Row, hub_set, is_file_name, read_file, read_hub
-from rlcredit.tasks.options import is_integer_in, is_text, options_from, require
+from rlcredit.tasks.files import HubSet, Row, hub_set, id_of, is_file_name, read_file, read_hub
+from rlcredit.tasks.options import is_integer_in, is_text, kind_of, options_from, require
 from rlcredit.tasks.overlap import normalized, overlap
+from rlcredit.tasks.prompts import Prompt, checked_prompt, refuse_unused
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 SHOWN_BAD_ROWS = 5
@@ -36,9 +38,9 @@ class QuestionOptions:
         train: the training set: one of the task's names, a .jsonl, .json, .csv or .parquet file, or the id of a data
             set on the hub (`owner/name`, `owner/name@configuration:split`).
         test: the evaluation sets: one or a list of those, or a mapping from names to files (`math500: my/file.jsonl`).
-        prompt_style: "chat" (a conversation, rendered with the model's chat template) or "plain" (a text, for base
-            models).
-        system_prompt: the conversation's system message, if any.
+        prompt_style: "chat" (a conversation, rendered with the model's chat template; the default) or "plain" (a text,
+            for base models). Rows with a ready prompt have their own, and a style that differs is refused.
+        system_prompt: the conversation's system message, if any; refused where rows have a ready prompt.
         num_train: take the first so many rows; none: all.
         num_test: the same for each evaluation set; a set with fewer rows is an error.
         hold_out: take so many rows out of the training set (those whose normalised question has the smallest SHA-256,
@@ -48,7 +50,7 @@ class QuestionOptions:
 
     train: str | None = None
     test: Any = None
-    prompt_style: str = "chat"
+    prompt_style: str | None = None
     system_prompt: str | None = None
     num_train: int | None = None
     num_test: int | None = None
@@ -58,7 +60,7 @@ class QuestionOptions:
     def __post_init__(self) -> None:
         require("train", self.train, lambda value: value is None or is_text(value), "a file, or the name of a set")
         require("test", self.test, _is_test, "a list of files or names, or a mapping from names to files")
-        require("prompt_style", self.prompt_style, lambda value: value in ("chat", "plain"), "'chat' or 'plain'")
+        require("prompt_style", self.prompt_style, lambda value: value in (None, "chat", "plain"), "'chat' or 'plain'")
         require("system_prompt", self.system_prompt, lambda value: value is None or is_text(value), "a text")
         for name in ("num_train", "num_test", "hold_out"):
             count = getattr(self, name)
@@ -184,16 +186,27 @@ class QuestionTask:
         """The checked rows of a set, as many as promised; a bad row is an error, or is left out and noted."""
         placed_rows = read_file(source) if isinstance(source, Path) else read_hub(source)
         convert: Callable[[Row], Row] = dict if isinstance(source, Path) else source.row
-        rows, bad = [], []
+        if self.keeps_columns:
+            _refuse_reserved(source, placed_rows)
+        rows: list[Row] = []
+        places: list[str] = []
+        bad = []
         for place, raw in placed_rows:
             try:
                 row = convert(raw)
-                kept = row if self.keeps_columns else {}
-                rows.append({**kept, **_checked(row, self.check is not None), "id": str(raw.get("id") or place)})
+                kept = {name: row[name] for name in row if name != "prompt"} if self.keeps_columns else {}
+                checked = _checked(row, self.check is not None, self.keeps_columns)
+                rows.append({**kept, **checked, "id": id_of(raw, place)})
+                places.append(place)
             except (InputError, KeyError, TypeError, ValueError, IndexError) as error:
                 bad.append((place, f"has no {error}" if isinstance(error, KeyError) else str(error)))
         if bad:
             self._refuse_or_note(str(source), placed_rows, bad, settings.skip_bad_rows, notes)
+        for place, row in zip(places, rows, strict=True):
+            if "prompt" in row:
+                refuse_unused(row["prompt"], settings.prompt_style, settings.system_prompt, f"{source}: {place}")
+            row["prompt"] = self.prompt(row, settings)
+        _refuse_mixed(source, places, rows)
         promised = count or (self.test[name].rows if name in self.test else 0)
         if len(rows) < promised:
             raise InputError(
@@ -224,15 +237,11 @@ class QuestionTask:
     def _dataset(self, rows: list[Row], settings: QuestionOptions) -> datasets.Dataset:
         columns = list(dict.fromkeys(column for row in rows for column in row))
         prompted = [{**{c: row.get(c) for c in columns}, "prompt": self.prompt(row, settings)} for row in rows]
-        try:
-            return datasets.Dataset.from_list(prompted)
-        except (pyarrow.ArrowException, OverflowError) as error:
-            reason = " ".join(str(error).split())[:160]
-            raise InputError(f"the rows of task {self.name} differ in the type of a column ({reason})") from error
+        return datasets.Dataset.from_list(prompted)
 
     # ---- the prompt -----------------------------------------------------------------------------------------------
 
-    def prompt(self, row: Row, settings: QuestionOptions) -> str | list[dict[str, str]]:
+    def prompt(self, row: Row, settings: QuestionOptions) -> Prompt:
         """The prompt of a row: its own, or the question in words, as a conversation or as a text."""
         if "prompt" in row:
             return row["prompt"]
@@ -268,14 +277,13 @@ def split_off(rows: Sequence[Row], count: int) -> tuple[list[Row], list[Row]]:
     return [row for key, row in zip(keys, rows, strict=True) if key not in held_out], [first[key] for key in chosen]
 
 
-def _checked(row: Row, has_answers: bool) -> Row:
+def _checked(row: Row, has_answers: bool, prefers_prompt: bool) -> Row:
     """The row's question (or prompt), answer and choices, checked. Raises: InputError that says what is wrong."""
     checked: Row = {}
-    if row.get("prompt") is not None and "question" not in row:
-        if not row["prompt"]:
-            raise InputError("prompt is empty")
-        checked["prompt"] = row["prompt"]
-        checked["question"] = row["prompt"] if isinstance(row["prompt"], str) else str(row["prompt"][-1]["content"])
+    if row.get("prompt") is not None and (prefers_prompt or "question" not in row):
+        prompt = checked["prompt"] = checked_prompt(row["prompt"])
+        said = prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
+        checked["question"] = row["question"] if is_text(row.get("question")) else said
     elif "question" not in row:
         raise InputError("has no question")
     elif not is_text(row["question"]):
@@ -296,10 +304,53 @@ def _checked(row: Row, has_answers: bool) -> Row:
     return checked
 
 
+def _refuse_reserved(source: HubSet | Path, placed_rows: list[tuple[str, Row]]) -> None:
+    for place, row in placed_rows:
+        if taken := [name for name in row if name in RESERVED_COLUMNS]:
+            raise InputError(
+                f"{source}: {place}: the column {taken[0]} has a name that TRL uses itself; rename it, for instance "
+                f"to my_{taken[0]}"
+            )
+
+
+def _refuse_mixed(source: HubSet | Path, places: Sequence[str], rows: Sequence[Row]) -> None:
+    """Raise an InputError that names the first value that cannot stand in a column with those before."""
+    for column in dict.fromkeys(column for row in rows for column in row):
+        values = [row.get(column) for row in rows]
+        if _fit(column, values):
+            continue
+        # the values up to the first that does not fit: halved, for a table can be long
+        index = bisect_left(range(len(values)), True, key=lambda last: not _fit(column, values[: last + 1]))
+        value, where = values[index], f"{source}: {places[index]}: {column} is"
+        if _fit(column, [value]):
+            first = next(number for number, other in enumerate(values) if other is not None)
+            raise InputError(
+                f"{where} {value!r:.60} ({kind_of(value)}), and {values[first]!r:.60} "
+                f"({kind_of(values[first])}) in {places[first]}; write values of one type into a column"
+            )
+        raise InputError(
+            f"{where} {value!a:.60}, which cannot be stored; write valid Unicode, integers of 64 bits, or lists "
+            "of one type"
+        )
+
+
+def _fit(column: str, values: Sequence[Any]) -> bool:
+    try:
+        datasets.Dataset.from_dict({column: list(values)})
+    except (pyarrow.ArrowException, OverflowError, UnicodeError, TypeError, ValueError):
+        return False
+    return True
+
+
 def _answer(row: Row) -> str:
     if "answer" not in row:
         raise InputError("has no answer")
     answer = row["answer"]
-    if isinstance(answer, bool) or not isinstance(answer, str | int | float) or not str(answer).strip():
+    if (
+        isinstance(answer, bool)
+        or not isinstance(answer, str | int | float)
+        or not str(answer).strip()
+        or answer != answer
+    ):
         raise InputError("answer is empty, or neither text nor number")
     return str(answer).strip()

@@ -14,6 +14,7 @@ import pytest
 
 from rlcredit.analysis.report import checked, write_page
 from tests.browser.document import document
+from tests.browser.document import sample as sample_of
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
 
@@ -345,6 +346,32 @@ def test_a_hostile_completion_stays_text(visit):
         *("P", "SPAN", "BDI", "DL", "DIV", "DT", "DD")
     }
     assert page.evaluate("document.querySelectorAll('script').length") == 3
+
+
+@pytest.mark.parametrize(
+    ("texts", "drawn"),
+    [
+        # the numbers after Hebrew words stay in the order of the line
+        (
+            ["Say", " שלום", " עולם", " 12", "+", "3", " =", " 15", ".", " ok"],
+            ["Say", " עולם", " שלום", " 12", "+", "3", " =", " 15", ".", " ok"],
+        ),
+        # an Arabic word of two tokens is read from the right
+        (["The", " مر", "حبا", " 5", " 6", " end"], ["The", "حبا", " مر", " 5", " 6", " end"]),
+        # a number within a Hebrew sentence stands where the sentence has it
+        (["ב", " 1948", " קמה"], [" קמה", " 1948", "ב"]),
+    ],
+)
+def test_right_to_left_text_keeps_its_order_and_leaves_the_line_its_own(browser, tmp_path, texts, drawn):
+    report = {**document(), "samples": [sample_of("turned", texts, 1, maps=False, correct=None)]}
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(write_page(checked(report), tmp_path / "report.html").as_uri())
+    page.wait_for_selector("#tokens .token")
+    # the space in front of a word can stand apart from it: the wider box is the word
+    widest = "(token) => [...token.getClientRects()].reduce((a, b) => (b.width > a.width ? b : a)).left"
+    lefts = page.evaluate(f"[...document.querySelectorAll('#tokens .token')].map({widest})")
+    page.close()
+    assert [text for _, text in sorted(zip(lefts, texts, strict=True))] == drawn
 
 
 def test_an_empty_completion_and_one_of_one_token(visit):

@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from rlcredit.analysis import build as building
-from rlcredit.analysis.build import sample_of, token_texts
+from rlcredit.analysis.build import sample_of
 from rlcredit.analysis.couplings import APART, SHARED, Series, couplings
 from rlcredit.analysis.reading import Reading, apart_heads, read
 from rlcredit.analysis.responses import Question, Response, read_completions, read_prompts, usable, written
 from rlcredit.analysis.tables import findings
+from rlcredit.analysis.token_texts import token_texts
 from rlcredit.attention import analyze, analyze_thirds, mean_maps, read_everything
 from rlcredit.attention.stream import Block, statistics_of_blocks
 from rlcredit.cli import main

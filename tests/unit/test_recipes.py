@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trl import GRPOConfig, ModelConfig, TrlParser
 
-from rlcredit.config import find_recipe, list_recipes, parse, recipes_root
+from rlcredit.config import find_recipe, list_recipes, parse, peek, recipes_root
 from rlcredit.config import shipped as shipped_recipes
 from rlcredit.errors import InputError
 
@@ -615,3 +615,63 @@ def test_recipe_gives_what_trlparser_gives(tmp_path: Path) -> None:
 def test_trl_refusals_become_one_line(tmp_path: Path, text: str, part: str) -> None:
     message = refusal(parse, ["--config", write(tmp_path, text)], [GRPOConfig, ModelConfig])
     assert part in message and "r.yaml" in message
+
+
+# --- Values of dotted flags, paths, unknown keys ---
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("False", False),
+        ("off", False),
+        ("null", None),
+        ("1e-5", 1e-5),
+        ("[3, four]", [3, "four"]),
+        ("{a: no}", {"a": False}),
+        ("'False'", "False"),
+        ("my.module:score", "my.module:score"),
+        ("50 # percent", "50 # percent"),
+        ("two\nlines", "two\nlines"),
+        ("", ""),
+    ],
+)
+def test_a_dotted_flag_is_read_as_a_recipe_is(word: str, value: Any) -> None:
+    read = from_flags(f"--options.a={word}").options
+    assert isinstance(read, dict) and read["a"] == value and type(read["a"]) is type(value)
+
+
+@pytest.mark.parametrize(
+    "word", ["Answer: D", "[3, 4", "*.jsonl", "@x", "010", "- a", "!!python/name:os.system", "a\0"]
+)
+def test_a_dotted_flag_that_is_no_value_is_refused(word: str) -> None:
+    message = refusal(from_flags, f"--options.a={word}")
+    assert message.startswith("--options.a: ") and "is not a YAML value" in message and "in quotes" in message
+
+
+def test_a_bare_dotted_flag_is_true_and_several_words_are_a_list() -> None:
+    assert from_flags("--options.a", "--options.b", "1", "no").options == {"a": True, "b": [1, False]}
+
+
+def test_a_flag_that_says_no_is_seen_before_the_others() -> None:
+    assert peek(["--fast", "False"], "fast") is False and peek(["--fast=no"], "fast") is False
+    assert peek(["--name", "grpo"], "name") == "grpo"
+
+
+def test_the_home_folder_is_written_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    recipe = write(tmp_path, "name: ~/runs/a\ntitle: a ~/b\n")
+    (made,) = parse(["--config", "~/r.yaml", "--layers=~/x"], [Made])
+    assert recipe == f"{tmp_path}/r.yaml"
+    assert (made.name, made.title, made.layers) == (f"{tmp_path}/runs/a", "a ~/b", f"{tmp_path}/x")
+
+
+def test_unknown_keys_are_listed_at_once(tmp_path: Path) -> None:
+    recipe = write(tmp_path, "step: 1\nname: x\nrat: 2\n")
+    message = refusal(parse, ["--config", recipe, "--horizn", "2", "3", "--no_careful", "--name", "y"], [Made])
+    assert message == (
+        f"--horizn: unknown flag; did you mean --horizon?; --no_careful: unknown flag; write --careful false; "
+        f"{recipe}:1: unknown key 'step'; did you mean steps?; line 3: unknown key 'rat'; did you mean rate?"
+    )
+    many = write(tmp_path, "".join(f"zz{number}: 1\n" for number in range(40)), "many.yaml")
+    assert refusal(parse, ["--config", many], [Made]).endswith("'zz4'; and 35 more")

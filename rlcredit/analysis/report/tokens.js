@@ -34,12 +34,14 @@ function inWords(text) {
   return text === "" ? "empty token" : text.replaceAll("\n", "\u21b5").replaceAll("\t", "\u21e5");
 }
 
-/** The spans of a sample's tokens, in order. */
+/** The spans of a sample's tokens, in order. Beside right-to-left letters, numbers would be drawn into their order. */
 function tokenSpans(tokens) {
+  const turns = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u.test(tokens.text.join(""));
   return tokens.text.map((text, index) => {
     const span = element("span", { className: "token", role: "option", tabIndex: -1, "data-index": index });
     span.append(...visible(text));
     if (text.trim() === "") span.setAttribute("aria-label", blankName(text));
+    if (turns && /\p{N}/u.test(text) && !/\p{L}/u.test(text)) span.classList.add("isolated");
     if (tokens.preplan[index]) span.classList.add("preplan");
     if (tokens.anchor[index]) span.classList.add("anchor");
     if (tokens.dominated[index]) span.classList.add("dominated");
@@ -92,7 +94,7 @@ function roles(tokens, index) {
   if (tokens.preplan[index]) parts.push("preplan token");
   if (tokens.anchor[index]) parts.push(tokens.dominated[index] ? "dominated anchor" : "anchor");
   const intro = tokens.intro[index];
-  if (intro !== null) parts.push(`introduced by token ${intro} \u201c${inWords(tokens.text[intro])}\u201d`);
+  if (intro !== null) parts.push(`introduced by token ${intro} \u201c\u2068${inWords(tokens.text[intro])}\u2069\u201d`);
   const introduced = tokens.intro.flatMap((at, anchor) => (at === index ? [anchor] : []));
   if (introduced.length) parts.push(`introduces token ${introduced.join(", ")}`);
   return parts;
