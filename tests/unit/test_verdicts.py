@@ -20,7 +20,14 @@ VERDICTS = {
     ),
     "42": (
         ["<answer>42</answer>", "the answer is:42", "Answer:`42`", "<b>Answer: 42</b>", "The answer is **42**."],
-        [r"<answer>42</answer> \boxed{41}", "The answer is not 42.", "the answer is 4 2", "The answer is 42:1."],
+        [
+            r"<answer>42</answer> \boxed{41}",
+            "The answer is not 42.",
+            "The answer isn't 42.",
+            "the answer is 4 2",
+            "the answer is greater than 42",
+            "The answer is 42:1.",
+        ],
     ),
     # JSON's floats and e-notation
     "1e-05": (["0.00001", r"10^{-5}", "1E-5", r"1\times10^{-5}"], ["e-5", "1", r"10^{-4}", "1e-06", "0"]),
@@ -76,6 +83,8 @@ VERDICTS = {
     "3:1": (["3 : 1"], ["3", "1:3", "4"]),  # data: MATH
     "3": ([], ["3:1", r"x \equiv 3", "x - y = 3 + 1"]),
     "0": (["x = 0"], ["2x - y + 2z - 18 = 0"]),  # data: two golds of MATH
+    "12": (["n = 12", r"3 \times 4 = 12"], ["7 = 12", "x + 3 = 12"]),
+    r"\text{odd}": (["odd"], ["ddo", "even"]),
     "x=5": (["5", "x = 5.0"], ["y=5", "x=6"]),  # data: MATH-500
     "y = 2x + 3": (["2x+3", "y=3+2x"], ["y = 2x - 3", "y = 3x + 2"]),  # data: MATH-500
     "nan": ([], ["nan", "NaN", r"\text{nan}"]),
@@ -83,7 +92,7 @@ VERDICTS = {
 
 
 def completion(answer):
-    return answer if re.search(r"answer|\\boxed", answer, re.IGNORECASE) else rf"\boxed{{{answer}}}"
+    return answer if re.search(r"answer|\\boxed|it is ", answer, re.IGNORECASE) else rf"\boxed{{{answer}}}"
 
 
 @pytest.mark.parametrize("gold", VERDICTS)
@@ -110,3 +119,26 @@ def test_the_documented_table_is_true():
     verdicts = check_math([completion(answer) for _, answer, _ in table], [{"answer": gold} for gold, _, _ in table])
     differing = [row for row, verdict in zip(table, verdicts, strict=True) if bool(verdict.correct) != row[2]]
     assert differing == [] and len(table) > 60
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "right"),
+    [
+        (r"21\text{ dogs}", "21 cats", True),
+        (r"5.4 \text{ cents}", r"\$5.4", True),
+        ("16", r"16\%", True),
+        ("ab", "ba", True),
+        ("10", "it is 9 or 10", True),
+        (r"5\text{ km}", "5000 m", False),
+        ("1:4", r"\frac{1}{4}", False),
+        ("(1,3)", "1 < x < 3", False),
+        (r"\begin{pmatrix} 1 \\\\ 2 \end{pmatrix}", "(1,2)", False),
+        (r"10\pi", "31.415927", False),
+        ("6", "6m", False),
+        ("5", "about 5", False),
+        (r"\text{Friday}", "Fri", False),
+        (r"\binom{2n}{n}", r"\frac{(2n)!}{n!^2}", False),
+    ],
+)
+def test_the_known_rest_is_as_documented(gold, answer, right):
+    assert check_math([completion(answer)], [{"answer": gold}])[0].correct == right

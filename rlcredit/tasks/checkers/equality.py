@@ -23,6 +23,7 @@ _BASE = re.compile(r"(-?[0-9A-Z]+)_(?:\{([0-9]+)\}|([0-9]+))")
 _SIDE_BY_SIDE = re.compile(r"[0-9] [0-9.]|[0-9]\.[0-9]+\.|\.\.")
 _PROSE = re.compile(r"(?<![\\A-Za-z])(?!(?:sqrt|sinh|cosh|tanh)(?![a-z]))[A-Za-z]*[a-z]{3}[A-Za-z]*(?<=[A-Za-z]{4})")
 _NOT_PROSE = re.compile(r"\\(?:begin|end|operatorname)\*?\{[A-Za-z]*\*?\}|\\[A-Za-z]+")
+_SHORT_WORDS = frozenset({"yes", "no", "on", "odd", "all", "any", "may", "red", "up", "off", "in", "out"})
 _DROPPED = re.compile(r"\\(?:equiv|approx|sim|n?cong|[bp]?mod|ne|neq|not|forall|exists)(?![A-Za-z])")
 _RELATION = re.compile(r"[<>]|\\(?:lt|gt|le|ge|ne|neq|cup|cap|setminus|begin|in|mid|ldots|dots|mathbb)(?![A-Za-z])")
 
@@ -111,7 +112,9 @@ def _same_digits(gold: str, answer: str) -> bool:
 
 def _is_word(form: str) -> bool:
     """Letters that are no product of variables: ABC, Evelyn, even, a single letter; not xy."""
-    return _ONLY_LETTERS.fullmatch(form) is not None and (len(form) == 1 or len(form) > 3 or not form.islower())
+    if _ONLY_LETTERS.fullmatch(form) is None:
+        return False
+    return len(form) == 1 or len(form) > 3 or not form.islower() or form in _SHORT_WORDS
 
 
 def _same_word(gold: str, answer: str) -> bool | None:
@@ -138,8 +141,10 @@ def _comparable(gold: str, answer: str) -> bool:
         for letter in answers
     )
     left, equals, _ = answer.rpartition("=")
-    is_equation = equals and not _RELATION.search(answer) and not split_name(answer)[0]
-    return not folded and not (is_equation and "=" not in gold and re.search(r"[-+*/]", left))
+    if folded or not equals or "=" in gold or split_name(answer)[0]:
+        return not folded
+    left = _NOT_PROSE.sub(" ", left)
+    return not re.search(r"[A-Za-z].*[-+*/]|[-+*/].*[A-Za-z]", left) and not re.fullmatch(r"-?[0-9.]+", left)
 
 
 def _items(form: str) -> tuple[str, list[str]]:

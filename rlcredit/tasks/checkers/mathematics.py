@@ -31,7 +31,10 @@ MAX_DEPTH = 40  # brackets in brackets; a deeper text is no answer, and could ex
 
 _CACHED_ANSWERS = 20_000
 _SENTENCE_END = re.compile(r"[.!?;](?:\s|$)|,\s(?=[a-z]{2})")
-_NOT = re.compile(r"\bnot\b|n't\b", re.IGNORECASE)
+_NOT = re.compile(
+    r"\bnot\b|n't\b|\bbetween\b|\b(?:greater|less|more|fewer|larger|smaller) than\b|\bat (?:least|most)\b", re.IGNORECASE
+)
+_NEAR = 20  # characters before the last number of a text in which a "not" is about that number
 _MARKUP = re.compile(r"(?<![0-9A-Za-z)}])\*\*|\*\*(?![0-9A-Za-z(])|`|(?<=[^\s0-9]):(?=[0-9.\\$-])|</?[A-Za-z]{1,20}>")
 _NUMBER = (
     r"(?:[-+\u2212\u2013]\s?)?\(?\\?[$\u20ac\u00a3]?"
@@ -91,13 +94,15 @@ def _answer(text: str) -> str | None:
 def _said(text: str) -> str | None:
     """What follows the last "answer is" or "answer:", where it is mathematics; else the last formula or number.
 
-    "The answer is not 5" says no answer.
+    "The answer is not 5" and "greater than 5" say no answer.
     """
     text = _MARKUP.sub(" ", text)
     statement = phrase(text)
     if statement is None:
-        formulas = [match[match.lastgroup or 0] for match in _MATHEMATICS.finditer(text)]
-        return formulas[-1] if formulas else None
+        formulas = list(_MATHEMATICS.finditer(text))
+        if not formulas or _NOT.search(text[max(0, formulas[-1].start() - _NEAR) : formulas[-1].start()]):
+            return None
+        return formulas[-1][formulas[-1].lastgroup or 0]
     sentence = _SENTENCE_END.split(statement)[0]
     formula = _MATHEMATICS.search(sentence)
     if _NOT.search(sentence[: formula.start()] if formula else sentence):
