@@ -75,6 +75,7 @@ VERDICTS = {
     r"1\frac{4}{5}": ([r"\frac95", "1 4/5", "1.8", "1⅘"], [r"\frac45", "14/5", "1.4"]),  # data: MATH-500
     "-3": (["\u22123", "\u20133", "- 3"], ["3", "--3"]),
     r"2\sqrt{3}": (["2√3", r"2\sqrt3", "2√(3)", r"\sqrt{12}", "2 sqrt(3)"], ["√6", "2√13", r"\sqrt[3]{3}"]),
+    r"10\pi": (["31.415927"], ["31.4", "31.41"]),
     r"-\infty": (["-∞", "-inf", "-infinity"], ["∞", r"\infty", "-1"]),
     r"\frac16": ([r"0.1\overline{6}", r"0.1\bar{6}", "0.166667"], [r"0.\overline{16}", "0.16", r"0.1\overline{7}"]),
     # bases, ratios, equations, not a number
@@ -133,7 +134,6 @@ def test_the_documented_table_is_true():
         ("1:4", r"\frac{1}{4}", False),
         ("(1,3)", "1 < x < 3", False),
         (r"\begin{pmatrix} 1 \\\\ 2 \end{pmatrix}", "(1,2)", False),
-        (r"10\pi", "31.415927", False),
         ("6", "6m", False),
         ("5", "about 5", False),
         (r"\text{Friday}", "Fri", False),

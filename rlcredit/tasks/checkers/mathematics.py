@@ -32,7 +32,8 @@ MAX_DEPTH = 40  # brackets in brackets; a deeper text is no answer, and could ex
 _CACHED_ANSWERS = 20_000
 _SENTENCE_END = re.compile(r"[.!?;](?:\s|$)|,\s(?=[a-z]{2})")
 _NOT = re.compile(
-    r"\bnot\b|n't\b|\bbetween\b|\b(?:greater|less|more|fewer|larger|smaller) than\b|\bat (?:least|most)\b", re.IGNORECASE
+    r"\bnot\b|n't\b|\bbetween\b|\b(?:greater|less|more|fewer|larger|smaller) than\b|\bat (?:least|most)\b",
+    re.IGNORECASE,
 )
 _NEAR = 20  # characters before the last number of a text in which a "not" is about that number
 _MARKUP = re.compile(r"(?<![0-9A-Za-z)}])\*\*|\*\*(?![0-9A-Za-z(])|`|(?<=[^\s0-9]):(?=[0-9.\\$-])|</?[A-Za-z]{1,20}>")
