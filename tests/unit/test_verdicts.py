@@ -86,6 +86,9 @@ VERDICTS = {
     "0": (["x = 0"], ["2x - y + 2z - 18 = 0"]),  # data: two golds of MATH
     "12": (["n = 12", r"3 \times 4 = 12"], ["7 = 12", "x + 3 = 12"]),
     r"\text{odd}": (["odd"], ["ddo", "even"]),
+    r"\$\dfrac23 \approx \$0.67": ([r"\frac23 \approx 0.67"], [r"\$\dfrac23 \approx \$0.60"]),  # data: MATH
+    r"2^{4181}": ([r"2 \cdot 2^{4180}"], ["2^{4180}"]),  # data: MATH
+    r"0.56=56\%": ([r"56\%", "0.56", r"0.56 = 56\%"], [r"0.56 = 59\%", "0.59", "0.56 = 0.57 = 56"]),  # data: MATH
     "x=5": (["5", "x = 5.0"], ["y=5", "x=6"]),  # data: MATH-500
     "y = 2x + 3": (["2x+3", "y=3+2x"], ["y = 2x - 3", "y = 3x + 2"]),  # data: MATH-500
     "nan": ([], ["nan", "NaN", r"\text{nan}"]),

@@ -126,25 +126,27 @@ def _same_word(gold: str, answer: str) -> bool | None:
 
 
 def is_understood(form: str) -> bool:
-    """Whether math-verify can read the form: no prose, no numbers side by side, which it would multiply or add."""
+    """Whether math-verify can read the form: no prose, no relation that it drops, no numbers side by side."""
     form = ",".join(split_unit(item)[0] for item in _items(form)[1])
-    return not _SIDE_BY_SIDE.search(form) and not _PROSE.search(_NOT_PROSE.sub(" ", form))
+    return (
+        not _SIDE_BY_SIDE.search(form) and not _DROPPED.search(form) and not _PROSE.search(_NOT_PROSE.sub(" ", form))
+    )
 
 
 def _comparable(gold: str, answer: str) -> bool:
-    """Whether math-verify drops nothing that parts the two: a letter's case, a relation, an equation's left side."""
-    if sorted(_DROPPED.findall(gold)) != sorted(_DROPPED.findall(answer)):
-        return False
+    """Whether math-verify drops nothing that parts the two: the case of a letter, the left side of an equation."""
     golds, answers = (set(_NOT_PROSE.sub(" ", form)) for form in (gold, answer))
     folded = any(
         letter.isalpha() and letter not in golds and letter.swapcase() in golds and letter.swapcase() not in answers
         for letter in answers
     )
-    left, equals, _ = answer.rpartition("=")
+    left, equals, right = answer.rpartition("=")
+    if quantity(left) and quantity(right):
+        return False  # two numbers that are not the same
     if folded or not equals or "=" in gold or split_name(answer)[0]:
         return not folded
     left = _NOT_PROSE.sub(" ", left)
-    return not re.search(r"[A-Za-z].*[-+*/]|[-+*/].*[A-Za-z]", left) and not re.fullmatch(r"-?[0-9.]+", left)
+    return not re.search(r"[A-Za-z].*[-+*/]|[-+*/].*[A-Za-z]", left)
 
 
 def _items(form: str) -> tuple[str, list[str]]:

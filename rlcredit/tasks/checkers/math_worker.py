@@ -19,6 +19,7 @@ import atexit
 import contextlib
 import functools
 import json
+import math
 import mmap
 import os
 import queue
@@ -306,7 +307,8 @@ def _near(gold: Any, answer: Any) -> bool:
             values.append(complex(expression.subs(point).evalf(30)))
         except (TypeError, AttributeError, ValueError, OverflowError):
             return True
-    return abs(values[0] - values[1]) <= 1e-5 * max(map(abs, values)) or max(map(abs, values)) == 0
+    size = max(map(abs, values))
+    return not size < math.inf or abs(values[0] - values[1]) <= 1e-5 * size
 
 
 class _Mathematics:

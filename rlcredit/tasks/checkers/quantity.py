@@ -92,6 +92,9 @@ def quantity(form: str) -> Quantity | None:
     if len(form) > MAX_LENGTH:
         return None
     name, form = split_name(form)
+    if form.count("=") == 1:
+        left, _, right = form.partition("=")
+        return _of_both_sides(quantity(left), quantity(right))
     form, unit = split_unit(form)
     percent = form.endswith("%")
     form = form.removesuffix("%")
@@ -101,6 +104,11 @@ def quantity(form: str) -> Quantity | None:
         return None
     value = number * 10 ** _SCALES[scaled[2]] if scaled else number
     return Quantity(value, percent, "." in form and not _RECURRING.fullmatch(form), name, unit)
+
+
+def _of_both_sides(left: Quantity | None, right: Quantity | None) -> Quantity | None:
+    """The number of `0.56=56%`; none where the two sides differ."""
+    return right if left and right and same_quantity(left, right) else None
 
 
 def same_quantity(gold: Quantity, answer: Quantity) -> bool:
