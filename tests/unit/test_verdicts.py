@@ -29,6 +29,11 @@ VERDICTS = {
             "The answer is 42:1.",
         ],
     ),
+    "2": (
+        ["it is 2.", "it is $x=2$", "it is 4 - 2", "it is 2 km"],
+        ["it is 2x", "it is 2\\pi", "it is 2√3", "it is 2^2", "it is 2½", "it is (1,2)", "it is 2,5", "it is 2.5.2"],
+    ),
+    "1/2": (["it is 1/2", "the answer is 1/2."], ["it is 4 1/2", "it is 1/2x"]),
     # JSON's floats and e-notation
     "1e-05": (["0.00001", r"10^{-5}", "1E-5", r"1\times10^{-5}"], ["e-5", "1", r"10^{-4}", "1e-06", "0"]),
     "6.02e+23": ([r"6.02\times10^{23}", r"6.02 \cdot 10^{23}"], ["6.02", r"6.03\times10^{23}", r"6.02\times10^{22}"]),

@@ -39,16 +39,20 @@ _NEAR = 20  # characters before the last number of a text in which a "not" is ab
 _MARKUP = re.compile(r"(?<![0-9A-Za-z)}])\*\*|\*\*(?![0-9A-Za-z(])|`|(?<=[^\s0-9]):(?=[0-9.\\$-])|</?[A-Za-z]{1,20}>")
 _NUMBER = (
     r"(?:[-+\u2212\u2013]\s?)?\(?\\?[$\u20ac\u00a3]?"
-    r"(?:[0-9]{1,3}(?:[, ][0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)\)?"
+    r"(?:[0-9]+ [0-9]+/[0-9]+|[0-9]{1,3}(?:[, ][0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)\)?"
     r"(?:[eE][-+]?[0-9]+(?![A-Za-z0-9]))?"
     r"(?:\s?(?:\\times|\u00d7|\*|x)\s?10\s?\^\s?\{?[-\u2212]?[0-9]+\}?)?"
     r"(?:\s(?:hundred|thousand|million|billion|trillion)(?![a-z]))?(?:\s?(?:\\?%|percent(?![a-z])))?"
+)
+_CONTINUES = (  # what makes a number a part of something longer: 2x, 2\pi, 4^2, 5.2.1, (1,2)
+    r"[0-9]|[.,][0-9]|[A-Za-z](?![A-Za-z])|\\[A-Za-z]|\s?[+*/^]\s?[0-9A-Za-z(\\]|\s?-\s?[0-9]"
+    "|[\u00b2\u00b3\u00b9\u00bc-\u00be\u2150-\u215e\u221a\u03c0]"
 )
 _MATHEMATICS = re.compile(
     r"\$\$(?P<display>[^$]+)\$\$|(?<![\\0-9])\$(?P<inline>[^$\n]+)\$(?![0-9])"
     r"|\\\((?P<parens>.+?)\\\)|\\\[(?P<brackets>.+?)\\\]"
     r"|(?P<fraction>-?\\[dt]?frac\{-?[0-9]+\}\{[0-9]+\})"
-    rf"|(?<![A-Za-z0-9_.^*/+{{\\])(?P<number>{_NUMBER}(?:\s?(?:[-+*/^:\u2212]|\*\*)\s?{_NUMBER}){{0,20}})",
+    rf"|(?<![A-Za-z0-9_.,^*/+{{\\])(?P<number>{_NUMBER}(?:\s?(?:[-+*/^:\u2212]|\*\*)\s?{_NUMBER}){{0,20}})(?!{_CONTINUES})",
     re.DOTALL,
 )
 
