@@ -1,13 +1,13 @@
-r"""Mathematical answers, compared by math-verify.
+r"""Mathematical answers, compared as normal forms and, where that takes mathematics, by math-verify.
 
     gold \frac{1}{2}:   \boxed{\frac{1}{2}}   \boxed{\dfrac12}   \boxed{x = 0.5}   The answer is $1/2$.
 
-The answer of a completion is its last `\boxed{}`. Where no box is begun, it is what math-verify extracts from the last
-500 characters of the text: the LaTeX or number after "answer is", else the last one. That choice is ours.
+The answer of a completion is its last `\boxed{}`, else its last `<answer>`. Where there is neither, it is read from the
+last 500 characters of the text: what follows "answer is", else the last formula or number. That choice is ours.
 
-Two strings with the same `normal_form` are equal, and two different integers are not. math-verify decides everything
-else, in a worker process (see `math_worker`): decimals are compared to six places (0.333333 is 1/3, 0.33 is not), 9%
-equals both 0.09 and 9, units and names of variables are dropped (`n = 204` is 204), as are leading zeros (016 is 16).
+`equality` says at sight whether numbers, words, lists and sets of them are equal, and which forms cannot be read at all;
+those equal only themselves. The rest is left to math-verify in a worker process (see `math_worker`). docs/tasks.md has
+the table of what is equal to what.
 """
 
 from __future__ import annotations
