@@ -1,7 +1,8 @@
 r"""Answers to mathematical problems and the verdicts they must get.
 
-For each gold answer: answers that are right, and answers that are wrong. A text with a box, a tag or the word "answer"
-is the whole completion; any other text is put into a box. The forms come from public bug reports of checkers. Gold answers with "data" beside them stand in public files.
+For each gold answer: answers that are right, and answers that are wrong. A text with a box, a tag, "answer" or "it is"
+is the whole completion; any other text is put into a box. The forms come from public bug reports of checkers. Gold
+answers with "data" beside them stand in public files.
 """
 
 import re

@@ -2,12 +2,12 @@ r"""Mathematical answers, compared as normal forms and, where that takes mathema
 
     gold \frac{1}{2}:   \boxed{\frac{1}{2}}   \boxed{\dfrac12}   \boxed{x = 0.5}   The answer is $1/2$.
 
-The answer of a completion is its last `\boxed{}`, else its last `<answer>`. Where there is neither, it is read from the
-last 500 characters of the text: what follows "answer is", else the last formula or number. That choice is ours.
+The answer of a completion is its last `\boxed{}`, else its last `<answer>`. Where there is neither, it is read from
+the last 500 characters of the text: what follows "answer is", else the last formula or number. That choice is ours.
 
-`equality` says at sight whether numbers, words, lists and sets of them are equal, and which forms cannot be read at all;
-those equal only themselves. The rest is left to math-verify in a worker process (see `math_worker`). docs/tasks.md has
-the table of what is equal to what.
+`equality` says at sight whether numbers, words, lists and sets of them are equal, and which forms cannot be read at
+all; those equal only themselves. The rest is left to math-verify in a worker process (see `math_worker`).
+docs/tasks.md has the table of what is equal to what.
 """
 
 from __future__ import annotations
