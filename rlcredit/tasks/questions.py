@@ -346,11 +346,11 @@ def _answer(row: Row) -> str:
     if "answer" not in row:
         raise InputError("has no answer")
     answer = row["answer"]
-    if (
-        isinstance(answer, bool)
-        or not isinstance(answer, str | int | float)
-        or not str(answer).strip()
-        or answer != answer
-    ):
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float) or not str(answer).strip():
         raise InputError("answer is empty, or neither text nor number")
-    return str(answer).strip()
+    answer = str(answer).strip()
+    if answer in ("nan", "NaN", "NAN"):
+        raise InputError(
+            "answer is NaN, as an empty cell is written by some programs; write the answer, or drop the row"
+        )
+    return answer

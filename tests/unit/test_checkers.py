@@ -1,7 +1,7 @@
 """Checkers: right answers however they are written, no credit for wrong, ambiguous or hostile ones."""
 
-import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -10,22 +10,13 @@ import pytest
 from rlcredit.tasks.checkers import math_worker
 from rlcredit.tasks.checkers.answers import boxed, completion_text, final_answer, phrase, plain, shown, tagged
 from rlcredit.tasks.checkers.choice import LETTERS, check_choice
+from rlcredit.tasks.checkers.equality import for_library, is_understood
 from rlcredit.tasks.checkers.exact import check_exact
 from rlcredit.tasks.checkers.knights import check_knights
-from rlcredit.tasks.checkers.mathematics import check_math, normal_form
+from rlcredit.tasks.checkers.mathematics import check_math
+from rlcredit.tasks.checkers.normal_form import normal_form
 from rlcredit.tasks.checkers.verdict import NO_ANSWER, Verdict
-
-MATH_FILES = [
-    "gsm8k_train",
-    "gsm8k_test",
-    "math500",
-    "math_train",
-    "dapo_math_5k",
-    "aime24",
-    "aime25",
-    "olympiadbench_math_en",
-]
-CHOICE_FILES = ["arc_challenge_train", "arc_challenge_test", "crossthink_qa"]
+from tests.gold_answers import CHOICE_FILES, MATH_FILES, neighbours, right_pairs, rows_of, wrong_against_itself
 
 
 def math(gold, text):
@@ -52,11 +43,9 @@ def file_rows(name):
     folder = os.environ.get("RLCREDIT_DATA")
     if not folder:
         pytest.skip("RLCREDIT_DATA is not set; it names a folder with the data sets")
-    path = Path(folder) / f"{name}.jsonl"
-    if not path.is_file():
-        pytest.skip(f"RLCREDIT_DATA={folder} has no {path.name}")
-    with path.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    if not (Path(folder) / f"{name}.jsonl").is_file():
+        pytest.skip(f"RLCREDIT_DATA={folder} has no {name}.jsonl")
+    return rows_of(name)
 
 
 # Where the answer stands
@@ -282,11 +271,13 @@ def test_a_batch_keeps_its_order_and_repeats():
     assert check_math([], []) == []
 
 
+def golds_of(name):
+    return [row["answer"] for row in file_rows(name)]
+
+
 @pytest.mark.parametrize("name", MATH_FILES)
 def test_every_gold_answer_equals_itself(name):
-    golds = [row["answer"] for row in file_rows(name)]
-    verdicts = check_math([rf"\boxed{{{gold}}}" for gold in golds], [{"answer": gold} for gold in golds])
-    assert [gold for gold, verdict in zip(golds, verdicts, strict=True) if verdict.correct != 1.0] == []
+    assert wrong_against_itself(golds_of(name)) == []
 
 
 # The same value, read one by one: units, signs of degree and per cent, and names of variables do not count.
@@ -298,33 +289,37 @@ ALIKE = {
     ("8", "K=8"),
     ("5", "x=5"),
 }
-
-
-def right_pairs(name, stride):
-    """Gold answers of neighbouring rows that count as equal though their forms differ; of every `stride`-th pair."""
-    golds = [row["answer"] for row in file_rows(name)]
-    pairs = list(zip(golds, golds[1:] + golds[:1], strict=True))[::stride]
-    pairs = [(gold, other) for gold, other in pairs if normal_form(gold) != normal_form(other)]
-    verdicts = check_math([rf"\boxed{{{other}}}" for _, other in pairs], [{"answer": gold} for gold, _ in pairs])
-    return {pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict.correct}
+ALIKE |= {(other, gold) for gold, other in ALIKE}
 
 
 @pytest.mark.parametrize("name", MATH_FILES)
 def test_the_next_gold_answer_is_wrong(name):
-    assert right_pairs(name, {"math_train": 60, "math500": 6, "olympiadbench_math_en": 8}.get(name, 1)) <= ALIKE
+    stride = {"math_train": 60, "math500": 6, "olympiadbench_math_en": 8}.get(name, 1)
+    assert set(right_pairs(neighbours(golds_of(name))[::stride])) <= ALIKE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [1, -1])
+@pytest.mark.parametrize("name", MATH_FILES)
+def test_every_neighbouring_gold_answer_is_wrong(name, step):
+    assert set(right_pairs(neighbours(golds_of(name), step))) <= ALIKE
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MATH_FILES)
-def test_every_next_gold_answer_is_wrong(name):
-    assert right_pairs(name, 1) <= ALIKE
+def test_every_gold_answer_differs_from_itself_with_another_number(name):
+    golds = [gold for gold in golds_of(name) if re.search(r"[0-9]", gold)]
+    pairs = [(gold, re.sub(r"[0-9](?!.*[0-9])", lambda digit: str((int(digit[0]) + 3) % 10), gold)) for gold in golds]
+    assert right_pairs(pairs) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MATH_FILES)
-def test_the_library_alone_verifies_every_gold_answer(name):
-    golds = {row["answer"] for row in file_rows(name)}
-    assert [gold for gold in golds if not math_worker.pool.compare(gold, gold, True)[0]] == []
+def test_the_library_alone_verifies_the_gold_answers_that_it_reads(name):
+    forms = {normal_form(gold) for gold in golds_of(name)}
+    readable = [form for form in forms if is_understood(form)]
+    differing = [form for form in readable if not math_worker.pool.compare(*for_library(form, form))[0]]
+    assert differing == []
 
 
 # Choice
@@ -350,6 +345,17 @@ def test_the_library_alone_verifies_every_gold_answer(name):
         "**Answer:** (B) dry palms",
         "Answer: A\nAnswer: B",
         "The answer is dry palms. That is clear.",
+        "Answer: B, not C",
+        "Answer: B rather than C.",
+        r"\boxed{B, not A}",
+        r"\boxed{B. the bus stops}",
+        r"\boxed{\text{(B) their hands are dry}}",
+        "Answer: B) the bus stops",
+        r"\boxed{Option B}",
+        r"\boxed{\text{option (B)}}",
+        "The answer is option B.",
+        "So the correct option is B.",
+        "<answer>choice B</answer>",
         "B",
         " (B) dry palms ",
         "dry palms",
@@ -369,6 +375,17 @@ def test_right_choices(text):
         r"\boxed{Z}",
         r"\boxed{D}",
         r"\boxed{B or C}",
+        r"\boxed{B. or C.}",
+        r"\boxed{B) is wrong}",
+        "Answer: B) is not right.",
+        r"\boxed{B: it isn't this}",
+        r"\boxed{B. not the wet palms}",
+        r"\boxed{B. C}",
+        r"\boxed{not B}",
+        r"\boxed{option B or C}",
+        r"\boxed{D. the bus stops}",
+        "Answer: B or C, not A",
+        "The options B and C remain.",
         r"\boxed{palms}",
         r"\boxed{B",
         r"The answer is B. \boxed{}",

@@ -62,7 +62,7 @@ SLOW = [  # each of them takes all of its time, or all of its memory
 def half():
     """An ordinary question that the worker, not a cache, has to answer."""
     _by_library.cache_clear()
-    return check_math([r"\boxed{0.5}"], [{"answer": r"\frac{1}{2}"}])[0]
+    return check_math([r"\boxed{\frac{2}{\sqrt{16}}}"], [{"answer": r"\frac{1}{2}"}])[0]
 
 
 def judged(text):
@@ -147,11 +147,11 @@ def test_a_killed_worker_is_replaced():
 def test_a_stopped_worker_costs_one_answer(monkeypatch):
     worker = math_worker.MathWorker()
     try:
-        assert worker.compare("1/2", "0.5", True) == (True, None)
+        assert worker.compare("1/2", "0.5") == (True, None)
         os.kill(worker._process.pid, signal.SIGSTOP)
         monkeypatch.setattr(math_worker, "GOLD_SECONDS", 0.2)
-        assert worker.compare("1/2", "0.5", True) == (False, None)
-        assert worker.compare("1/2", "0.5", True) == (True, None)
+        assert worker.compare("1/2", "0.5") == (False, None)
+        assert worker.compare("1/2", "0.5") == (True, None)
     finally:
         worker.stop()
 
@@ -160,11 +160,11 @@ def test_a_stopped_worker_costs_one_answer(monkeypatch):
 def test_a_broken_protocol_is_a_dead_worker():
     worker = math_worker.MathWorker()
     try:
-        assert worker.compare("2", "4", True) == (False, "4")
+        assert worker.compare("2", "4") == (False, "4")
         worker._unread = b"nonsense\n"
-        assert worker.compare("2", "4", True) == (False, "4")
+        assert worker.compare("2", "4") == (False, "4")
         worker._unread = b"true\n"
-        assert worker.compare("2", "4", True) == (False, "4")
+        assert worker.compare("2", "4") == (False, "4")
     finally:
         worker.stop()
 
@@ -180,7 +180,7 @@ def test_a_fork_gets_workers_of_its_own():
 def test_workers_end_with_their_parent():
     code = (
         "import os, signal, sys; from rlcredit.tasks.checkers import math_worker as m;"
-        "print(m.pool.compare('2', '4', True), m.pool._workers[-1]._process.pid, flush=True);"
+        "print(m.pool.compare('2', '4'), m.pool._workers[-1]._process.pid, flush=True);"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
@@ -207,7 +207,7 @@ def test_the_worker_loads_neither_torch_nor_rlcredit():
         "print([m for m in ('torch', 'datasets', 'transformers', 'rlcredit') if m in sys.modules], file=sys.stderr)"
     )
     run = [sys.executable, "-P", "-c", code, math_worker.__file__]
-    found = subprocess.run(run, input='{"gold": "2", "answer": "4", "boxed": true}\n', capture_output=True, text=True)
+    found = subprocess.run(run, input='{"gold": "2", "answer": "4"}\n', capture_output=True, text=True)
     assert found.stdout.split("\n") == ['"ready"', '"gold"', "false", '"4"', ""]
     assert found.stderr.strip().endswith("[]")
 

@@ -95,7 +95,7 @@ def test_numbers_of_both_kinds_stand_in_one_column(load):
 
 def test_an_answer_that_is_no_number_is_refused(tmp_path):
     path = save_rows(tmp_path / "nan.jsonl", [{"question": "q", "answer": float("nan")}])
-    assert "row 1: answer is empty" in refusal(TASKS["math"], {"train": path, "test": []})
+    assert "row 1: answer is NaN" in refusal(TASKS["math"], {"train": path, "test": []})
 
 
 def test_files_are_found_from_the_home_folder(tmp_path, monkeypatch):

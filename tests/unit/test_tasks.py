@@ -95,6 +95,8 @@ def test_every_evaluation_set_belongs_to_a_task():
     ("task", "row", "expected"),
     [
         ("gsm8k", {"question": "q", "answer": ""}, "row 7: answer is empty"),
+        ("gsm8k", {"question": "q", "answer": float("nan")}, "row 7: answer is NaN"),
+        ("math", {"question": "q", "answer": "NaN"}, "row 7: answer is NaN"),
         ("gsm8k", {"question": " ", "answer": "1"}, "row 7: question is empty"),
         ("gsm8k", {"question": ["q"], "answer": "1"}, "row 7: question is empty, or no text"),
         ("gsm8k", {"question": "q", "answer": True}, "row 7: answer is empty, or neither text nor number"),

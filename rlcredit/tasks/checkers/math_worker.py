@@ -5,7 +5,7 @@ is inside a single operation of C (`9^{9^{9^9}}`). A process can be killed. This
 a script it is the worker, so it imports nothing of rlcredit (whose tasks import `datasets`), and the standard library
 alone until it has set its limits.
 
-The protocol is lines of JSON. The worker says "ready", then for every `{"gold", "answer", "boxed"}`: "gold" when it
+The protocol is lines of JSON. The worker says "ready", then for every `{"gold", "answer"}`: "gold" when it
 has parsed the gold answer, whether the answer is equal, and, for one that is not, the answer's canonical form.
 
 Nothing that a completion says runs as code. math-verify hands text to sympy's `parse_expr`, which does call `eval`,
@@ -19,10 +19,10 @@ import atexit
 import contextlib
 import functools
 import json
+import math
 import mmap
 import os
 import queue
-import re
 import select
 import subprocess
 import sys
@@ -48,7 +48,7 @@ class MathWorker:
         self._ready = False
         self._unread = b""
 
-    def compare(self, gold: str, answer: str, boxed: bool) -> tuple[bool, str | None]:
+    def compare(self, gold: str, answer: str) -> tuple[bool, str | None]:
         """Whether `answer` equals `gold`, and the canonical form of one that does not, if it has any.
 
         An answer that takes over `ANSWER_SECONDS`, or kills its worker, equals nothing.
@@ -56,7 +56,7 @@ class MathWorker:
         Raises:
             RuntimeError: if no worker can be started.
         """
-        request = json.dumps({"gold": gold, "answer": answer, "boxed": boxed}).encode() + b"\n"
+        request = json.dumps({"gold": gold, "answer": answer}).encode() + b"\n"
         for _ in range(2):  # a worker may have died since its last answer: the second one is fresh
             try:
                 self._ask(request)
@@ -182,11 +182,11 @@ class MathPool:
         for worker in self._workers:
             self._free.put(worker)
 
-    def compare(self, gold: str, answer: str, boxed: bool) -> tuple[bool, str | None]:
+    def compare(self, gold: str, answer: str) -> tuple[bool, str | None]:
         """`MathWorker.compare` by a free worker."""
         worker = self._free.get()
         try:
-            return worker.compare(gold, answer, boxed)
+            return worker.compare(gold, answer)
         except BaseException:
             worker.stop()  # interrupted between a question and its answer: the next one must not read this answer
             raise
@@ -243,7 +243,7 @@ def main() -> None:
         request = json.loads(line)
         gold = mathematics.gold(request["gold"])
         say("gold")
-        answer = mathematics.parsed(request["answer"], request["boxed"])
+        answer = mathematics.parsed(request["answer"])
         equal = mathematics.equal(gold, answer)
         say(equal)
         if not equal:
@@ -291,42 +291,53 @@ def _guard(event: str, arguments: tuple[Any, ...]) -> None:
         os._exit(3)
 
 
-def _words_kept(answer: str) -> str:
-    r"""Words that are followed by more, without their `\text{}`.
+def _near(gold: Any, answer: Any) -> bool:
+    """Whether two numbers that math-verify calls equal differ by less than a hundred-thousandth of themselves.
 
-    math-verify takes them for a unit and drops all that follows: to it, `5 \text{ maybe } \frac{1}{6}` is 5.
+    It compares to fifteen decimal places, to which all tiny numbers are 0. Each variable stands for a number here;
+    what has no value then (an interval, an equation) is left to math-verify.
     """
-    return re.sub(r"\\(?:text|mbox)\s*\{([^{}]*)\}(?=\s*[^\s^{}])", r" \1 ", answer)
+    values = []
+    for expression in (gold, answer):
+        if not getattr(expression, "is_Number", False) and not hasattr(expression, "free_symbols"):
+            return True
+        variables = sorted(expression.free_symbols, key=str)
+        point = {variable: 1.25 + 0.37 * place for place, variable in enumerate(variables)}
+        try:
+            values.append(complex(expression.subs(point).evalf(30)))
+        except (TypeError, AttributeError, ValueError, OverflowError):
+            return True
+    size = max(map(abs, values))
+    return not size < math.inf or abs(values[0] - values[1]) <= 1e-5 * size
 
 
 class _Mathematics:
     """math-verify's two functions, without its time limit and without exceptions."""
 
     def __init__(self, parse: Any, verify: Any) -> None:
-        from math_verify import ExprExtractionConfig, LatexExtractionConfig
+        from latex2sympy2_extended import NormalizationConfig
+        from math_verify import LatexExtractionConfig
 
-        latex = LatexExtractionConfig(boxed_match_priority=0)
-        # In a box everything is LaTeX. The other reader would take the last number of a box that is no mathematics.
-        self._boxed, self._free = [latex], [latex, ExprExtractionConfig()]
+        # Units are off: it takes the m of 6m for meters and drops it, and "million" too.
+        normalization = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True)
+        self._config = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=normalization)]
         self._parse, self._verify = parse, verify
-        self.gold = functools.lru_cache(maxsize=1_000)(functools.partial(self.parsed, boxed=True))
+        self.gold = functools.lru_cache(maxsize=1_000)(self.parsed)
 
     def warm_up(self) -> None:
         for example in (r"\frac{1}{2}", r"(1,2]\cup\{3\}", r"x^2+\sqrt{3}=y", r"\begin{pmatrix}1\\2\end{pmatrix}"):
-            self.equal(self.parsed(example, True), self.parsed("7", True))
+            self.equal(self.parsed(example), self.parsed("7"))
 
-    def parsed(self, answer: str, boxed: bool) -> list[Any]:
+    def parsed(self, answer: str) -> list[Any]:
         """What math-verify makes of an answer: an expression, if it finds one, and the text it was read from."""
-        text = rf"\boxed{{{_words_kept(answer)}}}" if boxed else answer
-        config = self._boxed if boxed else self._free
         try:
-            return list(self._parse(text, config, parsing_timeout=None))
+            return list(self._parse(rf"\boxed{{{answer}}}", self._config, parsing_timeout=None))
         except Exception:  # of any kind, for a hostile text: it is no answer
             return []
 
     def equal(self, gold: list[Any], answer: list[Any]) -> bool:
         try:
-            return bool(self._verify(gold, answer, timeout_seconds=None))
+            return bool(self._verify(gold, answer, timeout_seconds=None)) and _near(gold[0], answer[0])
         except Exception:  # as above: not equal
             return False
 
