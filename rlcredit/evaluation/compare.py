@@ -11,12 +11,11 @@ import numpy as np
 
 from rlcredit.errors import InputError
 from rlcredit.evaluation.evaluate import SETTINGS_FILE
+from rlcredit.evaluation.identity import differences, is_of_the_policy
 from rlcredit.evaluation.samples import SAMPLES_FILE, read_samples, table
 from rlcredit.stats.paired import compare as paired
 
 SHOWN = 20
-# Settings that make two evaluations differ in more than the model.
-SHARED = ("task", "samples", "temperature", "top_p", "top_k", "max_new_tokens", "seed", "batch_size", "dtype")
 
 
 class Evaluation(NamedTuple):
@@ -38,10 +37,10 @@ def compare(argv: Sequence[str]) -> None:
         raise InputError(
             f"{folders[0]} and {folders[1]} are evaluations of different problems; evaluate both on one set"
         )
-    differing = [key for key in SHARED if first.settings.get(key) != second.settings.get(key)]
     comparison = paired(first.correct_P, second.correct_P, first.samples, second.samples)
-    for key in differing:
-        print(f"note: {key} differs: {first.settings.get(key)} and {second.settings.get(key)}")
+    for key, values in differences(first.settings, second.settings).items():
+        if not is_of_the_policy(key):
+            print(f"note: {key} differs: {values[0]!s:.60} and {values[1]!s:.60}")
     print(f"A  {first.correct_P.mean():.3f}  {folders[0]}")
     print(f"B  {second.correct_P.mean():.3f}  {folders[1]}")
     p = "p < 0.0001" if comparison.p_value < 1e-4 else f"p = {comparison.p_value:.4f}"

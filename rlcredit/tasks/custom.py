@@ -58,7 +58,7 @@ def load(options: Mapping[str, object], *, train: bool = True, tests: Sequence[s
     task = replace(CUSTOM, check=CHECKERS[settings.check] if settings.check else None)
     task = replace(task, has_answers=task.check is not None)
     data = task.load(settings, train=train, tests=tests, rewards=[reward] if reward else None)
-    return data if data.check or not reward else replace(data, check=check_by(reward))
+    return data if data.check or not reward else replace(data, check=check_by(reward), has_answers=False)
 
 
 CUSTOM = QuestionTask(name="custom", check=None, options=CustomOptions, keeps_columns=True)

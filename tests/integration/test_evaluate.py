@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlcredit.cli import main
 from rlcredit.config import recipes_root
+from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.evaluation.samples import batches
 from rlcredit.evaluation.sampling import Sampling, complete
 from rlcredit.stats.estimates import pass_at_k
@@ -128,9 +129,9 @@ def test_a_checkpoint_with_adapters_is_evaluated_with_them(tmp_path):
     evaluated(tmp_path / "b", "--model", POLICY, *words)
     saved, plain = ([row["completion"] for row in samples(tmp_path / name)] for name in "ab")
     rows = TASKS["countdown"](json.loads(OPTIONS) | {"num_test": 16}, train=False).tests["countdown"]
-    (batch,) = batches(rows, tokenizer, samples=1, batch_size=32)
+    (batch,) = batches(rows, PromptRenderer(tokenizer), samples=1, batch_size=32)
     prompts = [rows[problem]["prompt"] for problem, _ in batch.pairs]
-    found = complete(adapted, tokenizer, prompts, batch.pairs, Sampling(56))
+    found = complete(adapted, PromptRenderer(tokenizer), prompts, batch.pairs, Sampling(56))
     live = {problem: completion.text for (problem, _), completion in zip(batch.pairs, found, strict=True)}
     assert saved == [live[problem] for problem in range(16)] != plain
 
