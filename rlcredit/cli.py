@@ -20,7 +20,9 @@ rlcredit: token-level credit for RL fine-tuning of language models
   rlcredit train --config RECIPE --dry_run           check everything but the weights, and print the plan
   rlcredit benchmark --config RECIPE --strategies S [S ...] --seeds 0..4     train a grid of runs: does credit help?
   rlcredit evaluate --model M --task SET [...]       measure the accuracy of a checkpoint, with intervals
+  rlcredit evaluate RUN [...]                        the same with the task, options and sampling of a training run
   rlcredit analyze --model M --task SET [...]        write a page: where the model plans and anchors
+  rlcredit analyze RUN [...]                         the same with the prompts of a training run
   rlcredit report RUN [RUN ...]                      write a page of a run's log, or of several runs
   rlcredit compare A B                               compare two evaluations, problem by problem
   rlcredit prepare-model SOURCE OUTPUT               make a checkpoint from GGUF (smollm2-135m, or a file)

@@ -37,6 +37,7 @@ from rlcredit.config import list_keys, model_path, parse
 from rlcredit.credit import CreditArguments, strategy_of
 from rlcredit.errors import InputError
 from rlcredit.evaluation.decoding import note_of
+from rlcredit.evaluation.of_run import flags_of
 from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.evaluation.sampling import Sampling
 from rlcredit.models.loading import ModelArguments, load_model, load_tokenizer
@@ -141,7 +142,7 @@ def analyze(argv: Sequence[str]) -> None:
 
 
 def _parsed(argv: Sequence[str]) -> tuple[AnalyzeArguments, AnalysisCredit]:
-    args, credit = parse(list(argv), (AnalyzeArguments, AnalysisCredit))
+    args, credit = parse(flags_of("analyze", argv), (AnalyzeArguments, AnalysisCredit))
     return args, credit if args.layers is None else replace(credit, credit_layers=args.layers)
 
 
@@ -242,5 +243,8 @@ def _say(document: dict[str, Any], folder: Path) -> None:
 
 def describe() -> str:
     """The keys of the command, with defaults, for --help."""
-    title = "Keys of rlcredit analyze (and the credit_* keys of rlcredit train):"
+    title = (
+        "rlcredit analyze RUN [--key value ...]: the policy, prompts, length and temperature of a training run.\n\n"
+    )
+    title += "Keys of rlcredit analyze (and the credit_* keys of rlcredit train):"
     return f"\n{title}\n\n{list_keys(fields(AnalyzeArguments))}"

@@ -26,6 +26,7 @@ from rlcredit.config import list_keys, model_path, parse
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.evaluation.decoding import note_of
 from rlcredit.evaluation.identity import Identity, differences, identity, in_words, prompts_digest
+from rlcredit.evaluation.of_run import flags_of
 from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.evaluation.samples import SAMPLES_FILE, SampleBatch, Store, batches, draw, table
 from rlcredit.evaluation.sampling import Sampling
@@ -36,6 +37,9 @@ from rlcredit.tasks import EVALUATION_SETS, TaskData, load_set
 
 SETTINGS_FILE = "settings.json"
 METRICS_FILE = "metrics.json"
+RUN_IN_FRONT = (
+    "rlcredit evaluate RUN [--key value ...]: the policy, set, options, length and sampling of a training run."
+)
 
 
 @dataclass(kw_only=True)
@@ -93,7 +97,7 @@ def evaluate(argv: Sequence[str]) -> None:
     Raises: InputError for what the user has to mend; RunStopped if the run cannot go on.
     """
     disable_progress_bar()
-    (args,) = parse(list(argv), (EvaluateArguments,))
+    (args,) = parse(flags_of("evaluate", argv), (EvaluateArguments,))
     path = model_path(args.model)
     rows, task = load_set(args.task, args.data, args.task_options, args.limit)
     if task.check is None:
@@ -223,4 +227,4 @@ def _report(args: EvaluateArguments, store: Store, task: TaskData) -> None:
 
 def describe() -> str:
     """The keys of the command, with defaults, for --help."""
-    return "\nKeys of rlcredit evaluate:\n\n" + list_keys(fields(EvaluateArguments))
+    return f"\n{RUN_IN_FRONT}\n\nKeys of rlcredit evaluate:\n\n" + list_keys(fields(EvaluateArguments))

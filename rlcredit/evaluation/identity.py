@@ -12,7 +12,7 @@ Beside the settings of the command it has
     device                         cpu, cuda, ...
 
 A digest is a SHA-256 of the whole file up to 256 MB. Of a larger file it is one of its first and last 8 MB, with its
-size and the time of its last change. A reward's modules are its own and those that it imports at its top, where they are
+size and the time of its last change. A reward's modules are its own and those that it imports at its top and that are
 not installed packages; what it imports inside a function, and the files that it reads, are not seen.
 """
 
@@ -31,14 +31,12 @@ from typing import Any
 from datasets import Dataset
 from transformers import PretrainedConfig
 
-import rlcredit
-from rlcredit import tasks
 from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.runs.files import ACCURACY_FILE, FACTS_FILE
-from rlcredit.tasks import TaskData
+from rlcredit.tasks import TaskData, base
 
 Identity = dict[str, Any]
-PACKAGES = ("math-verify", "latex2sympy2-extended", "sympy", "transformers", "tokenizers", "torch", "peft")
+PACKAGES = ("rlcredit", "math-verify", "latex2sympy2-extended", "sympy", "transformers", "tokenizers", "torch", "peft")
 LOADED = {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".tiktoken", ".py"}
 # Beside the policy in a run's folder; nothing of an evaluation loads them.
 NOT_LOADED = {
@@ -75,7 +73,7 @@ def identity(
         "base_files": files_of(base) if base else {},
         "base_commit" if base else "commit": commit,
         "code": {"rlcredit.tasks": _code_of_tasks(), **_code_of(task.rewards)},
-        "versions": {"rlcredit": rlcredit.__version__, **_versions()},
+        "versions": _versions(),
     }
     return flat(parts)
 
@@ -150,7 +148,7 @@ def file_digest(file: Path) -> str:
 
 def _code_of_tasks() -> str:
     """Of rlcredit's own tasks and checkers."""
-    folder = Path(tasks.__path__[0])
+    folder = Path(base.__file__).parent
     return text_digest("\n".join(file.read_text() for file in sorted(folder.rglob("*.py"))))
 
 
