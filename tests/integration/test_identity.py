@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -135,3 +136,29 @@ def test_large_files_have_a_digest_of_both_ends(tmp_path, monkeypatch):
         file.write_bytes(content)
         digests.add(identities.file_digest(file))
     assert len(digests) == 6
+
+
+def test_chat_template_kwargs_reach_the_plan_the_length_checks_and_the_evaluation(home, tmp_path, capsys):
+    template = "{{ messages[0].content }}{% if enable_thinking is false %}" + "1 " * 30 + "{% endif %}"
+    (home / "policy/chat_template.jinja").write_text(template)
+    told = '{"enable_thinking": false}'
+    save_rows(home / "rows.jsonl", [{"prompt": [{"role": "user", "content": "1 2"}], "answer": "3"}] * 8)
+    options = {"train": str(home / "rows.jsonl"), "check": "exact"}
+    argv = ["train", "--task=custom", "--task_options", json.dumps(options), f"--model_name_or_path={home / 'policy'}"]
+    argv += ["--dry_run", f"--output_dir={tmp_path / 'out'}", "--num_generations=4", "--max_steps=1"]
+    argv += ["--per_device_train_batch_size=4", "--report_to=none", "--use_cpu=true"]
+    argv += ["--bf16=false"]
+    lengths = []
+    for more in ([], [f"--chat_template_kwargs={told}"]):
+        capsys.readouterr()
+        assert main([*argv, *more, "--max_completion_length=16"]) == 0
+        lengths.append(int(re.search(r"prompts of (\d+) to", capsys.readouterr().out)[1]))
+    assert lengths[1] >= lengths[0] + 30
+    context = json.loads((home / "policy/config.json").read_text())["max_position_embeddings"]
+    edge = f"--max_completion_length={context - lengths[0]}"
+    assert main([*argv, edge]) == 0
+    assert main([*argv, edge, f"--chat_template_kwargs={told}"]) == 2
+    assert f"a prompt of {lengths[1]} tokens" in capsys.readouterr().err
+    plain, changed = (identity_of(capsys, *words(home, *more)) for more in ([], ["--chat_template_kwargs", told]))
+    differing = identities.differences(plain, changed)
+    assert differing.keys() == {"chat_template_kwargs.enable_thinking", "prompts_sha256"}
