@@ -20,7 +20,9 @@ rlcredit: token-level credit for RL fine-tuning of language models
   rlcredit train --config RECIPE --dry_run           check everything but the weights, and print the plan
   rlcredit benchmark --config RECIPE --strategies S [S ...] --seeds 0..4     train a grid of runs: does credit help?
   rlcredit evaluate --model M --task SET [...]       measure the accuracy of a checkpoint, with intervals
+  rlcredit evaluate RUN [...]                        the same with the task, options and sampling of a training run
   rlcredit analyze --model M --task SET [...]        write a page: where the model plans and anchors
+  rlcredit analyze RUN [...]                         the same with the prompts of a training run
   rlcredit report RUN [RUN ...]                      write a page of a run's log, or of several runs
   rlcredit compare A B                               compare two evaluations, problem by problem
   rlcredit prepare-model SOURCE OUTPUT               make a checkpoint from GGUF (smollm2-135m, or a file)
@@ -82,11 +84,14 @@ TRAIN_KEYS = (
 REMOVED_KEYS = ("credit_attention",)  # `rlcredit train` has advice on them
 
 
-def _lazily(module: str, function: str, keys: Sequence[str] = ()) -> Callable[[list[str]], None]:
+def _lazily(
+    module: str, function: str, keys: Sequence[str] = (), *, run_in_front: bool = False
+) -> Callable[[list[str]], None]:
     """A command whose module takes seconds to import; it brings `describe()`, its keys for --help.
 
     Args:
         keys: the files with its keys; unknown ones are refused before the import.
+        run_in_front: whether the folder of a run may stand before the flags.
     """
 
     def run(rest: list[str]) -> None:
@@ -94,7 +99,8 @@ def _lazily(module: str, function: str, keys: Sequence[str] = ()) -> Callable[[l
         if keys and not _asks_for_help(rest):
             from rlcredit.config.early import refuse_unknown
 
-            task, task_options = refuse_unknown(rest, keys, REMOVED_KEYS)
+            flags = rest[1:] if run_in_front and not rest[0].startswith("-") else rest
+            task, task_options = refuse_unknown(flags, keys, REMOVED_KEYS)
             if task_options:
                 importlib.import_module("rlcredit.tasks").check_options(task, task_options)
         home = importlib.import_module(module)
@@ -139,8 +145,8 @@ def _print_version(rest: list[str]) -> None:
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _lazily("rlcredit.trainers.run", "train", TRAIN_KEYS),
     "benchmark": _lazily("rlcredit.benchmark.run", "benchmark"),
-    "evaluate": _lazily("rlcredit.evaluation.evaluate", "evaluate", EVALUATE_KEYS),
-    "analyze": _lazily("rlcredit.analysis.analyze", "analyze", ANALYZE_KEYS),
+    "evaluate": _lazily("rlcredit.evaluation.evaluate", "evaluate", EVALUATE_KEYS, run_in_front=True),
+    "analyze": _lazily("rlcredit.analysis.analyze", "analyze", ANALYZE_KEYS, run_in_front=True),
     "report": _lazily("rlcredit.runs.report", "report"),
     "compare": _lazily("rlcredit.evaluation.compare", "compare"),
     "prepare-model": _prepare_model,

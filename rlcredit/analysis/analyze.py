@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from rlcredit.analysis.build import REPORT_FILES, build, write
@@ -37,6 +37,9 @@ from rlcredit.config import list_keys, model_path, parse
 from rlcredit.config.ranges import at_least, check_ranges
 from rlcredit.credit import CreditArguments, strategy_of
 from rlcredit.errors import InputError
+from rlcredit.evaluation.decoding import note_of
+from rlcredit.evaluation.of_run import flags_of
+from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.evaluation.sampling import Sampling
 from rlcredit.models.loading import ModelArguments, load_model, load_tokenizer
 from rlcredit.tasks import EVALUATION_SETS, load_set
@@ -70,6 +73,9 @@ class AnalyzeArguments(ModelArguments):
     completions: str | None = field(
         default=None,
         metadata={"help": "With completions: a run's completions_*.parquet, an evaluation's samples."},
+    )
+    chat_template_kwargs: dict | None = field(
+        default=None, metadata={"help": 'What the chat template gets beside the prompt, {"enable_thinking": false}.'}
     )
     samples: int = field(default=70, metadata={"help": "Prompts, from the first on."})
     temperature: float = field(default=0.7, metadata={"help": "0 is greedy."})
@@ -116,23 +122,26 @@ def analyze(argv: Sequence[str]) -> None:
     except ValueError as error:
         raise InputError(" ".join(str(error).split())) from error
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    kept, skipped = usable(questions, tokenizer, context, 1 if args.completions else args.max_new_tokens)
+    renderer = PromptRenderer(tokenizer, args.chat_template_kwargs or {})
+    kept, skipped = usable(questions, renderer, context, 1 if args.completions else args.max_new_tokens)
     if not kept:
         raise InputError(f"none of the {len(questions)} prompts can be used; the first: {skipped[0].reason}")
     model = load_model(path, args, config, torch.accelerator.current_accelerator() or torch.device("cpu"))
-    responses, unwritten = _responses(args, kept, model, tokenizer, context, check)
+    for line in note_of(model.generation_config, "the analysis"):
+        print(f"note: {line}")
+    responses, unwritten = _responses(args, kept, model, renderer, context, check)
     readings, unread = _read_all(model, responses, credit, args.temperature or 1.0)
     skipped += [*unwritten, *unread]
     if not readings:
         raise InputError(f"none of the responses can be read; the first: {skipped[-1].reason}")
-    table = _perturbation(model, tokenizer, kept, credit, args) if args.perturbed and not args.completions else None
+    table = _perturbation(model, renderer, kept, credit, args) if args.perturbed and not args.completions else None
     document = build(readings, tokenizer, credit, _about(args, argv), table, skipped, args.seed)
     write(document, args.folder)
     _say(document, args.folder)
 
 
 def _parsed(argv: Sequence[str]) -> tuple[AnalyzeArguments, AnalysisCredit]:
-    args, credit = parse(list(argv), (AnalyzeArguments, AnalysisCredit))
+    args, credit = parse(flags_of("analyze", argv), (AnalyzeArguments, AnalysisCredit))
     return args, credit if args.layers is None else replace(credit, credit_layers=args.layers)
 
 
@@ -146,6 +155,7 @@ def _about(args: AnalyzeArguments, argv: Sequence[str]) -> dict[str, Any]:
             "temperature": args.temperature,
             "max_new_tokens": args.max_new_tokens,
             "seed": args.seed,
+            "chat_template_kwargs": str(args.chat_template_kwargs) if args.chat_template_kwargs else None,
             "continuation": args.continuation or None,
         },
     }
@@ -174,17 +184,17 @@ def _responses(
     args: AnalyzeArguments,
     kept: Sequence[tuple[Question, list[int]]],
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    renderer: PromptRenderer,
     context: int | None,
     check: Checker | None,
 ) -> tuple[list[Response], list[Skipped]]:
     if args.completions:
-        return written(kept, tokenizer, context)
+        return written(kept, renderer.tokenizer, context)
     sampling = Sampling(args.max_new_tokens, args.temperature, seed=args.seed)
-    responses = generated(kept, model, tokenizer, sampling, args.batch_size)
+    responses = generated(kept, model, renderer, sampling, args.batch_size)
     if check is None:
         return responses, []
-    texts = [tokenizer.decode(response.ids, skip_special_tokens=True) for response in responses]
+    texts = [renderer.tokenizer.decode(response.ids, skip_special_tokens=True) for response in responses]
     return checked(responses, [question.row or {} for question, _ in kept], texts, check), []
 
 
@@ -202,19 +212,19 @@ def _read_all(
 
 def _perturbation(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    renderer: PromptRenderer,
     kept: Sequence[tuple[Question, list[int]]],
     credit: CreditArguments,
     args: AnalyzeArguments,
 ) -> Table1:
     """Table 1: its originals are greedy, so they are responses of their own."""
     part = kept[: args.perturbed]
-    responses = generated(part, model, tokenizer, Sampling(args.max_new_tokens), args.batch_size)
+    responses = generated(part, model, renderer, Sampling(args.max_new_tokens), args.batch_size)
     perturbed = []
     for response in tqdm(responses, desc="perturbing", unit="response", mininterval=_interval()):
         fai_T = read(model, response, credit, 1.0, maps=False).series.fai_T
         longest = args.continuation or None
-        perturbed.append(perturb(model, tokenizer, response.prompt_ids, response.ids, fai_T, longest=longest))
+        perturbed.append(perturb(model, renderer.tokenizer, response.prompt_ids, response.ids, fai_T, longest=longest))
     return table1(perturbed, args.seed)
 
 
@@ -232,5 +242,8 @@ def _say(document: dict[str, Any], folder: Path) -> None:
 
 def describe() -> str:
     """The keys of the command, with defaults, for --help."""
-    title = "Keys of rlcredit analyze (and the credit_* keys of rlcredit train):"
+    title = (
+        "rlcredit analyze RUN [--key value ...]: the policy, prompts, length and temperature of a training run.\n\n"
+    )
+    title += "Keys of rlcredit analyze (and the credit_* keys of rlcredit train):"
     return f"\n{title}\n\n{list_keys(fields(AnalyzeArguments))}"

@@ -35,6 +35,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlcredit.evaluation.decoding import own_decoding
 from rlcredit.evaluation.sampling import end_tokens
 from rlcredit.models.modes import evaluating
 from rlcredit.stats.estimates import Estimate
@@ -257,18 +258,17 @@ def _continuations(sample: _Sample, forced: list[tuple[int, int]]) -> list[list[
     width = max(map(len, prefixes))
     pad = sample.tokenizer.pad_token_id if sample.tokenizer.pad_token_id is not None else sample.ends[0]
     device = sample.model.device
-    ids = sample.model.generate(
-        input_ids=torch.tensor([[pad] * (width - len(row)) + row for row in prefixes], device=device),
-        attention_mask=torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prefixes], device=device),
-        max_new_tokens=max(limits),
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        eos_token_id=sample.ends,
-        pad_token_id=pad,
-        use_cache=True,
-    )[:, width:].tolist()
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in prefixes]
+    with own_decoding(sample.model):
+        ids = sample.model.generate(
+            input_ids=torch.tensor([[pad] * (width - len(row)) + row for row in prefixes], device=device),
+            attention_mask=torch.tensor(mask, device=device),
+            max_new_tokens=max(limits),
+            do_sample=False,
+            eos_token_id=sample.ends,
+            pad_token_id=pad,
+            use_cache=True,
+        )[:, width:].tolist()
     return [_until_end(row[:limit], sample.ends) for row, limit in zip(ids, limits, strict=True)]
 
 

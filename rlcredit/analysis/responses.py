@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlcredit.errors import InputError
-from rlcredit.evaluation.sampling import Prompt, Sampling, complete, encode
+from rlcredit.evaluation.prompts import Prompt, PromptRenderer
+from rlcredit.evaluation.sampling import Sampling, complete
 from rlcredit.tasks.checkers import Checker
 from rlcredit.tasks.checkers.answers import completion_text
 from rlcredit.tasks.files import id_of, read_file
@@ -93,7 +94,7 @@ def _question(path: Path, place: str, row: dict[str, Any]) -> Question:
 
 
 def usable(
-    questions: Iterable[Question], tokenizer: PreTrainedTokenizerBase, context: int | None, room: int
+    questions: Iterable[Question], renderer: PromptRenderer, context: int | None, room: int
 ) -> tuple[list[tuple[Question, list[int]]], list[Skipped]]:
     """Questions with their prompts' tokens, and those that are empty or leave no room in the context."""
     kept, skipped = [], []
@@ -101,7 +102,7 @@ def usable(
         if not question.prompt:
             skipped.append(Skipped(question.id, "the prompt is empty"))
             continue
-        ids = encode(tokenizer, [question.prompt])["input_ids"][0].tolist()
+        ids = renderer.ids([question.prompt])[0]
         if context and len(ids) + room > context:
             reason = f"a prompt of {len(ids)} tokens and {room} of response do not fit the context of {context}"
             skipped.append(Skipped(question.id, reason))
@@ -134,7 +135,7 @@ def written(
 def generated(
     kept: Sequence[tuple[Question, list[int]]],
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    renderer: PromptRenderer,
     sampling: Sampling,
     batch_size: int,
 ) -> list[Response]:
@@ -143,9 +144,9 @@ def generated(
     for start in range(0, len(kept), batch_size):
         part = kept[start : start + batch_size]
         streams = [(start + offset, 0) for offset in range(len(part))]
-        completions = complete(model, tokenizer, [question.prompt for question, _ in part], streams, sampling)
+        completions = complete(model, renderer, [question.prompt for question, _ in part], streams, sampling)
         for (question, prompt_ids), completion in zip(part, completions, strict=True):
-            responses.append(Response(question.id, tokenizer.decode(prompt_ids), prompt_ids, completion.ids))
+            responses.append(Response(question.id, renderer.tokenizer.decode(prompt_ids), prompt_ids, completion.ids))
     return responses
 
 

@@ -11,12 +11,13 @@ import numpy as np
 
 from rlcredit.errors import InputError
 from rlcredit.evaluation.evaluate import SETTINGS_FILE
+from rlcredit.evaluation.identity import differences, is_of_the_policy
+from rlcredit.evaluation.of_run import EVALUATIONS, evaluations_of
 from rlcredit.evaluation.samples import SAMPLES_FILE, read_samples, table
+from rlcredit.runs.files import FACTS_FILE
 from rlcredit.stats.paired import compare as paired
 
 SHOWN = 20
-# Settings that make two evaluations differ in more than the model.
-SHARED = ("task", "samples", "temperature", "top_p", "top_k", "max_new_tokens", "seed", "batch_size", "dtype")
 
 
 class Evaluation(NamedTuple):
@@ -33,15 +34,16 @@ def compare(argv: Sequence[str]) -> None:
     folders = [word for word in argv if not word.startswith("-")]
     if len(folders) != 2 or len(argv) != 2:
         raise InputError("rlcredit compare takes the folders of two evaluations: rlcredit compare A B")
+    folders = _evaluations(*folders)
     first, second = (_read(Path(folder)) for folder in folders)
     if first.problems != second.problems:
         raise InputError(
             f"{folders[0]} and {folders[1]} are evaluations of different problems; evaluate both on one set"
         )
-    differing = [key for key in SHARED if first.settings.get(key) != second.settings.get(key)]
     comparison = paired(first.correct_P, second.correct_P, first.samples, second.samples)
-    for key in differing:
-        print(f"note: {key} differs: {first.settings.get(key)} and {second.settings.get(key)}")
+    for key, values in differences(first.settings, second.settings).items():
+        if not is_of_the_policy(key):
+            print(f"note: {key} differs: {values[0]!s:.60} and {values[1]!s:.60}")
     print(f"A  {first.correct_P.mean():.3f}  {folders[0]}")
     print(f"B  {second.correct_P.mean():.3f}  {folders[1]}")
     p = "p < 0.0001" if comparison.p_value < 1e-4 else f"p = {comparison.p_value:.4f}"
@@ -52,6 +54,22 @@ def compare(argv: Sequence[str]) -> None:
             print(f"  {name}  {' '.join(question.split())[:90]}")
         if len(problems) > SHOWN:
             print(f"  and {len(problems) - SHOWN} more")
+
+
+def _evaluations(*folders: str) -> list[str]:
+    """The folders; of two runs, those of their evaluations of one set. Raises: InputError if that is not one set."""
+    if any(
+        (Path(folder) / SETTINGS_FILE).is_file() or not (Path(folder) / FACTS_FILE).is_file() for folder in folders
+    ):
+        return list(folders)
+    first, second = (evaluations_of(Path(folder)) for folder in folders)
+    if len(shared := sorted(first.keys() & second.keys())) != 1:
+        which = f"both have {', '.join(shared)}" if shared else "no set was evaluated in both"
+        raise InputError(
+            f"{folders[0]} and {folders[1]}: {which}; run rlcredit evaluate RUN on each, or write the folders of two "
+            f"evaluations, RUN/{EVALUATIONS}/SET"
+        )
+    return [str(first[shared[0]]), str(second[shared[0]])]
 
 
 def _read(folder: Path) -> Evaluation:
@@ -78,4 +96,4 @@ def _read(folder: Path) -> Evaluation:
 
 def describe() -> str:
     """What `rlcredit compare` takes, for --help."""
-    return "\nrlcredit compare A B: the output folders of two evaluations of the same problems.\n"
+    return "\nrlcredit compare A B: the output folders of two evaluations of the same problems, or two runs.\n"

@@ -12,35 +12,40 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from accelerate import PartialState
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
 from rlcredit.config import list_keys, model_path, parse
 from rlcredit.config.ranges import Range, at_least, check_ranges
 from rlcredit.errors import InputError, RunStopped
+from rlcredit.evaluation.decoding import note_of
+from rlcredit.evaluation.identity import Identity, differences, identity, in_words, prompts_digest
+from rlcredit.evaluation.of_run import flags_of
+from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.evaluation.samples import SAMPLES_FILE, SampleBatch, Store, batches, draw, table
-from rlcredit.evaluation.sampling import Sampling, prompt_lengths
+from rlcredit.evaluation.sampling import Sampling
 from rlcredit.files import write_whole
 from rlcredit.models.loading import ModelArguments, load_model, load_tokenizer
 from rlcredit.stats.estimates import summarize
-from rlcredit.tasks import EVALUATION_SETS, load_set
+from rlcredit.tasks import EVALUATION_SETS, TaskData, load_set
 
 SETTINGS_FILE = "settings.json"
 METRICS_FILE = "metrics.json"
-WEIGHTS = ("*.safetensors", "*.bin")
 _RANGES: tuple[Range, ...] = (
     *at_least(1, "samples", "max_new_tokens", "batch_size"),
     *at_least(0, "seed", "temperature", "top_k"),
     ("limit", lambda limit: 1 <= limit <= 1_000_000, "1 to 1000000, or leave it out"),
     ("top_p", lambda share: 0 < share <= 1, "a number above 0, up to 1"),
+)
+RUN_IN_FRONT = (
+    "rlcredit evaluate RUN [--key value ...]: the policy, set, options, length and sampling of a training run."
 )
 
 
@@ -54,6 +59,9 @@ class EvaluateArguments(ModelArguments):
         metadata={"help": "A .jsonl, .json, .csv or .parquet file, or a set on the hub, in place of the task's own."},
     )
     task_options: dict | None = field(default=None, metadata={"help": "Mapping that the task checks."})
+    chat_template_kwargs: dict | None = field(
+        default=None, metadata={"help": 'What the chat template gets beside the prompt, {"enable_thinking": false}.'}
+    )
     samples: int = field(default=1, metadata={"help": "Completions a problem."})
     temperature: float = field(default=0.0, metadata={"help": "0 is greedy; with more than one sample, above 0."})
     top_p: float = field(default=1.0, metadata={"help": "Draw from the likeliest tokens of this total probability."})
@@ -64,6 +72,7 @@ class EvaluateArguments(ModelArguments):
     batch_size: int = field(default=32, metadata={"help": "Completions generated at once by each process."})
     output: str | None = field(default=None, metadata={"help": "A folder; default: outputs/evaluate/MODEL/TASK."})
     overwrite: bool = field(default=False, metadata={"help": "Delete an earlier evaluation in the output folder."})
+    identity: bool = field(default=False, metadata={"help": "Print all that decides the figures, and stop."})
 
     def __post_init__(self) -> None:
         if self.task not in EVALUATION_SETS:
@@ -87,22 +96,29 @@ def evaluate(argv: Sequence[str]) -> None:
     Raises: InputError for what the user has to mend; RunStopped if the run cannot go on.
     """
     disable_progress_bar()
-    (args,) = parse(list(argv), (EvaluateArguments,))
+    (args,) = parse(flags_of("evaluate", argv), (EvaluateArguments,))
     path = model_path(args.model)
     rows, task = load_set(args.task, args.data, args.task_options, args.limit)
     if task.check is None:
         raise InputError("task_options.check: is missing; write the name of a checker")
-    config, tokenizer = _described(path, args, rows)
+    loaded = _loaded(path, args, rows)
     state = PartialState(cpu=not torch.accelerator.is_available())
-    store = _open(args, path, rows, state)
-    wanted = batches(rows, tokenizer, args.samples, args.batch_size)
+    wanted_identity = _identity(args, path, rows, task, loaded, state)
+    if args.identity:
+        if state.is_main_process:
+            print(json.dumps(wanted_identity, indent=2))
+        return
+    store = _open(args, wanted_identity, state)
+    wanted = batches(rows, loaded.renderer, args.samples, args.batch_size)
     todo = store.missing(wanted)
     state.wait_for_everyone()  # every process has to see the same batches missing
     if todo:
-        model = load_model(path, args, config, state.device)
+        model = load_model(path, args, loaded.config, state.device)
+        if state.is_main_process and (notes := note_of(model.generation_config, "evaluation")):
+            print("\n".join(f"note: {line}" for line in notes))
         for batch in _with_progress(todo[state.process_index :: state.num_processes], len(wanted), args.task, state):
             try:
-                store.keep(batch, draw(model, tokenizer, rows, batch, args.sampling, task.check))
+                store.keep(batch, draw(model, loaded.renderer, rows, batch, args.sampling, task.check))
             except torch.OutOfMemoryError as error:
                 raise RunStopped(
                     f"out of memory with {len(batch.pairs)} completions at once; write a smaller --batch_size (now "
@@ -111,23 +127,28 @@ def evaluate(argv: Sequence[str]) -> None:
     state.wait_for_everyone()
     if state.is_main_process:
         store.close(wanted)
-        _report(args, store, task.notes)
+        _report(args, store, task)
 
 
-def _described(path: str, args: EvaluateArguments, rows: Dataset) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
-    """The model's configuration and tokenizer, before weights load.
+class _Loaded(NamedTuple):
+    """What is known of a model before its weights load."""
 
-    Raises: InputError if the model is not there, or its context is too short.
-    """
+    config: PretrainedConfig
+    renderer: PromptRenderer
+
+
+def _loaded(path: str, args: EvaluateArguments, rows: Dataset) -> _Loaded:
+    """Configuration and tokenizer; refuses a model that is not there, or whose context is too short."""
     config, tokenizer = load_tokenizer(path, args)
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    longest = max(prompt_lengths(tokenizer, list(rows["prompt"])))
+    renderer = PromptRenderer(tokenizer, args.chat_template_kwargs or {})
+    longest = max(renderer.lengths(list(rows["prompt"])))
     if context and longest + args.max_new_tokens > context:
         raise InputError(
             f"max_new_tokens: a prompt of {longest} tokens and {args.max_new_tokens} of completion do not fit the "
             f"model's context of {context}; shorten one of them"
         )
-    return config, tokenizer
+    return _Loaded(config, renderer)
 
 
 def _with_progress(mine: Sequence[SampleBatch], in_all: int, name: str, state: PartialState) -> Iterable[SampleBatch]:
@@ -148,9 +169,9 @@ def _with_progress(mine: Sequence[SampleBatch], in_all: int, name: str, state: P
 # ---- the folder ---------------------------------------------------------------------------------------------------
 
 
-def _open(args: EvaluateArguments, path: str, rows: Dataset, state: PartialState) -> Store:
+def _open(args: EvaluateArguments, settings: Identity, state: PartialState) -> Store:
     """The output folder: new, or of the same evaluation. Raises: InputError if it holds another one."""
-    folder, settings = args.folder, _settings(args, path, rows)
+    folder = args.folder
     file = folder / SETTINGS_FILE
     if state.is_main_process and args.overwrite and file.is_file():
         for name in ("parts", SETTINGS_FILE, METRICS_FILE, SAMPLES_FILE):
@@ -163,8 +184,7 @@ def _open(args: EvaluateArguments, path: str, rows: Dataset, state: PartialState
     state.wait_for_everyone()
     if earlier is not None and earlier != settings:
         earlier = earlier if isinstance(earlier, dict) else {}
-        differing = [key for key in settings if settings[key] != earlier.get(key)]
-        said = ", ".join(f"{key} {earlier.get(key)!r} instead of {settings[key]!r}" for key in differing)
+        said = in_words(differences(earlier, settings))
         raise InputError(
             f"output: {folder} holds an evaluation with {said}; write another --output, or --overwrite true"
         )
@@ -173,33 +193,30 @@ def _open(args: EvaluateArguments, path: str, rows: Dataset, state: PartialState
     return Store(folder)
 
 
-def _settings(args: EvaluateArguments, path: str, rows: Dataset) -> dict[str, Any]:
-    """All that the samples depend on."""
-    names = {item.name for item in fields(args)} - {"output", "overwrite", "limit", "data", "task_options"}
-    weights = sorted(file for pattern in WEIGHTS for file in Path(path).glob(pattern)) if Path(path).is_dir() else []
-    content = "\n".join(json.dumps(row, sort_keys=True) for row in rows.to_list())
-    return {
-        **{name: getattr(args, name) for name in sorted(names)},
-        "problems": len(rows),
-        "data_sha256": sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16],
-        "weights": [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in weights],
-    }
+def _identity(
+    args: EvaluateArguments, path: str, rows: Dataset, task: TaskData, loaded: _Loaded, state: PartialState
+) -> Identity:
+    """All that the figures depend on."""
+    names = {item.name for item in fields(args)} - {"output", "overwrite", "limit", "data", "identity"}
+    settings = {**{name: getattr(args, name) for name in sorted(names)}, "device": state.device.type}
+    prompts = {"prompts_sha256": prompts_digest(loaded.renderer, rows)}
+    return identity(settings | prompts, path, loaded.config, rows, task)
 
 
-def _report(args: EvaluateArguments, store: Store, notes: Sequence[str]) -> None:
+def _report(args: EvaluateArguments, store: Store, task: TaskData) -> None:
     """Print the estimates, and write them beside the samples."""
-    drawn = table(store.records())
+    drawn = table(store.records(), has_answers=task.has_answers)
     estimates = summarize(*drawn)
     settings = json.loads((args.folder / SETTINGS_FILE).read_text())
     document = {
         "settings": settings,
         "estimates": {name: estimate._asdict() for name, estimate in estimates.items()},
-        "torch": torch.__version__,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     write_whole(args.folder / METRICS_FILE, json.dumps(document, indent=2) + "\n")
     problems, samples = drawn.correct_PS.shape
-    print("\n".join(notes) + "\n" if notes else "", end="")
+    for note in task.notes:
+        print(note)
     print(f"{args.task}: {problems} problems x {samples} samples, temperature {args.temperature:g}, {args.model}")
     width = max(map(len, estimates))
     for name, estimate in estimates.items():
@@ -209,4 +226,4 @@ def _report(args: EvaluateArguments, store: Store, notes: Sequence[str]) -> None
 
 def describe() -> str:
     """The keys of the command, with defaults, for --help."""
-    return "\nKeys of rlcredit evaluate:\n\n" + list_keys(fields(EvaluateArguments))
+    return f"\n{RUN_IN_FRONT}\n\nKeys of rlcredit evaluate:\n\n" + list_keys(fields(EvaluateArguments))

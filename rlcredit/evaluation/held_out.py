@@ -9,8 +9,9 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
+from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.evaluation.samples import SampleTable, batches, draw, table
 from rlcredit.evaluation.sampling import Sampling
 from rlcredit.stats.estimates import summarize
@@ -27,6 +28,7 @@ class HeldOut:
         sampling: temperature and the like.
         samples: completions a problem.
         batch_size: completions generated at once by each process.
+        has_answers: whether the checker says what a completion answered.
         second: how the first set is answered a second time, under the name SET_tTEMPERATURE; None: it is not.
     """
 
@@ -35,10 +37,11 @@ class HeldOut:
     sampling: Sampling
     samples: int = 1
     batch_size: int = 32
+    has_answers: bool = True
     second: Sampling | None = None
 
     def measure(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator
+        self, model: PreTrainedModel, renderer: PromptRenderer, accelerator: Accelerator
     ) -> dict[str, SampleTable]:
         """The samples of every set, over all processes; draws nothing from the global random streams."""
         wanted = [(name, rows, self.sampling) for name, rows in self.tests.items()]
@@ -47,20 +50,21 @@ class HeldOut:
             wanted.append((second_name(name, self.second.temperature), rows, self.second))
         tables = {}
         for name, rows, sampling in wanted:
-            cut = batches(rows, tokenizer, self.samples, self.batch_size)
+            cut = batches(rows, renderer, self.samples, self.batch_size)
             mine = cut[accelerator.process_index :: accelerator.num_processes]
             with accelerator.autocast():
                 records = [
-                    record for batch in mine for record in draw(model, tokenizer, rows, batch, sampling, self.check)
+                    record for batch in mine for record in draw(model, renderer, rows, batch, sampling, self.check)
                 ]
-            tables[name] = table(gather_object(records))
+            tables[name] = table(gather_object(records), has_answers=self.has_answers)
         return tables
 
     @property
     def metric_names(self) -> list[str]:
         """What an evaluation logs, without the prefix: `SET/pass@1`, ..."""
         shape = 1, self.samples
-        some = SampleTable(np.zeros(shape), [[None] * self.samples], np.zeros(shape, int), np.zeros(shape, bool))
+        answers: list[list[str | None]] | None = [[None] * self.samples] if self.has_answers else None
+        some = SampleTable(np.zeros(shape), answers, np.zeros(shape, int), np.zeros(shape, bool))
         sets = list(self.tests)
         sets += [second_name(sets[0], self.second.temperature)] if self.second is not None else []
         return [f"{name}/{key}" for name in sets for key in metrics_of(some)]

@@ -17,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from rlcredit.errors import InputError
-from rlcredit.evaluation.sampling import Sampling, complete, prompt_lengths
+from rlcredit.evaluation.prompts import PromptRenderer
+from rlcredit.evaluation.sampling import Sampling, complete
 from rlcredit.tasks.checkers.verdict import Checker
 
 SAMPLES_FILE = "samples.parquet"
@@ -53,13 +54,13 @@ class SampleTable(NamedTuple):
 
     Attributes:
         correct_PS: float [P, S].
-        answers_PS: what each one answered, or None.
+        answers_PS: what each one answered, or None; None in place of all where the checker says no answers.
         tokens_PS: length in tokens, int [P, S].
         truncated_PS: bool [P, S].
     """
 
     correct_PS: np.ndarray
-    answers_PS: list[list[str | None]]
+    answers_PS: list[list[str | None]] | None
     tokens_PS: np.ndarray
     truncated_PS: np.ndarray
 
@@ -68,10 +69,10 @@ class SampleTable(NamedTuple):
         return self.correct_PS.mean(axis=1).tolist()
 
 
-def batches(rows: Dataset, tokenizer: PreTrainedTokenizerBase, samples: int, batch_size: int) -> list[SampleBatch]:
+def batches(rows: Dataset, renderer: PromptRenderer, samples: int, batch_size: int) -> list[SampleBatch]:
     """Every (problem, sample) pair once; prompts of like length together, the batches in a fixed shuffled order (so
     that the time left can be told from the time taken)."""
-    lengths = prompt_lengths(tokenizer, list(rows["prompt"]))
+    lengths = renderer.lengths(list(rows["prompt"]))
     order = sorted(range(len(rows)), key=lambda problem: (lengths[problem], problem))
     pairs = [(problem, sample) for problem in order for sample in range(samples)]
     cut = [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
@@ -81,7 +82,7 @@ def batches(rows: Dataset, tokenizer: PreTrainedTokenizerBase, samples: int, bat
 
 def draw(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    renderer: PromptRenderer,
     rows: Dataset,
     batch: SampleBatch,
     sampling: Sampling,
@@ -89,7 +90,7 @@ def draw(
 ) -> list[Record]:
     """The batch's completions, checked."""
     problems = rows.select([problem for problem, _ in batch.pairs]).to_list()
-    completions = complete(model, tokenizer, [row["prompt"] for row in problems], batch.pairs, sampling)
+    completions = complete(model, renderer, [row["prompt"] for row in problems], batch.pairs, sampling)
     verdicts = check([completion.text for completion in completions], problems)
     return [
         {
@@ -120,8 +121,8 @@ def _gold(row: Record) -> str | None:
     return None if gold is None else str(gold)
 
 
-def table(records: Iterable[Record]) -> SampleTable:
-    """Records as arrays."""
+def table(records: Iterable[Record], *, has_answers: bool = True) -> SampleTable:
+    """Records as arrays; with the answers, if the checker says what a sample answered."""
     ordered = sorted(records, key=lambda record: (record["problem"], record["sample"]))
     problems = len({record["problem"] for record in ordered})
     if not ordered or len(ordered) % problems:
@@ -134,7 +135,7 @@ def table(records: Iterable[Record]) -> SampleTable:
     samples = len(ordered) // problems
     return SampleTable(
         grid("correct"),
-        [answers[start : start + samples] for start in range(0, len(answers), samples)],
+        [answers[start : start + samples] for start in range(0, len(answers), samples)] if has_answers else None,
         grid("tokens"),
         grid("truncated"),
     )

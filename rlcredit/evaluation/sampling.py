@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,11 +25,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from rlcredit.errors import InputError
+from rlcredit.evaluation.decoding import own_decoding
+from rlcredit.evaluation.prompts import Prompt, PromptRenderer
 from rlcredit.models.modes import evaluating
-from rlcredit.tasks.prompts import conversation_ids
-
-Prompt = str | list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -72,69 +70,38 @@ class Completion(NamedTuple):
 @torch.no_grad()
 def complete(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    renderer: PromptRenderer,
     prompts: Sequence[Prompt],
     streams: Sequence[tuple[int, int]],
     sampling: Sampling,
 ) -> list[Completion]:
-    """One completion a prompt.
+    """One completion a prompt, by these settings alone: nothing of the model's generation config but its tokens.
 
     Draws nothing from the global random streams and leaves the model in the mode it was in.
 
     Args:
         model: any model with `generate`, adapters included.
-        tokenizer: its tokenizer; conversations are rendered with its chat template.
+        renderer: how prompts become tokens.
         prompts: texts, or conversations.
         streams: which problem and which of its samples each prompt is: what, with the seed, decides the sample.
         sampling: temperature and the like.
     """
-    inputs = encode(tokenizer, prompts).to(model.device)
+    tokenizer, inputs = renderer.tokenizer, renderer.encode(prompts).to(model.device)
     width = inputs["input_ids"].shape[1]
     ends = end_tokens(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
-    with evaluating(model):
+    with evaluating(model), own_decoding(model):
         ids = model.generate(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
             max_new_tokens=sampling.max_new_tokens,
             do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
             eos_token_id=ends,
             pad_token_id=pad,
             logits_processor=_processors(sampling, streams, width),
             use_cache=True,
         )[:, width:].tolist()
     return [_completion(row, ends, tokenizer) for row in ids]
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> Any:
-    """Prompts as the trainer encodes them, padded on the left: `input_ids` and `attention_mask`, [B, N]."""
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer.pad({"input_ids": _ids(tokenizer, prompts)}, padding_side="left", return_tensors="pt")
-
-
-def prompt_lengths(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[int]:
-    """Tokens of each prompt."""
-    return [len(ids) for ids in _ids(tokenizer, prompts)]
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
-    if isinstance(prompts[0], str):
-        # verbose=False: the caller refuses prompts that are too long, and the tokenizer need not warn of them
-        return tokenizer(list(prompts), verbose=False)["input_ids"]
-    if tokenizer.chat_template is None:
-        raise InputError("task_options.prompt_style: 'chat', but the model has no chat template; write 'plain'")
-    ids = conversation_ids(tokenizer, prompts)  # type: ignore[arg-type]
-    other = [{**message, "content": f"{message['content']}?"} for message in prompts[0]]
-    if len({tokenizer.apply_chat_template(prompt, tokenize=False) for prompt in (prompts[0], other)}) == 1:
-        raise InputError(  # SmolVLM's takes lists of parts, and is made for the model's processor
-            "task_options.prompt_style: 'chat', but the model's chat template leaves out what messages say as plain "
-            "text; write 'plain'"
-        )
-    return ids
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

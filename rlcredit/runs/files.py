@@ -3,7 +3,8 @@
 log.jsonl        one line a log: its step and every metric
 held_out.jsonl   one line an evaluation during training: its step and, by set, each problem's share of right samples
 accuracy.json    the same shares before and after the training, under `before` and `after`
-run.json         what was run: one value for each name in FACTS, and `eval_samples`
+run.json         what was run: one value for each name in FACTS, `eval_samples`, and the flags with which
+                 `evaluate` and `analyze` do as the run did
 completions/     TRL's tables of completions, completions_00001.parquet and so on
 report.html      the page of `rlcredit report`
 """
@@ -124,7 +125,7 @@ def read_accuracies(folder: Path) -> dict[str, Shares]:
     return {part: _shares(accuracies[part], path) for part in ("before", "after") if part in accuracies}
 
 
-def write_facts(folder: Path, facts: Mapping[str, str | int]) -> None:
+def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write run.json."""
     write_whole(folder / FACTS_FILE, json.dumps(facts, indent=2) + "\n")
 
@@ -137,6 +138,15 @@ def read_facts(folder: Path) -> tuple[dict[str, str], int | None]:
     if samples is not None and (type(samples) is not int or samples < 1):
         raise InputError(f"{path}: eval_samples: {samples!r:.40} is not a number of completions; write 1 or more")
     return {key: str(facts[key]) for key in FACTS if facts.get(key) is not None}, samples
+
+
+def read_command(folder: Path, command: str) -> dict[str, Any]:
+    """The flags with which `rlcredit evaluate` or `analyze` do as the run did, from run.json. Raises: InputError."""
+    path = folder / FACTS_FILE
+    flags = _read_object(path).get(command)
+    if not isinstance(flags, dict):
+        raise InputError(f"{path}: says nothing of {command} (a run of rlcredit 0.1.0?); write --model and --task")
+    return flags
 
 
 def _read_object(path: Path) -> dict[str, Any]:

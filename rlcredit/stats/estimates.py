@@ -145,7 +145,7 @@ def half_width(values: np.ndarray) -> np.ndarray:
 
 
 def summarize(
-    correct_PS: np.ndarray, answers: Answers, lengths_PS: np.ndarray, truncated_PS: np.ndarray
+    correct_PS: np.ndarray, answers: Answers | None, lengths_PS: np.ndarray, truncated_PS: np.ndarray
 ) -> dict[str, Estimate]:
     """Every estimate that n samples of each problem allow.
 
@@ -155,7 +155,8 @@ def summarize(
 
     Args:
         correct_PS: bool, is the sample right?
-        answers: what it answered, as a string; None where it gave no answer.
+        answers: what it answered, as a string; None where it gave no answer. None in place of all of them: the samples
+            are judged without answers, and there is no maj@n.
         lengths_PS: its tokens.
         truncated_PS: bool, was it cut at the limit?
     """
@@ -165,12 +166,12 @@ def summarize(
         shapes = correct_PS.shape, lengths_PS.shape, truncated_PS.shape
         raise ValueError("correct, lengths and truncated have different shapes: {}, {} and {}".format(*shapes))
     n = correct_PS.shape[1]
-    majority_P = majority_correct(correct_PS, answers)
     estimates = {"pass@1": _pass_with_interval(correct_PS, 1)}
     if n > 1:
         estimates[f"avg@{n}"] = estimates["pass@1"]
         estimates |= {f"pass@{k}": _pass_with_interval(correct_PS, k) for k in _powers_of_two_and(n)}
-        estimates[f"maj@{n}"] = mean_with_interval(majority_P, 1)
+        if answers is not None:
+            estimates[f"maj@{n}"] = mean_with_interval(majority_correct(correct_PS, answers), 1)
     estimates["length"] = mean_interval(lengths_PS.mean(1))
     estimates["truncated"] = mean_with_interval(truncated_PS.astype(bool).mean(1), n)
     return estimates

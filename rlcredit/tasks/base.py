@@ -34,6 +34,8 @@ class TaskData:
         tests: evaluation sets by name, with the same columns; the first one is the main one.
         rewards: TRL reward functions; their values are summed with the weights of the trainer's configuration.
         check: the checker of a completion; None for a task that cannot tell right from wrong.
+        has_answers: whether the checker says what a completion answered (a reward in its place does not), so that
+            answers can be counted.
         notes: what its user should know before training starts, a line each (rows left out, for instance).
     """
 
@@ -41,6 +43,7 @@ class TaskData:
     tests: Mapping[str, datasets.Dataset]
     rewards: list[RewardFunction]
     check: Checker | None
+    has_answers: bool = True
     notes: list[str] = field(default_factory=list)
 
 

@@ -57,7 +57,10 @@ def load(options: Mapping[str, object], *, train: bool = True, tests: Sequence[s
     reward = _function(settings.reward) if settings.reward else None
     task = replace(CUSTOM, check=CHECKERS[settings.check] if settings.check else None)
     data = task.load(settings, train=train, tests=tests)
-    return replace(data, rewards=[reward], check=data.check or check_by(reward)) if reward else data
+    if reward is None:
+        return data
+    judged = data.check is not None
+    return replace(data, rewards=[reward], check=data.check or check_by(reward), has_answers=judged)
 
 
 CUSTOM = QuestionTask(name="custom", check=None, options=CustomOptions, keeps_columns=True)

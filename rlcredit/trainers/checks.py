@@ -20,7 +20,7 @@ from trl.import_utils import is_vllm_available
 from rlcredit.attention import choose_layers
 from rlcredit.errors import InputError
 from rlcredit.evaluation.held_out import HeldOut
-from rlcredit.evaluation.sampling import prompt_lengths
+from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.models.loading import auto_class, describe
 from rlcredit.tasks import TaskData
 from rlcredit.trainers import checkpoints
@@ -143,7 +143,7 @@ def check_policy(
         choose_layers(policy, config.credit_layers, config.credit_num_layers)
     context = getattr(policy.get_text_config(), "max_position_embeddings", None)
     assert task.train is not None
-    longest = max(prompt_lengths(tokenizer, list(task.train["prompt"])))
+    longest = max(PromptRenderer(tokenizer, config.chat_template_kwargs or {}).lengths(list(task.train["prompt"])))
     if context and longest + config.max_completion_length > context:
         raise InputError(
             f"max_completion_length: a prompt of {longest} tokens and {config.max_completion_length} of "

@@ -12,7 +12,6 @@ from trl import ModelConfig, get_peft_config
 
 from rlcredit.attention import choose_layers
 from rlcredit.errors import InputError
-from rlcredit.evaluation.sampling import prompt_lengths
 from rlcredit.models.loading import auto_class
 from rlcredit.trainers import checks
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
@@ -48,7 +47,7 @@ class MemoryEstimate(NamedTuple):
 def plan(checked: Checked) -> str:
     """The plan in lines that people read."""
     config, model = checked.config, checked.model
-    lengths = prompt_lengths(checked.tokenizer, list(checked.task.train["prompt"]))  # type: ignore[index]
+    lengths = checked.renderer.lengths(list(checked.task.train["prompt"]))  # type: ignore[index]
     sizes = checked.schedule
     parameters, trained = count(checked.policy, model)
     what = "all trained" if parameters == trained else f"{_many(trained)} trained (LoRA)"

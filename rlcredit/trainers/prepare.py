@@ -18,6 +18,7 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 from rlcredit.config import model_path, parse, peek
 from rlcredit.errors import InputError
 from rlcredit.evaluation.held_out import HeldOut
+from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.evaluation.sampling import Sampling
 from rlcredit.models.weight_files import refuse_broken
 from rlcredit.rewards.rehearsal import rehearse
@@ -72,6 +73,11 @@ class Checked(NamedTuple):
     notes: list[str]
 
     @property
+    def renderer(self) -> PromptRenderer:
+        """How the run's prompts become tokens."""
+        return PromptRenderer(self.tokenizer, self.config.chat_template_kwargs or {})
+
+    @property
     def held_out(self) -> HeldOut | None:
         """What the policy is evaluated on; None where the task has no such set, or none was asked for."""
         if self.task.check is None or not self.task.tests or not self.run.held_out:
@@ -84,7 +90,15 @@ class Checked(NamedTuple):
             if temperature is not None
         ]
         second = others[0] if others else None
-        return HeldOut(tests, self.task.check, first, self.run.eval_samples, self.run.eval_batch_size, second)
+        return HeldOut(
+            tests,
+            self.task.check,
+            first,
+            self.run.eval_samples,
+            self.run.eval_batch_size,
+            self.task.has_answers,
+            second,
+        )
 
 
 def check(argv: Sequence[str]) -> Checked:
@@ -179,7 +193,7 @@ def build(checked: Checked) -> CreditGRPOTrainer:
         unwrapped = functools.partial(trainer.accelerator.unwrap_model, trainer.model)
         prompts = list(rows[:PROMPTS]["prompt"])  # type: ignore[index]
         trainer.add_callback(
-            Reports(trainer.args, checked.run.credit_report_steps, prompts, unwrapped, checked.tokenizer)
+            Reports(trainer.args, checked.run.credit_report_steps, prompts, unwrapped, checked.renderer)
         )
     _show_progress(trainer)
     return trainer

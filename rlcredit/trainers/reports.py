@@ -8,13 +8,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 from rlcredit.analysis.analyze import AnalysisCredit
 from rlcredit.analysis.build import build, write
 from rlcredit.analysis.reading import read
 from rlcredit.analysis.responses import Question, generated, usable
 from rlcredit.credit import CreditArguments
+from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.evaluation.sampling import Sampling
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
 
@@ -35,7 +36,7 @@ class Reports(TrainerCallback):
         every: steps between two reports.
         prompts: what the policy answers.
         policy: gives the unwrapped policy.
-        tokenizer: its tokenizer.
+        renderer: how the prompts become tokens.
     """
 
     def __init__(
@@ -44,13 +45,13 @@ class Reports(TrainerCallback):
         every: int,
         prompts: Sequence[Any],
         policy: Callable[[], PreTrainedModel],
-        tokenizer: PreTrainedTokenizerBase,
+        renderer: PromptRenderer,
     ) -> None:
         settings = {item.name: getattr(args, item.name) for item in fields(CreditArguments)}
         self._credit = AnalysisCredit(**{**settings, "credit_fai_horizon": [0, -1]})
         self._questions = [Question(str(number), prompt) for number, prompt in enumerate(prompts[:PROMPTS])]
         self._every, self._length, self._folder = every, args.max_completion_length, args.output_dir
-        self._policy, self._tokenizer = policy, tokenizer
+        self._policy, self._renderer = policy, renderer
 
     def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         if state.is_world_process_zero and state.global_step % self._every == 0:
@@ -60,8 +61,8 @@ class Reports(TrainerCallback):
 
     def _write(self, policy: PreTrainedModel, folder: Path, step: int) -> bool:
         context = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
-        kept, skipped = usable(self._questions, self._tokenizer, context, self._length)
-        responses = generated(kept, policy, self._tokenizer, Sampling(self._length), len(self._questions))
+        kept, skipped = usable(self._questions, self._renderer, context, self._length)
+        responses = generated(kept, policy, self._renderer, Sampling(self._length), len(self._questions))
         readings = []
         for response in responses:
             try:
@@ -76,7 +77,7 @@ class Reports(TrainerCallback):
             "command": f"credit_report_steps: {self._every}",
             "settings": {"responses": "generated", "temperature": 0.0, "max_new_tokens": self._length},
         }
-        write(build(readings, self._tokenizer, self._credit, about, skipped=skipped), folder)
+        write(build(readings, self._renderer.tokenizer, self._credit, about, skipped=skipped), folder)
         return True
 
 

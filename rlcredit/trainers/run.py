@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from rlcredit.errors import RunStopped
 from rlcredit.evaluation.held_out import second_name
 from rlcredit.runs.files import LOG_FILE, Shares, read_accuracies, write_accuracies, write_facts
 from rlcredit.stats.paired import compare
+from rlcredit.tasks import EVALUATION_SETS
 from rlcredit.trainers import checkpoints
 from rlcredit.trainers.grpo import CreditGRPOTrainer
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
@@ -86,7 +88,7 @@ def _say(lines: Sequence[str]) -> None:
 
 def _describe_run(checked: Checked, argv: Sequence[str]) -> None:
     """run.json: what the run is, for `rlcredit report`."""
-    facts: dict[str, str | int] = {
+    facts: dict[str, Any] = {
         "command": shlex.join(["rlcredit", "train", *argv]),
         "algorithm": checked.run.algorithm,
         "task": checked.run.task,
@@ -94,8 +96,40 @@ def _describe_run(checked: Checked, argv: Sequence[str]) -> None:
         "credit_strategy": checked.config.credit_strategy,
         "seed": checked.config.seed,
         "eval_samples": checked.run.eval_samples,
+        "evaluate": _evaluate_flags(checked),
+        "analyze": {**_prompt_flags(checked), "temperature": checked.config.temperature},
     }
     write_facts(Path(checked.config.output_dir), facts)
+
+
+def _prompt_flags(checked: Checked) -> dict[str, Any]:
+    """The flags of `rlcredit evaluate` and `analyze` for the run's prompts: those of its first evaluation set."""
+    run, options = checked.run, dict(checked.run.task_options or {})
+    name = next((name for name in checked.task.tests if name in EVALUATION_SETS), None)
+    name = name or next((name for name, task in EVALUATION_SETS.items() if task == run.task), run.task)
+    if isinstance(options.get("test"), Mapping):
+        options["test"] = dict([*options["test"].items()][:1])
+    elif isinstance(options.get("test"), list):
+        options["test"] = options["test"][:1]
+    return {
+        "task": name,
+        "task_options": options or None,
+        "chat_template_kwargs": checked.config.chat_template_kwargs,
+        "max_new_tokens": checked.config.max_completion_length,
+    }
+
+
+def _evaluate_flags(checked: Checked) -> dict[str, Any]:
+    """The flags with which `rlcredit evaluate` measures what the run measured on that set."""
+    run, held_out = checked.run, checked.held_out
+    return {
+        **_prompt_flags(checked),
+        "limit": len(next(iter(held_out.tests.values()))) if held_out else None,
+        "samples": run.eval_samples,
+        "temperature": run.eval_temperature,
+        "seed": checked.config.seed,
+        "batch_size": run.eval_batch_size,
+    }
 
 
 def _accuracies(trainer: CreditGRPOTrainer) -> Shares:

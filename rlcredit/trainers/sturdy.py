@@ -3,6 +3,7 @@
 Nothing of TRL is copied. The trainer overrides these seams and calls `super()` in each (contract tests hold them):
 
     _calculate_rewards              leaves out completions that could not be scored
+    _generate                       decodes by the run's settings alone, not by the model's generation_config.json
     _compute_loss, _clip_grad_norm  notes losses and gradients that are not finite
     _get_train_sampler              an order of prompts that depends on seed and epoch alone
     evaluate                        the held-out sets that `rlcredit train` gives it (`held_out`)
@@ -25,7 +26,9 @@ from transformers import TrainerControl
 from trl import GRPOTrainer
 
 from rlcredit.errors import InputError, RunStopped
+from rlcredit.evaluation.decoding import note_of, own_decoding
 from rlcredit.evaluation.held_out import HeldOut, metrics_of
+from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.evaluation.samples import SampleTable
 from rlcredit.rewards.guards import GuardedRewards, RewardsStopped
 from rlcredit.rewards.signature import columns_of
@@ -80,6 +83,9 @@ class SturdyGRPOTrainer(GRPOTrainer):
             self.parts.append(checkpoints.MovingReference(self.accelerator.unwrap_model(self.ref_model), args))
         if not self.is_sharded:  # FSDP and DeepSpeed train in float32 beside it
             warn_of_16_bits(self.model, args.learning_rate)
+        if self.accelerator.is_main_process:
+            for line in note_of(self.accelerator.unwrap_model(self.model).generation_config, "the run"):
+                logger.warning("%s (training: generation_kwargs sets them)", line)
         self._last_checkpoint: Path | None = None
         self._ends_early = False
         self.held_out: HeldOut | None = None
@@ -118,6 +124,10 @@ class SturdyGRPOTrainer(GRPOTrainer):
             self.rewards.count(unscored, len(scores))
         return scores
 
+    def _generate(self, prompts):  # type: ignore[no-untyped-def]
+        with own_decoding(self.accelerator.unwrap_model(self.model)):
+            return super()._generate(prompts)
+
     def _compute_loss(self, model, inputs):  # type: ignore[no-untyped-def]
         loss = super()._compute_loss(model, inputs)
         if self.model.training:
@@ -140,7 +150,8 @@ class SturdyGRPOTrainer(GRPOTrainer):
         if self.held_out is None or self.is_sharded:
             return None
         policy = self.accelerator.unwrap_model(self.model)
-        tables = self.held_out.measure(policy, self.processing_class, self.accelerator)
+        renderer = PromptRenderer(self.processing_class, self.chat_template_kwargs)
+        tables = self.held_out.measure(policy, renderer, self.accelerator)
         self.last_measured = self.state.global_step, {name: table.shares() for name, table in tables.items()}
         return tables
 

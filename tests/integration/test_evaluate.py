@@ -19,6 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlcredit.cli import main
 from rlcredit.config import recipes_root
+from rlcredit.evaluation.of_run import flags_of
+from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.evaluation.samples import batches
 from rlcredit.evaluation.sampling import Sampling, complete
 from rlcredit.stats.estimates import pass_at_k
@@ -128,9 +130,9 @@ def test_a_checkpoint_with_adapters_is_evaluated_with_them(tmp_path):
     evaluated(tmp_path / "b", "--model", POLICY, *words)
     saved, plain = ([row["completion"] for row in samples(tmp_path / name)] for name in "ab")
     rows = TASKS["countdown"](json.loads(OPTIONS) | {"num_test": 16}, train=False).tests["countdown"]
-    (batch,) = batches(rows, tokenizer, samples=1, batch_size=32)
+    (batch,) = batches(rows, PromptRenderer(tokenizer), samples=1, batch_size=32)
     prompts = [rows[problem]["prompt"] for problem, _ in batch.pairs]
-    found = complete(adapted, tokenizer, prompts, batch.pairs, Sampling(56))
+    found = complete(adapted, PromptRenderer(tokenizer), prompts, batch.pairs, Sampling(56))
     live = {problem: completion.text for (problem, _), completion in zip(batch.pairs, found, strict=True)}
     assert saved == [live[problem] for problem in range(16)] != plain
 
@@ -154,6 +156,65 @@ def test_an_evaluation_during_training_is_that_of_the_command(tmp_path):
         assert line["eval/countdown/pass@1_low"] == estimates["pass@1"]["low"]
     accuracy = json.loads((tmp_path / "run/accuracy.json").read_text())
     assert np.mean(accuracy["after"]["countdown"]) == logged[4]["eval/countdown/pass@1"]
+
+
+def test_a_run_knows_its_task(tmp_path, capsys):
+    words = ["--config", "countdown_tiny/uniform", "--max_steps=1", "--num_generations=4", "--held_out=24"]
+    words += ["--per_device_train_batch_size=8", "--disable_tqdm=true", "--eval_samples=2", "--eval_temperature=1"]
+    words += ["--max_completion_length=40", "--chat_template_kwargs", '{"enable_thinking": false}']
+    shares = {}
+    for name, seed in (("a", 1), ("b", 2)):
+        run = tmp_path / name
+        assert main(["train", *words, f"--seed={seed}", f"--output_dir={run}"]) == 0
+        assert main(["evaluate", str(run), "--dtype", "float32"]) == 0
+        shares[name] = json.loads((run / "accuracy.json").read_text())["after"]["countdown"]
+        found = samples(run / "evaluations/countdown")
+        assert np.array([row["correct"] for row in found]).reshape(24, 2).mean(axis=1).tolist() == shares[name]
+    settings = json.loads((tmp_path / "a/evaluations/countdown/settings.json").read_text())
+    assert (settings["max_new_tokens"], settings["seed"], settings["samples"]) == (40, 1, 2)
+    assert settings["chat_template_kwargs.enable_thinking"] is False and settings["task_options.numbers"] == [3]
+    capsys.readouterr()
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    said = capsys.readouterr().out
+    assert (
+        f"B - A  {np.mean(shares['b']) - np.mean(shares['a']):+.3f}" in said and "note: seed differs: 1 and 2" in said
+    )
+    # flags override; a checkpoint finds its run; the analysis has the run's prompts and length
+    assert main(["evaluate", str(tmp_path / "a"), "--samples=1", "--temperature=0", "--limit=3", "--identity"]) == 0
+    settings = json.loads(capsys.readouterr().out)
+    assert (settings["samples"], settings["problems"], settings["max_new_tokens"]) == (1, 3, 40)
+    assert main(["analyze", str(tmp_path / "a"), "--samples=2", "--perturbed=0", f"--output={tmp_path / 'page'}"]) == 0
+    report = json.loads((tmp_path / "page/report.json").read_text())
+    assert report["settings"]["max_new_tokens"] == 40 and report["settings"]["temperature"] == 1.0
+
+
+def test_what_is_no_run_is_refused(tmp_path, capsys):
+    for name in ("evaluate", "analyze"):
+        assert "is not the folder of a training run" in refused(capsys, name, str(tmp_path))
+    (tmp_path / "run.json").write_text('{"task": "countdown"}')
+    assert "run.json: says nothing of evaluate" in refused(capsys, "evaluate", str(tmp_path))
+    assert "no set was evaluated in both" in refused(capsys, "compare", str(tmp_path), str(tmp_path))
+
+
+def test_what_a_run_hands_on(tmp_path):
+    flags = {"task": "math500", "task_options": {"prompt_style": "plain"}, "limit": 5, "temperature": 0.0}
+    flags |= {"trust_remote_code": True, "chat_template_kwargs": None}
+    (tmp_path / "run.json").write_text(json.dumps({"evaluate": flags, "analyze": flags}))
+    (tmp_path / "checkpoint-4").mkdir()
+
+    def handed_on(command, *words, folder=tmp_path):
+        return {word.split("=")[0][2:]: word.split("=", 1)[1] for word in flags_of(command, [str(folder), *words])}
+
+    first = handed_on("evaluate", "--temperature=1")
+    assert first == {
+        **{"task": "math500", "task_options": '{"prompt_style": "plain"}', "limit": "5", "temperature": "1"},
+        **{"model": str(tmp_path), "output": str(tmp_path / "evaluations/math500")},
+    }
+    assert handed_on("evaluate", folder=tmp_path / "checkpoint-4")["model"] == str(tmp_path / "checkpoint-4")
+    assert handed_on("evaluate", "--task=gsm8k").keys() == {"task", "temperature", "model"}
+    assert handed_on("evaluate", "--data=x.jsonl").keys() == first.keys() - {"limit"} | {"data"}
+    assert handed_on("analyze", "--prompts=x.jsonl").keys() == {"prompts", "temperature", "model"}
+    assert handed_on("analyze").keys() == {"task", "task_options", "temperature", "model"}
 
 
 @pytest.mark.thorough

@@ -252,3 +252,18 @@ def test_the_order_of_prompts_is_trls_in_every_epoch():
         assert list(ours) == order
         fresh = EpochSampler.like(sampler(), epoch=lambda: epoch[0])
         assert list(fresh) == order  # as a resumed run finds it
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["whole", "lora"])
+def test_a_run_decodes_by_its_own_settings(tmp_path, caplog, lora):
+    """What the model's generation_config.json asks for changes no token of a rollout, and is said once."""
+    extra = {} if lora is None else {"peft_config": lora}
+    plain = runs.trained(tmp_path / "a", credit_strategy="uniform", max_steps=2, **extra)
+    assert "generation_config.json" not in caplog.text
+    model = tiny.model_of("llama", spread=0.15)
+    model.generation_config.no_repeat_ngram_size = 1
+    model.generation_config.min_new_tokens = 16
+    told = runs.trained(tmp_path / "b", model=model, credit_strategy="uniform", max_steps=2, **extra)
+    assert runs.logged(told) == runs.logged(plain)
+    assert caplog.text.count("leaves out min_new_tokens 16, no_repeat_ngram_size 1") == 1
+    assert told.accelerator.unwrap_model(told.model).generation_config.no_repeat_ngram_size == 1  # saved as it came

@@ -25,6 +25,7 @@ from rlcredit.cli import main
 from rlcredit.config import recipes_root
 from rlcredit.credit import CreditArguments, assign_credit
 from rlcredit.errors import InputError
+from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.signals import HeadStatistics, group_heads, signals_of_groups
 from rlcredit.stats.estimates import Estimate
 from tests import tiny
@@ -200,12 +201,12 @@ def test_token_texts_join_to_the_text():
 def test_rows_that_cannot_be_used_are_listed(tmp_path):
     tokenizer = tiny.tokenizer()
     questions = [Question("a", "ab"), Question("b", ""), Question("c", "a" * 50)]
-    kept, skipped = usable(questions, tokenizer, context=40, room=8)
+    kept, skipped = usable(questions, PromptRenderer(tokenizer), context=40, room=8)
     assert [question.id for question, _ in kept] == ["a"]
     assert [entry.id for entry in skipped] == ["b", "c"]
     assert "50 tokens and 8 of response do not fit the context of 40" in skipped[1].reason
     path = save_rows(tmp_path / "c.jsonl", [{"prompt": "ab", "completion": "12"}, {"prompt": "a", "completion": ""}])
-    kept, _ = usable(read_completions(Path(path)), tokenizer, None, 1)
+    kept, _ = usable(read_completions(Path(path)), PromptRenderer(tokenizer), None, 1)
     responses, skipped = written(kept, tokenizer, None)
     assert [entry.ids for entry in responses] == [tokenizer("12")["input_ids"]]
     assert skipped == [("row 2", "the completion has no tokens")]

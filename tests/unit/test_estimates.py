@@ -123,6 +123,7 @@ def test_summary_of_one_sample_and_of_odd_counts():
     one = np.ones((3, 1), dtype=bool)
     assert list(summarize(one, [["1"]] * 3, one * 5, ~one)) == ["pass@1", "length", "truncated"]
     six = np.ones((2, 6), dtype=bool)
+    assert "maj@6" not in summarize(six, None, six * 5, ~six)
     names = list(summarize(six, [["1"] * 6] * 2, six * 5, ~six))
     assert names == ["pass@1", "avg@6", "pass@2", "pass@4", "pass@6", "maj@6", "length", "truncated"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from rlcredit.analysis.responses import read_prompts
 from rlcredit.errors import InputError
-from rlcredit.evaluation.sampling import prompt_lengths
+from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.rewards.signature import TRL_ARGUMENTS
 from rlcredit.tasks import TASKS
 from tests import tiny
@@ -182,14 +182,14 @@ def test_a_style_that_a_ready_prompt_has_is_taken(load):
 def test_a_template_without_a_system_role_is_said(template, expected):
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = template
-    message = refusal(prompt_lengths, tokenizer, [SYSTEM[1:], SYSTEM])
+    message = refusal(PromptRenderer(tokenizer).lengths, [SYSTEM[1:], SYSTEM])
     assert expected in message and "leave task_options.system_prompt and system messages out" in message
     tokenizer.chat_template = "{{ raise_exception('must alternate') }}"
-    assert "(must alternate); write messages of the roles" in refusal(prompt_lengths, tokenizer, [SYSTEM[1:]])
+    assert "(must alternate); write messages of the roles" in refusal(PromptRenderer(tokenizer).lengths, [SYSTEM[1:]])
 
 
 def test_conversations_are_rendered_by_the_template():
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = LOOP
     ids = tokenizer.apply_chat_template(SYSTEM, tokenize=True, add_generation_prompt=True, return_dict=False)
-    assert prompt_lengths(tokenizer, [SYSTEM, SYSTEM]) == [len(ids)] * 2
+    assert PromptRenderer(tokenizer).lengths([SYSTEM, SYSTEM]) == [len(ids)] * 2

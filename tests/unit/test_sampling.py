@@ -7,9 +7,12 @@ import pytest
 import torch
 from datasets import Dataset
 from scipy.stats import chisquare
+from transformers import GenerationConfig
 
+from rlcredit.evaluation.decoding import left_out, note_of
+from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.evaluation.samples import SampleBatch, Store, batches, draw, table
-from rlcredit.evaluation.sampling import Sampling, complete, encode, prompt_lengths
+from rlcredit.evaluation.sampling import Sampling, complete
 from rlcredit.tasks.checkers.verdict import Verdict
 from tests import tiny
 
@@ -24,39 +27,39 @@ def policy():
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return tiny.tokenizer()
+def renderer():
+    return PromptRenderer(tiny.tokenizer())
 
 
 def streams(*problems, sample=0):
     return [(problem, sample) for problem in problems]
 
 
-def test_a_sample_does_not_depend_on_what_else_is_in_the_batch(policy, tokenizer):
+def test_a_sample_does_not_depend_on_what_else_is_in_the_batch(policy, renderer):
     sampling = Sampling(max_new_tokens=12, temperature=1.0, seed=3)
-    whole = complete(policy, tokenizer, PROMPTS, streams(*range(5)), sampling)
+    whole = complete(policy, renderer, PROMPTS, streams(*range(5)), sampling)
     for problem in range(5):
-        assert complete(policy, tokenizer, [PROMPTS[problem]], streams(problem), sampling) == [whole[problem]]
-    turned = complete(policy, tokenizer, PROMPTS[::-1], streams(*range(5))[::-1], sampling)
+        assert complete(policy, renderer, [PROMPTS[problem]], streams(problem), sampling) == [whole[problem]]
+    turned = complete(policy, renderer, PROMPTS[::-1], streams(*range(5))[::-1], sampling)
     assert turned == whole[::-1]
 
 
-def test_samples_seeds_and_problems_differ(policy, tokenizer):
+def test_samples_seeds_and_problems_differ(policy, renderer):
     sampling = Sampling(max_new_tokens=12, temperature=1.0)
     found = {
-        complete(policy, tokenizer, ["a"], [stream], Sampling(12, 1.0, seed=seed))[0].text
+        complete(policy, renderer, ["a"], [stream], Sampling(12, 1.0, seed=seed))[0].text
         for seed in (0, 1)
         for stream in ((0, 0), (0, 1), (1, 0))
     }
     assert len(found) == 6
-    assert complete(policy, tokenizer, ["a"], [(0, 1)], sampling)[0].text in found
+    assert complete(policy, renderer, ["a"], [(0, 1)], sampling)[0].text in found
 
 
-def test_nothing_is_drawn_from_the_global_streams_and_the_mode_is_left_alone(policy, tokenizer):
+def test_nothing_is_drawn_from_the_global_streams_and_the_mode_is_left_alone(policy, renderer):
     policy.train()
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    complete(policy, tokenizer, PROMPTS, streams(*range(5)), Sampling(5, 1.0))
+    complete(policy, renderer, PROMPTS, streams(*range(5)), Sampling(5, 1.0))
     assert torch.equal(before, torch.get_rng_state()) and policy.training
     policy.eval()
 
@@ -66,12 +69,12 @@ def test_nothing_is_drawn_from_the_global_streams_and_the_mode_is_left_alone(pol
     [({}, None), ({"temperature": 0.5}, None), ({"top_k": 4}, 4), ({"top_p": 0.5}, "nucleus")],
     ids=str,
 )
-def test_tokens_come_with_the_models_probabilities(policy, tokenizer, settings, kept):
+def test_tokens_come_with_the_models_probabilities(policy, renderer, settings, kept):
     draws = 4_000
     sampling = Sampling(1, **{"temperature": 1.0, **settings})
-    found = complete(policy, tokenizer, ["ab 12"] * draws, [(0, sample) for sample in range(draws)], sampling)
+    found = complete(policy, renderer, ["ab 12"] * draws, [(0, sample) for sample in range(draws)], sampling)
     with torch.no_grad():
-        logits = policy(**encode(tokenizer, ["ab 12"])).logits[0, -1] / sampling.temperature
+        logits = policy(**renderer.encode(["ab 12"])).logits[0, -1] / sampling.temperature
     expected = logits.double().softmax(-1)
     order = expected.argsort(descending=True)
     if kept == "nucleus":
@@ -79,7 +82,7 @@ def test_tokens_come_with_the_models_probabilities(policy, tokenizer, settings, 
     if kept:
         expected[order[kept:]] = 0
         expected /= expected.sum()
-    texts = [tokenizer.decode([token], skip_special_tokens=True) for token in range(len(tiny.WORDS))]
+    texts = [renderer.tokenizer.decode([token], skip_special_tokens=True) for token in range(len(tiny.WORDS))]
     counts = np.zeros(len(tiny.WORDS))
     for completion in found:
         counts[texts.index(completion.text)] += 1
@@ -96,28 +99,31 @@ def test_tokens_come_with_the_models_probabilities(policy, tokenizer, settings, 
     assert chisquare(observed, wanted * observed.sum() / wanted.sum()).pvalue > 1e-3
 
 
-def test_greedy_is_the_models_own(policy, tokenizer):
-    found = complete(policy, tokenizer, PROMPTS, streams(*range(5)), Sampling(10))
+def test_greedy_is_the_models_own(policy, renderer):
+    found = complete(policy, renderer, PROMPTS, streams(*range(5)), Sampling(10))
     for prompt, completion in zip(PROMPTS, found, strict=True):
-        inputs = encode(tokenizer, [prompt])
+        inputs = renderer.encode([prompt])
         ids = policy.generate(**inputs, max_new_tokens=10, do_sample=False, eos_token_id=1, pad_token_id=0)
-        assert tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True) == completion.text
+        answer = renderer.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert answer == completion.text
 
 
-def test_length_and_truncation(policy, tokenizer, monkeypatch):
+def test_length_and_truncation(policy, renderer, monkeypatch):
     written = torch.tensor([[5, 6, 1, 0, 0], [5, 6, 7, 8, 1], [5, 6, 7, 8, 9]])
     monkeypatch.setattr(
         policy, "generate", lambda input_ids, **_: torch.cat([input_ids, written], dim=1), raising=True
     )
-    found = complete(policy, tokenizer, ["a", "b", "c"], streams(0, 1, 2), Sampling(5))
+    found = complete(policy, renderer, ["a", "b", "c"], streams(0, 1, 2), Sampling(5))
     assert [(c.tokens, c.truncated) for c in found] == [(3, False), (5, False), (5, True)]
-    assert [c.text for c in found] == [tokenizer.decode(ids) for ids in ([5, 6], [5, 6, 7, 8], [5, 6, 7, 8, 9])]
+    assert [c.text for c in found] == [
+        renderer.tokenizer.decode(ids) for ids in ([5, 6], [5, 6, 7, 8], [5, 6, 7, 8, 9])
+    ]
 
 
-def test_prompts_are_padded_on_the_left(tokenizer):
-    inputs = encode(tokenizer, ["ab", "abcd"])
+def test_prompts_are_padded_on_the_left(renderer):
+    inputs = renderer.encode(["ab", "abcd"])
     assert inputs["attention_mask"].tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]
-    assert prompt_lengths(tokenizer, ["ab", "abcd"]) == [2, 4]
+    assert renderer.lengths(["ab", "abcd"]) == [2, 4]
 
 
 # Batches and the store
@@ -131,21 +137,21 @@ def check(texts, found):
     return [Verdict(float(len(text) % 2), text[:1] or None) for text in texts]
 
 
-def test_batches_hold_every_sample_once(tokenizer):
-    cut = batches(rows(), tokenizer, samples=3, batch_size=4)
+def test_batches_hold_every_sample_once(renderer):
+    cut = batches(rows(), renderer, samples=3, batch_size=4)
     assert [len(batch.pairs) for batch in sorted(cut, key=lambda b: -len(b.pairs))] == [4, 4, 4, 3]
     assert sorted(pair for batch in cut for pair in batch.pairs) == [(p, s) for p in range(5) for s in range(3)]
     assert [batch.number for batch in cut] == [0, 1, 2, 3]
-    assert cut == batches(rows(), tokenizer, samples=3, batch_size=4)
+    assert cut == batches(rows(), renderer, samples=3, batch_size=4)
 
 
-def test_a_stopped_evaluation_draws_what_is_missing_and_ends_the_same(policy, tokenizer, tmp_path):
-    cut = batches(rows(), tokenizer, samples=3, batch_size=4)
+def test_a_stopped_evaluation_draws_what_is_missing_and_ends_the_same(policy, renderer, tmp_path):
+    cut = batches(rows(), renderer, samples=3, batch_size=4)
     drawn = []
 
     def go(store: Store, stop_after: int | None = None) -> None:
         for batch in store.missing(cut)[:stop_after]:
-            store.keep(batch, draw(policy, tokenizer, rows(), batch, Sampling(8, 1.0), check))
+            store.keep(batch, draw(policy, renderer, rows(), batch, Sampling(8, 1.0), check))
             drawn.append(batch.number)
 
     straight = Store(tmp_path / "a")
@@ -193,3 +199,50 @@ def test_the_table_is_in_order():
     assert found.correct_PS.tolist() == [[0, 1], [1, 0]]
     assert found.answers_PS == [["y", "x"], ["x", None]]
     assert found.tokens_PS.tolist() == [[0, 1], [10, 11]] and found.truncated_PS.tolist() == [[False, True]] * 2
+
+
+LEAKS = {
+    "repetition_penalty": 1.9,
+    "no_repeat_ngram_size": 1,
+    "num_beams": 3,
+    "min_new_tokens": 12,
+    "guidance_scale": 3.0,
+    "stop_strings": ["a", "1", "b"],
+    "suppress_tokens": list(range(8, 20)),
+    "forced_eos_token_id": 1,
+}
+
+
+@pytest.mark.parametrize("name", LEAKS)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_nothing_of_the_models_generation_config_changes_a_sample(policy, renderer, name, temperature):
+    sampling = Sampling(12, temperature)
+    plain = complete(policy, renderer, PROMPTS, streams(*range(5)), sampling)
+    before = policy.generation_config
+    policy.generation_config = GenerationConfig(**{**before.to_diff_dict(), name: LEAKS[name]})
+    try:
+        assert complete(policy, renderer, PROMPTS, streams(*range(5)), sampling) == plain
+        assert getattr(policy.generation_config, name) == LEAKS[name]  # what is saved with the model stays
+        assert left_out(policy.generation_config) == {name: LEAKS[name]}
+        (line,) = note_of(policy.generation_config, "evaluation")
+        assert name in line and str(LEAKS[name])[:20] in line
+    finally:
+        policy.generation_config = before
+
+
+def test_a_generation_config_that_changes_nothing_is_not_spoken_of(policy):
+    neutral = GenerationConfig(temperature=1.0, top_p=1.0, num_beams=1, eos_token_id=1, repetition_penalty=1.0)
+    assert note_of(neutral, "evaluation") == note_of(policy.generation_config, "evaluation") == []
+
+
+TEMPLATE = "{% if enable_thinking is defined and enable_thinking is false %}1{% endif %}{{ messages[0].content }}"
+
+
+def test_the_chat_template_gets_its_settings():
+    conversations = [[{"role": "user", "content": "ab"}], [{"role": "user", "content": "c"}]]
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    plain, told = PromptRenderer(tokenizer), PromptRenderer(tokenizer, {"enable_thinking": False})
+    assert (plain.texts(conversations), told.texts(conversations)) == (["ab", "c"], ["1ab", "1c"])
+    assert (plain.lengths(conversations), told.lengths(conversations)) == ([2, 1], [3, 2])
+    assert told.encode(conversations)["attention_mask"].tolist() == [[1, 1, 1], [0, 1, 1]]
