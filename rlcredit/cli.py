@@ -172,8 +172,8 @@ def _fail(error: Exception | str, code: int, *, every_process: bool = False) -> 
     if os.environ.get("RANK", "0") != "0" and not every_process:
         # The first process prints the same line: by the end of this wait, the launcher has ended this process.
         time.sleep(TURN)
-    if details := getattr(error, "details", ""):
-        print(details, file=sys.stderr)
+    if isinstance(error, RunStopped) and error.details:
+        print(error.details, file=sys.stderr)
     # a word that the user gave can be of any length, and hold characters that no terminal can show
     line = re.sub(r"\S{300,}", lambda word: f"{word[0][:80]}...", " ".join(str(error).split()))
     print(f"rlcredit: {line}".encode(errors="backslashreplace").decode(), file=sys.stderr)
