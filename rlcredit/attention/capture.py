@@ -215,7 +215,7 @@ class Capture:
 
 def unwrapped(model: Any) -> Any:
     """The model inside DistributedDataParallel, torch.compile and the like."""
-    while not hasattr(model, "config"):
+    while isinstance(getattr(model, "config", {}), dict):  # the configuration of DeepSpeed's engine is a dictionary
         model = model.module
     return model
 

@@ -13,15 +13,15 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from rlcredit.errors import RunStopped
+from rlcredit.trainers.policy_step import PolicyStep
 
 
 class BadSteps(TrainerCallback):
-    """Before each optimiser step: if any process saw a bad loss or gradient, drop the gradients on all of them.
-
-    DeepSpeed steps inside its own engine, where gradients cannot be dropped; there, bad steps are counted only.
+    """Before each optimiser step: if any process saw a bad loss or gradient, drop the step on all of them.
 
     Args:
         accelerator: agrees on bad steps over all processes.
+        step: the policy's step.
         limit: stop after this many in a row.
         log: called with the number of bad steps of the run, before each optimiser step.
 
@@ -32,8 +32,8 @@ class BadSteps(TrainerCallback):
 
     of_one_process = False  # all processes agree on each step
 
-    def __init__(self, accelerator: Accelerator, limit: int, log: Callable[[float], None]) -> None:
-        self._accelerator, self._limit, self._log = accelerator, limit, log
+    def __init__(self, accelerator: Accelerator, step: PolicyStep, limit: int, log: Callable[[float], None]) -> None:
+        self._accelerator, self._step, self._limit, self._log = accelerator, step, limit, log
         self._bad: Tensor | None = None
         self._batch: dict[str, Any] | None = None
         self.total = 0
@@ -45,9 +45,9 @@ class BadSteps(TrainerCallback):
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.total, self.in_a_row = state["total"], state["in_a_row"]
 
-    def watch(self, value: Tensor, batch: dict[str, Any] | None = None) -> None:
+    def watch(self, value: Tensor | float, batch: dict[str, Any] | None = None) -> None:
         """Note a loss or gradient norm (no device synchronisation); keep the batch in case the run has to stop."""
-        value = value.detach()
+        value = torch.as_tensor(value).detach()
         if isinstance(value, DTensor):  # the gradient norm of weights that FSDP 2 has cut
             value = value.full_tensor()
         bad = ~torch.isfinite(value).all()
@@ -62,9 +62,7 @@ class BadSteps(TrainerCallback):
         self._log(float(self.total))
         if not is_bad:
             return
-        # A gradient scaler finds the overflow itself, and insists on gradients to look at.
-        if self._accelerator.scaler is None:
-            model.zero_grad(set_to_none=True)
+        self._step.drop(model)
         if self.in_a_row >= self._limit:
             self._stop(Path(args.output_dir), state.global_step + 1)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import fields
 from pathlib import Path
 
 import torch
-from accelerate.utils import is_deepspeed_available
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.integrations.integration_utils import (
     INTEGRATION_TO_CALLBACK,
@@ -25,12 +23,6 @@ from rlcredit.models.loading import auto_class, describe
 from rlcredit.tasks import TaskData
 from rlcredit.trainers import checkpoints
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
-
-
-def check_launch() -> None:
-    """Refuse a launch config that asks for an engine which is not there."""
-    if launched_for("DEEPSPEED") and not is_deepspeed_available():
-        raise InputError("deepspeed: the launch config asks for it, and it is not installed; pip install deepspeed")
 
 
 def check_installed(config: CreditGRPOConfig, model: ModelConfig) -> None:
@@ -67,23 +59,6 @@ def missing_here(config: CreditGRPOConfig, model: ModelConfig, *, planned_elsewh
             "bf16: this machine has no GPU that trains in bf16; write bf16: false, or use_cpu: true, to train here"
         )
     return lines
-
-
-def launched_for(engine: str) -> bool:
-    """Whether accelerate's launcher was told to use FSDP or DEEPSPEED."""
-    return os.environ.get(f"ACCELERATE_USE_{engine}", "false").lower() == "true"
-
-
-def not_sharded() -> list[str]:
-    """A line for a launch config that asks for shards where accelerate, without a word, makes none."""
-    if torch.accelerator.is_available():
-        return []
-    return [
-        f"{engine.lower()}: accelerate shards on accelerators only; on this CPU every process holds the whole model "
-        "(plain DDP)"
-        for engine in ("FSDP", "DEEPSPEED")
-        if launched_for(engine)
-    ]
 
 
 def check_vllm(config: CreditGRPOConfig) -> None:

@@ -1,175 +1,34 @@
 """The critic of PPO: a value model with an optimiser, a schedule and a gradient clip of its own.
 
-transformers' Trainer knows one model, one optimiser and one clip, and they are the policy's. The critic is stepped by
-callbacks, right before the policy is, and saved beside it.
+transformers' Trainer, FSDP and DeepSpeed know one model, one optimiser and one clip, and they are the policy's. The
+critic is stepped by callbacks, right before the policy is, and saved beside it. Where an engine cuts the policy, the
+critic is cut by torch's own `fully_shard`, whatever the engine.
 """
 
 from __future__ import annotations
 
 import copy
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from safetensors.torch import load_file, save_file
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import (
-    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
-    AutoConfig,
-    AutoModel,
-    AutoModelForTokenClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TrainerCallback,
-    get_scheduler,
-)
-from transformers.modeling_outputs import TokenClassifierOutput
+from transformers import TrainerCallback, get_scheduler
 
 from rlcredit.errors import InputError
-from rlcredit.models.loading import describe
 from rlcredit.models.modes import evaluating
+from rlcredit.trainers import shards
 from rlcredit.trainers.bad_steps import BadSteps
+from rlcredit.trainers.policy_step import PolicyStep
 from rlcredit.trainers.ppo_config import CreditPPOConfig
 
 FOLDER = "critic"
 STATE_FILE = "rlcredit-critic.pt"
-HEAD_FILE = "value_head.safetensors"
-
-
-class ValueModel(nn.Module):
-    """A base model with a linear head, for families without a token-classification class (Gemma 3, OLMo)."""
-
-    def __init__(self, base: PreTrainedModel) -> None:
-        super().__init__()
-        self.base_model, self.config = base, base.config
-        self.score = nn.Linear(base.config.get_text_config().hidden_size, 1, dtype=base.dtype)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> TokenClassifierOutput:
-        hidden = self.base_model(input_ids, attention_mask=attention_mask, **options).last_hidden_state
-        return TokenClassifierOutput(logits=self.score(hidden))
-
-    def save_pretrained(self, folder: str, state_dict: dict[str, Tensor] | None = None) -> None:
-        state = self.state_dict() if state_dict is None else state_dict
-        parts: dict[str, dict[str, Tensor]] = {"base_model": {}, "score": {}}
-        for name, value in state.items():
-            part, _, own_name = name.partition(".")
-            parts[part][own_name] = value
-        self.base_model.save_pretrained(folder, state_dict=parts["base_model"])
-        save_file(parts["score"], Path(folder) / HEAD_FILE)
-
-    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
-        self.base_model.gradient_checkpointing_enable(*args, **kwargs)
-
-
-def check(path: str, policy: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, **options: Any) -> None:
-    """Raise an InputError if the critic is not there, or does not read the policy's tokens."""
-    config, own_tokenizer = describe(path, "critic_model_name_or_path", needs_tokenizer=False, **options)
-    ours, theirs = policy.get_text_config().vocab_size, config.get_text_config().vocab_size
-    if ours != theirs:
-        raise InputError(
-            f"critic_model_name_or_path: {path!r} has a vocabulary of {theirs}, the policy one of {ours}; write a "
-            "critic of the policy's family"
-        )
-    # of weights alone, the vocabulary's size is all there is to compare
-    if own_tokenizer is not None and own_tokenizer.get_vocab() != tokenizer.get_vocab():
-        raise InputError(
-            f"critic_model_name_or_path: the tokenizer of {path!r} is not the policy's; write a critic of its family"
-        )
-
-
-def load(policy: nn.Module, path: str | None, lora_r: int, **options: Any) -> nn.Module:
-    """A critic from a path, or with a copy of the policy's weights; its head starts at zero unless the path has one.
-
-    Values start at zero [not in the paper], so that the first advantages are the rewards' alone. The critic is trained
-    in float32 whatever the policy's precision: steps of 16-bit weights are mostly rounded away.
-
-    Args:
-        policy: a model of transformers, wrapped by PEFT or not: with adapters, their merged weights are the policy's.
-    """
-    if path is None:
-        critic, new_head = _copy_of(policy), True
-    else:
-        critic, new_head = _from_files(path, **options)
-    for module in critic.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    if new_head:
-        for parameter in head_of(critic).parameters():
-            nn.init.zeros_(parameter)
-    critic.requires_grad_(True)
-    if lora_r:
-        head = next(name for name, module in critic.named_children() if module is head_of(critic))
-        adapter = LoraConfig(
-            r=lora_r, task_type=TaskType.TOKEN_CLS, target_modules="all-linear", modules_to_save=[head]
-        )
-        critic = get_peft_model(critic, adapter)
-    return critic
-
-
-def _copy_of(policy: nn.Module) -> nn.Module:
-    merged: Any = _merged(policy) if isinstance(policy, PeftModel) else policy
-    config = _with_one_value(copy.deepcopy(merged.config))
-    if _has_class(config):
-        critic = AutoModelForTokenClassification.from_config(config, dtype=torch.float32)
-    else:
-        critic = ValueModel(AutoModel.from_config(config, dtype=torch.float32))
-    critic.base_model.load_state_dict(merged.base_model.state_dict())
-    return critic
-
-
-def _merged(policy: PeftModel) -> nn.Module:
-    """The policy's weights with its adapters in them. Raises: InputError, naming what PEFT cannot merge."""
-    kind = policy.active_peft_config.peft_type
-    instead = "write the folder or id of a whole model as critic_model_name_or_path"
-    if getattr(policy.get_base_model(), "is_quantized", False):
-        raise InputError(
-            f"critic_model_name_or_path: the policy's weights are quantised and cannot be copied; {instead}"
-        )
-    try:
-        return copy.deepcopy(policy).merge_and_unload()
-    except (AttributeError, NotImplementedError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(
-            f"critic_model_name_or_path: PEFT cannot merge adapters of the kind {kind.value} ({reason}); {instead}"
-        ) from error
-
-
-def _from_files(path: str, **options: Any) -> tuple[nn.Module, bool]:
-    """The critic, and whether its head is new."""
-    config = _with_one_value(AutoConfig.from_pretrained(path, **options))
-    if _has_class(config):
-        critic, report = AutoModelForTokenClassification.from_pretrained(
-            path, config=config, dtype=torch.float32, output_loading_info=True, **options
-        )
-        return critic, bool(report["missing_keys"])
-    critic = ValueModel(AutoModel.from_pretrained(path, dtype=torch.float32, **options))
-    if not (Path(path) / HEAD_FILE).is_file():
-        return critic, True
-    critic.score.load_state_dict(load_file(Path(path) / HEAD_FILE))
-    return critic, False
-
-
-def _with_one_value(config: PreTrainedConfig) -> PreTrainedConfig:
-    config.num_labels, config.classifier_dropout = 1, 0.0
-    return config
-
-
-def _has_class(config: PreTrainedConfig) -> bool:
-    return type(config) in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
-
-
-def head_of(critic: nn.Module) -> nn.Linear:
-    """The layer that gives the value."""
-    heads = [m for m in critic.children() if isinstance(m, nn.Linear) and m.out_features == 1]
-    if len(heads) != 1:
-        raise InputError(f"critic_model_name_or_path: {type(critic).__name__} has no single value head")
-    return heads[0]
 
 
 class Critic(TrainerCallback):
@@ -180,13 +39,22 @@ class Critic(TrainerCallback):
         args: the trainer's settings.
         accelerator: places and wraps the model as it did the policy.
         bad_steps: says which steps are not taken; a callback that is called before this one.
+        policy_step: the policy's step, called off while the critic warms up.
     """
 
-    def __init__(self, model: nn.Module, args: CreditPPOConfig, accelerator: Accelerator, bad_steps: BadSteps) -> None:
-        self._args, self._accelerator, self._bad_steps = args, accelerator, bad_steps
+    def __init__(
+        self,
+        model: nn.Module,
+        args: CreditPPOConfig,
+        accelerator: Accelerator,
+        bad_steps: BadSteps,
+        policy_step: PolicyStep,
+    ) -> None:
+        self._args, self._accelerator, self._bad_steps, self._policy_step = args, accelerator, bad_steps, policy_step
         if args.gradient_checkpointing:
             enable: Any = model.gradient_checkpointing_enable
             enable(args.gradient_checkpointing_kwargs)
+        self._shape = copy.deepcopy(model).to("meta")  # without weights, to be filled with whole ones
         self.model = self._prepared(model.train())
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -200,8 +68,12 @@ class Critic(TrainerCallback):
         self._resumed: dict[str, Any] | None = None
 
     def _prepared(self, model: nn.Module) -> nn.Module:
-        """The model as it is trained; one that `fully_shard` has cut is already (accelerate refuses it)."""
-        return model if isinstance(model, FSDPModule) else self._accelerator.prepare_model(model)
+        """The model as it is trained: cut where an engine cuts the policy, else wrapped as the policy is."""
+        if isinstance(model, FSDPModule):
+            return model
+        if self._accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            return shards.cut(model.to(self._accelerator.device))
+        return self._accelerator.prepare_model(model)
 
     @torch.no_grad()
     def values(self, ids_BN: Tensor, real_BN: Tensor, completion: int, rows_at_once: int) -> Tensor:
@@ -214,9 +86,15 @@ class Critic(TrainerCallback):
         return torch.cat(parts)
 
     def _values(self, ids_BN: Tensor, real_BN: Tensor, completion: int) -> Tensor:
-        with self._accelerator.autocast():
+        with self._autocast():
             logits = self.model(input_ids=ids_BN, attention_mask=real_BN, use_cache=False).logits
         return logits[:, -completion - 1 : -1, 0].float()  # the position before a token is where it is chosen
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        """accelerate's; DeepSpeed holds the policy itself in bf16, and leaves autocast off."""
+        if self._args.bf16 and self._accelerator.distributed_type == DistributedType.DEEPSPEED:
+            return torch.autocast(self._accelerator.device.type, torch.bfloat16)
+        return self._accelerator.autocast()
 
     def learn(self, ids_BN: Tensor, real_BN: Tensor, batch: dict[str, Tensor], tokens: Tensor) -> Tensor:
         """Add the gradient of one micro-batch's part of a step's value loss; gives that part.
@@ -228,8 +106,7 @@ class Critic(TrainerCallback):
         """
         args, accelerator = self._args, self._accelerator
         returns, valued = batch["returns"], batch["valued"]
-        together = nullcontext() if accelerator.sync_gradients else accelerator.no_sync(self.model)
-        with together:
+        with self._adding_up(accelerator.sync_gradients):
             values = self._values(ids_BN, real_BN, returns.shape[1])
             error = (values - returns) ** 2
             if args.value_clip is not None:
@@ -239,6 +116,16 @@ class Critic(TrainerCallback):
             loss = 0.5 * (error * valued).sum() / tokens
             loss.backward()
         return loss.detach()
+
+    @contextmanager
+    def _adding_up(self, now: bool) -> Iterator[None]:
+        """Add gradients up over the processes in this backward, or keep them until the step's last one."""
+        if isinstance(self.model, FSDPModule):
+            self.model.set_requires_gradient_sync(now)
+            yield
+        else:
+            with nullcontext() if now else self._accelerator.no_sync(self.model):
+                yield
 
     # ---- called by the trainer's loop -----------------------------------------------------------------------------
 
@@ -269,7 +156,7 @@ class Critic(TrainerCallback):
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         if state.global_step < args.critic_warmup_steps:
-            model.zero_grad(set_to_none=True)  # the policy waits: without gradients its step changes nothing
+            self._policy_step.drop(model)
 
     # ---- files ----------------------------------------------------------------------------------------------------
 
@@ -277,12 +164,13 @@ class Critic(TrainerCallback):
 
     def save_pretrained(self, folder: str) -> None:
         """Write the critic as a model folder, as it may be given to another run."""
-        model: Any = self._accelerator.unwrap_model(self.model)
-        state = _whole(model.state_dict(), self._args.should_save)
+        state = shards.whole(self._accelerator.unwrap_model(self.model).state_dict(), self._args.should_save)
         if not self._args.should_save:
             return
+        model: Any = copy.deepcopy(self._shape)
         if hasattr(model, "merge_and_unload"):
-            model = copy.deepcopy(model).merge_and_unload()
+            model.load_state_dict(state, assign=True)
+            model = model.merge_and_unload()
             state = model.state_dict()
         model.save_pretrained(folder, state_dict=state)
 
@@ -293,7 +181,7 @@ class Critic(TrainerCallback):
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
         }
-        state = _whole(state, self._args.should_save)
+        state = shards.whole(state, self._args.should_save)
         if self._args.should_save:
             torch.save(state, folder / STATE_FILE)
 
@@ -308,31 +196,10 @@ class Critic(TrainerCallback):
         location = "cpu" if device.type == "cpu" else device  # torch knows no "cpu:0"
         state = torch.load(path, map_location=location, weights_only=True)
         model = self._accelerator.unwrap_model(self.model)
-        model.load_state_dict({name: _as_in(like, state["model"][name]) for name, like in model.state_dict().items()})
+        model.load_state_dict(
+            {name: shards.as_in(like, state["model"][name]) for name, like in model.state_dict().items()}
+        )
         for index, moments in state["optimizer"]["state"].items():
             for name, value in moments.items():
-                moments[name] = _as_in(self._parameters[index], value)
+                moments[name] = shards.as_in(self._parameters[index], value)
         self._resumed = state
-
-
-def _whole(state: Any, keep: bool) -> Any:
-    """The same nested dicts and lists, with whole tensors on the CPU in place of shards; collective.
-
-    Processes that do not `keep` them give their shards and hold no more than one tensor at a time.
-    """
-    if isinstance(state, DTensor):
-        full = state.full_tensor()
-        return full.cpu() if keep else None
-    if isinstance(state, dict):
-        return {key: _whole(value, keep) for key, value in state.items()}
-    if isinstance(state, list):
-        return [_whole(value, keep) for value in state]
-    return state
-
-
-def _as_in(parameter: Tensor, value: Tensor) -> Tensor:
-    """A whole tensor as the shards of the parameter that it belongs to; as it is where that is not sharded."""
-    if not isinstance(parameter, DTensor) or value.dim() == 0:
-        return value
-    # every process has read the file, and takes its part of it without asking the others
-    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)

@@ -13,7 +13,7 @@ from trl import ModelConfig, get_peft_config
 from rlcredit.attention import choose_layers
 from rlcredit.errors import InputError
 from rlcredit.models.loading import auto_class
-from rlcredit.trainers import checks
+from rlcredit.trainers import launch
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
 from rlcredit.trainers.ppo_config import CreditPPOConfig
 from rlcredit.trainers.prepare import Checked
@@ -145,7 +145,7 @@ def _doubts(checked: Checked, passes: float, longest_prompt: int) -> list[str]:
     """What a plan can work with, and is seldom meant."""
     doubts = []
     trained_in_16_bits = BYTES.get(checked.model.dtype or "", 4) == 2 and not checked.model.use_peft
-    if trained_in_16_bits and not checks.launched_for("FSDP") and not checks.launched_for("DEEPSPEED"):
+    if trained_in_16_bits and not launch.launched_for("FSDP") and not launch.launched_for("DEEPSPEED"):
         doubts.append(
             f"dtype: {checked.model.dtype} weights mostly round steps away under plain DDP; write dtype: float32 with "
             "bf16: true, or launch with FSDP or DeepSpeed"

@@ -13,7 +13,6 @@ value loss and the whitening, and have advantage 0.
 from __future__ import annotations
 
 import logging
-import os
 from typing import Any, ClassVar
 
 import torch
@@ -21,20 +20,14 @@ from torch import Tensor
 
 from rlcredit.credit.gae import at_last_token, gae
 from rlcredit.errors import InputError
-from rlcredit.trainers import critic
+from rlcredit.trainers import critic, shards, value_model
 from rlcredit.trainers.grpo import CreditGRPOTrainer
+from rlcredit.trainers.launch import launched_for
 from rlcredit.trainers.ppo_config import CreditPPOConfig
 from rlcredit.trainers.rows import joined, loss_mask
 from rlcredit.trainers.sturdy_config import SturdyGRPOConfig
 
 logger = logging.getLogger(__name__)
-
-# Launchers that cannot carry a second model with an optimiser of its own, by the variable that accelerate sets.
-REFUSED_LAUNCHERS = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed's engine holds one model and one optimiser",
-    "ACCELERATE_USE_FSDP": "accelerate shards one model, with its optimiser, on accelerators; a second was never run",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM's engine holds one model and one optimiser",
-}
 
 
 class CreditPPOTrainer(CreditGRPOTrainer):
@@ -46,9 +39,11 @@ class CreditPPOTrainer(CreditGRPOTrainer):
     config_class: ClassVar[type[SturdyGRPOConfig]] = CreditPPOConfig
 
     def __init__(self, model, reward_funcs=None, args=None, train_dataset=None, **kwargs):  # type: ignore[no-untyped-def]
-        for variable, reason in REFUSED_LAUNCHERS.items():
-            if os.environ.get(variable) == "true":
-                raise InputError(f"algorithm: ppo cannot be launched so: {reason}; use DDP, or algorithm: grpo")
+        if launched_for("MEGATRON_LM"):
+            raise InputError(
+                "algorithm: ppo: Megatron-LM's engine holds one model and one optimiser; launch with ddp.yaml, "
+                "fsdp2.yaml or zero3.yaml of recipes/accelerate"
+            )
         self._scores: Tensor | None = None
         super().__init__(model, reward_funcs, args=args, train_dataset=train_dataset, **kwargs)
         args = self.args
@@ -59,9 +54,10 @@ class CreditPPOTrainer(CreditGRPOTrainer):
         policy = self.accelerator.unwrap_model(self.model)
         options = {"trust_remote_code": args.trust_remote_code}
         if args.critic_model_name_or_path is not None:
-            critic.check(args.critic_model_name_or_path, policy.config, self.processing_class, **options)
-        model_of_values = critic.load(policy, args.critic_model_name_or_path, args.critic_lora_r, **options)
-        self.critic = critic.Critic(model_of_values, args, self.accelerator, self.bad_steps)
+            value_model.check(args.critic_model_name_or_path, policy.config, self.processing_class, **options)
+        with shards.whole_weights(policy):
+            made = value_model.load(policy, args.critic_model_name_or_path, args.critic_lora_r, **options)
+        self.critic = critic.Critic(made, args, self.accelerator, self.bad_steps, self.policy_step)
         self.add_callback(self.critic)
         self.parts.append(self.critic)
         self._warned_of_a_pass = False

@@ -25,7 +25,7 @@ from rlcredit.rewards.rehearsal import rehearse
 from rlcredit.rewards.signature import check_signature
 from rlcredit.runs.log import HeldOutLog, JsonlLog
 from rlcredit.tasks import TASKS, TaskData
-from rlcredit.trainers import checkpoints, checks, critic
+from rlcredit.trainers import checkpoints, checks, launch, value_model
 from rlcredit.trainers.grpo import CreditGRPOTrainer
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
 from rlcredit.trainers.ppo import CreditPPOTrainer
@@ -103,19 +103,17 @@ class Checked(NamedTuple):
 
 def check(argv: Sequence[str]) -> Checked:
     """Read the recipe and check everything that needs no weights. Raises: InputError."""
-    if not torch.accelerator.is_available():
-        # Without it, accelerate's multi-process launch on a CPU starts runs that do not know of each other.
-        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
-    checks.check_launch()
+    flags = launch.choose_device()
     disable_progress_bar()  # of loading and saving; training has its own
     config_type, _ = ALGORITHMS.get(str(peek(argv, "algorithm")), ALGORITHMS["grpo"])
     advice = {**REMOVED, **dict.fromkeys(CreditPPOConfig.__annotations__, "it is a key of algorithm: ppo")}
-    words = list(argv)
+    words = list(argv) if peek(argv, "ddp_backend") else [*argv, *flags]
     planned = peek(argv, "dry_run") not in (None, False, "false")
     elsewhere = planned and not torch.accelerator.is_available() and peek(argv, "use_cpu") is None
     if elsewhere:
         words += ["--use_cpu", "true"]  # a plan is often made where the GPUs are not, and transformers asks for them
     run, model, config = parse(words, (RunArguments, ModelConfig, config_type), elsewhere=advice)
+    launch.shard_on_cpu()
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched > 1 and config.world_size == 1:
         raise InputError(f"{launched} processes were launched, but they do not see each other; add --use_cpu true")
@@ -154,8 +152,8 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig, no
     if isinstance(config, CreditPPOConfig) and config.critic_model_name_or_path is not None:
         config.critic_model_name_or_path = model_path(config.critic_model_name_or_path)
         trusted = {"trust_remote_code": config.trust_remote_code}
-        critic.check(config.critic_model_name_or_path, policy, tokenizer, **trusted)
-    notes = [*notes, *task.notes, *checks.not_sharded()]
+        value_model.check(config.critic_model_name_or_path, policy, tokenizer, **trusted)
+    notes = [*notes, *task.notes]
     notes += rehearse(task.rewards, task.train[0], config.reward_timeout)
     if checkpoint and config.resume_from_checkpoint != checkpoint:  # the newest that counts
         notes += checkpoints.passed_over(checkpoint)

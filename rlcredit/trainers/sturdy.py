@@ -4,7 +4,7 @@ Nothing of TRL is copied. The trainer overrides these seams and calls `super()` 
 
     _calculate_rewards              leaves out completions that could not be scored
     _generate                       decodes by the run's settings alone, not by the model's generation_config.json
-    _compute_loss, _clip_grad_norm  notes losses and gradients that are not finite
+    _compute_loss, _get_grad_norm   notes losses and gradients that are not finite
     _get_train_sampler              an order of prompts that depends on seed and epoch alone
     evaluate                        the held-out sets that `rlcredit train` gives it (`held_out`)
     _save_checkpoint, train         whole checkpoints, with what TRL keeps in memory only; early ends
@@ -21,7 +21,6 @@ from typing import Any, ClassVar
 import torch
 from accelerate.utils import DistributedType
 from datasets import Dataset
-from torch import Tensor
 from transformers import TrainerControl
 from trl import GRPOTrainer
 
@@ -34,6 +33,7 @@ from rlcredit.rewards.guards import GuardedRewards, RewardsStopped
 from rlcredit.rewards.signature import columns_of
 from rlcredit.trainers import checkpoints
 from rlcredit.trainers.bad_steps import BadSteps
+from rlcredit.trainers.policy_step import PolicyStep
 from rlcredit.trainers.precision import warn_of_16_bits
 from rlcredit.trainers.run_state import RunState
 from rlcredit.trainers.sampler import EpochSampler
@@ -69,10 +69,11 @@ class SturdyGRPOTrainer(GRPOTrainer):
             extra_columns=kwargs.get("rollout_func") is not None,
         )
         super().__init__(model, self.rewards.functions, args=args, train_dataset=train_dataset, **kwargs)
-        self.bad_steps = BadSteps(self.accelerator, args.max_bad_steps, self._note_bad_steps)
+        self.policy_step = PolicyStep(self.accelerator)
+        self.bad_steps = BadSteps(self.accelerator, self.policy_step, args.max_bad_steps, self._note_bad_steps)
         self.run_state, self._stop_on_signal = RunState(self), StopOnSignal(self.accelerator)
         self.run_state.components |= {"bad_steps": self.bad_steps, "rewards": self.rewards}
-        for callback in (self.bad_steps, self.run_state, self._stop_on_signal):
+        for callback in (self.policy_step, self.bad_steps, self.run_state, self._stop_on_signal):
             self.add_callback(callback)
         self.parts: list[checkpoints.Part] = []
         if args.sync_ref_model:
@@ -134,10 +135,9 @@ class SturdyGRPOTrainer(GRPOTrainer):
             self.bad_steps.watch(loss, inputs)
         return loss
 
-    def _clip_grad_norm(self, model):  # type: ignore[no-untyped-def]
-        norm = super()._clip_grad_norm(model)
-        if isinstance(norm, Tensor):
-            self.bad_steps.watch(norm)
+    def _get_grad_norm(self, model, grad_norm=None):  # type: ignore[no-untyped-def]
+        norm = super()._get_grad_norm(model, grad_norm)
+        self.bad_steps.watch(norm)
         return norm
 
     def _note_bad_steps(self, total: float) -> None:

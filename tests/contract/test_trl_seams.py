@@ -45,7 +45,7 @@ SIGNATURES = {
     "train": ["self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"],
     "training_step": ["self", "model", "inputs", "num_items_in_batch"],
     "_save_checkpoint": ["self", "model", "trial"],
-    "_clip_grad_norm": ["self", "model"],
+    "_get_grad_norm": ["self", "model", "grad_norm"],
     "_run_epoch": [
         "self",
         "model",

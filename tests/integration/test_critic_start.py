@@ -15,7 +15,7 @@ from peft import (
 
 from rlcredit import CreditPPOTrainer
 from rlcredit.errors import InputError
-from rlcredit.trainers import critic
+from rlcredit.trainers import value_model
 from tests import runs, tiny
 
 QV = ["q_proj", "v_proj"]
@@ -45,7 +45,7 @@ def test_it_starts_from_the_merged_weights(name):
             if parameter.requires_grad:
                 parameter.data += 0.05 * torch.randn_like(parameter)
     before = {key: value.clone() for key, value in policy.state_dict().items()}
-    made = critic.load(policy, None, 0).eval()
+    made = value_model.load(policy, None, 0).eval()
     ids = torch.randint(2, 40, (2, 12))
     with torch.no_grad():
         wanted, own = hidden(policy, ids), hidden(made, ids)
@@ -62,11 +62,11 @@ def test_what_cannot_be_merged_is_refused_by_name():
     with pytest.raises(
         InputError, match=r"PEFT cannot merge adapters of the kind PROMPT_TUNING .*as critic_model_name"
     ):
-        critic.load(prompts, None, 0)
+        value_model.load(prompts, None, 0)
     quantised = get_peft_model(tiny.model_of("llama"), ADAPTERS["lora"])
     quantised.get_base_model().is_quantized = True
     with pytest.raises(InputError, match="the policy's weights are quantised and cannot be copied; write the folder"):
-        critic.load(quantised, None, 0)
+        value_model.load(quantised, None, 0)
 
 
 def test_the_schedule_is_given_its_settings(tmp_path):

@@ -26,8 +26,9 @@ from transformers import AutoModelForTokenClassification
 from rlcredit import CreditArguments, CreditGRPOTrainer, CreditPPOConfig, analyze
 from rlcredit.attention.capture import StopForward
 from rlcredit.credit import strategy_of
-from rlcredit.trainers import critic
+from rlcredit.trainers import critic, shards, value_model
 from rlcredit.trainers.bad_steps import BadSteps
+from rlcredit.trainers.policy_step import PolicyStep
 from rlcredit.trainers.reader import CreditReader
 from tests import runs, tiny
 from tests.integration.test_wrappers import ARGS, assert_same, batch, read_in_training
@@ -94,8 +95,8 @@ def credit_of(model: nn.Module, accelerator: Accelerator, rank: int | None) -> d
 # ---- the critic -----------------------------------------------------------------------------------------------------
 
 
-def value_model(seed: int = 1) -> nn.Module:
-    model = critic.load(tiny.model_of("llama", seed=seed, spread=0.15), None, 0)
+def model_of_values(seed: int = 1) -> nn.Module:
+    model = value_model.load(tiny.model_of("llama", seed=seed, spread=0.15), None, 0)
     nn.init.normal_(model.score.weight, std=0.2, generator=torch.Generator().manual_seed(0))
     return model
 
@@ -103,7 +104,8 @@ def value_model(seed: int = 1) -> nn.Module:
 def made_critic(model: nn.Module, folder: Path) -> critic.Critic:
     args = runs.arguments(folder, CreditPPOConfig, critic_learning_rate=1e-3, max_grad_norm=0.1)
     accelerator = Accelerator(cpu=True)  # the arguments reset accelerate's state
-    return critic.Critic(model, args, accelerator, BadSteps(accelerator, 3, lambda total: None))
+    step = PolicyStep(accelerator)
+    return critic.Critic(model, args, accelerator, BadSteps(accelerator, step, 3, lambda total: None), step)
 
 
 def begin(made: critic.Critic) -> None:
@@ -153,7 +155,7 @@ def steps(made: critic.Critic, numbers: range, rank: int | None) -> list[dict[st
         values = made.values(ids, torch.ones_like(ids), 12, 2)
         loss = learn(made, step, rank)
         made.on_pre_optimizer_step(made._args, STATE, None, model=nn.Linear(1, 1))
-        state = critic._whole(made._accelerator.unwrap_model(made.model).state_dict(), True)
+        state = shards.whole(made._accelerator.unwrap_model(made.model).state_dict(), True)
         found.append(
             {"values": values, "loss": loss, "norm": norms[-1], "state": {k: v.clone() for k, v in state.items()}}
         )
@@ -170,7 +172,7 @@ def resumed(model: nn.Module, folder: Path, rank: int | None) -> dict[str, Any]:
 
 
 def gradients(made: critic.Critic) -> list[torch.Tensor]:
-    found = [critic._whole(p.grad, True).clone() for p in made._parameters]
+    found = [shards.whole(p.grad, True).clone() for p in made._parameters]
     made.optimizer.zero_grad()
     return found
 
@@ -193,7 +195,7 @@ def _everything(rank: int, folder: Path) -> None:
             analyze(checkpointed, *batch(), ARGS),
         ]
 
-    both = {"ddp": value_model(), "sharded": sharded(value_model())}
+    both = {"ddp": model_of_values(), "sharded": sharded(model_of_values())}
     for name, model in both.items():
         made = made_critic(model, folder / name)
         begin(made)
@@ -203,7 +205,7 @@ def _everything(rank: int, folder: Path) -> None:
         found[name] += steps(made, range(2, 3), rank)
         made.save_pretrained(str(folder / name / "model"))
     for source in ("one", "ddp", "sharded"):  # `one` was written by one process
-        found[f"resumed from {source}"] = resumed(sharded(value_model(seed=2)), folder / source, rank)
+        found[f"resumed from {source}"] = resumed(sharded(model_of_values(seed=2)), folder / source, rank)
 
     learn(made, 0, rank)
     once = gradients(made)
@@ -221,7 +223,7 @@ def _everything(rank: int, folder: Path) -> None:
 def ran(tmp_path_factory):
     """What two processes found, and what one process finds with the rows of both."""
     folder = tmp_path_factory.mktemp("sharded")
-    made = made_critic(value_model(), folder / "one")
+    made = made_critic(model_of_values(), folder / "one")
     begin(made)
     one = {"critic": steps(made, range(2), None)}
     (folder / "one").mkdir()
@@ -283,7 +285,7 @@ def test_the_critic_of_two_processes_is_that_of_one(ran, kind):
 def test_a_critic_resumes_on_one_process_and_on_two(ran, source):
     folder, one, found = ran
     assert_same_step([process[f"resumed from {source}"] for process in found], one["critic"][2])
-    alone = resumed(value_model(seed=2), folder / source, None)
+    alone = resumed(model_of_values(seed=2), folder / source, None)
     assert_same_step([alone, alone], one["critic"][2])
 
 

@@ -1,0 +1,70 @@
+"""Weights that processes hold in shards: cut, put together, and made while DeepSpeed would cut them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers.integrations import deepspeed as integration
+
+
+def cut(model: nn.Module) -> nn.Module:
+    """The model with its layers, then itself, cut over all processes (FSDP 2); the first process's weights count.
+
+    Where FSDP loads a policy, the other processes have no weights of it to make a second model from.
+    """
+    for tensor in [*model.parameters(), *model.buffers()]:
+        torch.distributed.broadcast(tensor.data, 0)
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # nothing is written into values
+    kinds = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
+    for module in list(model.modules()):
+        if type(module).__name__ in kinds:
+            fully_shard(module)
+    fully_shard(model)
+    return model
+
+
+@contextmanager
+def whole_weights(policy: nn.Module) -> Iterator[None]:
+    """Inside, the weights of a policy that ZeRO-3 has cut are whole, and DeepSpeed cuts no model that is made."""
+    if not integration.is_deepspeed_zero3_enabled():
+        yield
+        return
+    import deepspeed  # only where it is installed
+
+    config = integration._hf_deepspeed_config_weak_ref()
+    integration.unset_hf_deepspeed_config()
+    try:
+        with deepspeed.zero.GatheredParameters([p for p in policy.parameters() if hasattr(p, "ds_id")]):
+            yield
+    finally:
+        integration.set_hf_deepspeed_config(config)
+
+
+def whole(state: Any, keep: bool) -> Any:
+    """The same nested dicts and lists, with whole tensors on the CPU in place of shards; collective.
+
+    Processes that do not `keep` them give their shards and hold no more than one tensor at a time.
+    """
+    if isinstance(state, DTensor):
+        full = state.full_tensor()
+        return full.cpu() if keep else None
+    if isinstance(state, dict):
+        return {key: whole(value, keep) for key, value in state.items()}
+    if isinstance(state, list):
+        return [whole(value, keep) for value in state]
+    return state
+
+
+def as_in(parameter: Tensor, value: Tensor) -> Tensor:
+    """A whole tensor as the shards of the parameter that it belongs to; as it is where that is not sharded."""
+    if not isinstance(parameter, DTensor) or value.dim() == 0:
+        return value
+    # every process has read the file, and takes its part of it without asking the others
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
