@@ -41,9 +41,13 @@ class HeldOut:
     second: Sampling | None = None
 
     def measure(
-        self, model: PreTrainedModel, renderer: PromptRenderer, accelerator: Accelerator
+        self, model: PreTrainedModel, renderer: PromptRenderer, accelerator: Accelerator, *, in_step: bool = False
     ) -> dict[str, SampleTable]:
-        """The samples of every set, over all processes; draws nothing from the global random streams."""
+        """The samples of every set, over all processes; draws nothing from the global random streams.
+
+        Args:
+            in_step: every process generates as often as the others, as it has to where weights are sharded.
+        """
         wanted = [(name, rows, self.sampling) for name, rows in self.tests.items()]
         if self.second is not None:
             name, rows, _ = wanted[0]
@@ -56,6 +60,8 @@ class HeldOut:
                 records = [
                     record for batch in mine for record in draw(model, renderer, rows, batch, sampling, self.check)
                 ]
+                for _ in range(-(-len(cut) // accelerator.num_processes) - len(mine) if in_step else 0):
+                    draw(model, renderer, rows, cut[0], sampling, self.check)  # the others have a batch more
             tables[name] = table(gather_object(records), has_answers=self.has_answers)
         return tables
 

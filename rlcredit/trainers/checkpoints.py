@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 from accelerate.utils import gather_object
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
@@ -27,6 +27,7 @@ from trl import GRPOTrainer
 
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.files import write_whole
+from rlcredit.trainers import shards
 
 logger = logging.getLogger(__name__)
 
@@ -215,8 +216,9 @@ class MovingReference:
         self._reference, self._args = reference, args
 
     def save(self, folder: Path) -> None:
+        state = shards.whole_state(self._reference, self._args.should_save)
         if self._args.should_save:
-            save_model(self._reference, str(folder / REFERENCE_FILE))
+            save_file(state, folder / REFERENCE_FILE)
 
     def load(self, folder: Path) -> None:
         """Raises: InputError if the checkpoint has no reference."""
@@ -224,7 +226,7 @@ class MovingReference:
             raise InputError(
                 f"resume_from_checkpoint: {folder} has no {REFERENCE_FILE}: it is of a run without sync_ref_model"
             )
-        load_model(self._reference, str(folder / REFERENCE_FILE))
+        shards.load_whole(self._reference, load_file(folder / REFERENCE_FILE))
 
 
 def _step(folder: Path) -> str:

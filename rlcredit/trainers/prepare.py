@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 from collections.abc import Sequence
@@ -183,15 +182,17 @@ def build(checked: Checked) -> CreditGRPOTrainer:
     trainer.held_out = checked.held_out
     trainer.add_callback(HeldOutLog(lambda: trainer.last_measured))
     if checked.run.credit_report_steps:
-        if trainer.is_sharded:
-            raise InputError(
-                "credit_report_steps: the policy's weights are sharded; leave it out, and use checkpoints"
-            )
         rows = next(iter(checked.task.tests.values()), checked.task.train)
-        unwrapped = functools.partial(trainer.accelerator.unwrap_model, trainer.model)
         prompts = list(rows[:PROMPTS]["prompt"])  # type: ignore[index]
         trainer.add_callback(
-            Reports(trainer.args, checked.run.credit_report_steps, prompts, unwrapped, checked.renderer)
+            Reports(
+                trainer.args,
+                checked.run.credit_report_steps,
+                prompts,
+                trainer.generating,
+                checked.renderer,
+                in_step=trainer.is_sharded,
+            )
         )
     _show_progress(trainer)
     return trainer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from rlcredit.analysis.analyze import AnalysisCredit
 from rlcredit.analysis.build import build, write
-from rlcredit.analysis.reading import read
+from rlcredit.analysis.reading import Reading, read
 from rlcredit.analysis.responses import Question, generated, usable
 from rlcredit.credit import CreditArguments
 from rlcredit.evaluation.prompts import PromptRenderer
@@ -28,15 +29,16 @@ PROMPTS = 4
 class Reports(TrainerCallback):
     """Writes reports/step-N/ into the run's folder every `credit_report_steps`, and a panel to wandb where it is on.
 
-    The main process does it alone; nothing is drawn from the global random streams. The same prompts each time, their
+    The main process writes them, alone but where weights are sharded and all have to run its passes; nothing is drawn from the global random streams. The same prompts each time, their
     responses greedy, FAI to the end of the response as in the paper's analysis (section 4).
 
     Args:
         args: the run's configuration.
         every: steps between two reports.
         prompts: what the policy answers.
-        policy: gives the unwrapped policy.
+        generating: a context that gives the policy as it generates.
         renderer: how the prompts become tokens.
+        in_step: every process runs the passes, as it has to where weights are sharded.
     """
 
     def __init__(
@@ -44,22 +46,29 @@ class Reports(TrainerCallback):
         args: CreditGRPOConfig,
         every: int,
         prompts: Sequence[Any],
-        policy: Callable[[], PreTrainedModel],
+        generating: Callable[[], AbstractContextManager[PreTrainedModel]],
         renderer: PromptRenderer,
+        *,
+        in_step: bool = False,
     ) -> None:
         settings = {item.name: getattr(args, item.name) for item in fields(CreditArguments)}
         self._credit = AnalysisCredit(**{**settings, "credit_fai_horizon": [0, -1]})
         self._questions = [Question(str(number), prompt) for number, prompt in enumerate(prompts[:PROMPTS])]
         self._every, self._length, self._folder = every, args.max_completion_length, args.output_dir
-        self._policy, self._renderer = policy, renderer
+        self._generating, self._renderer, self._in_step = generating, renderer, in_step
 
     def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        if state.is_world_process_zero and state.global_step % self._every == 0:
+        if state.global_step % self._every or not (state.is_world_process_zero or self._in_step):
+            return
+        with self._generating() as policy:
+            readings, skipped = self._read(policy, state.global_step)
+        if readings and state.is_world_process_zero:
             folder = Path(self._folder) / FOLDER / f"step-{state.global_step:06d}"
-            if self._write(self._policy(), folder, state.global_step) and "wandb" in (args.report_to or []):
+            self._write(readings, skipped, folder, state.global_step)
+            if "wandb" in (args.report_to or []):
                 _to_wandb(folder / "report.html", state.global_step)
 
-    def _write(self, policy: PreTrainedModel, folder: Path, step: int) -> bool:
+    def _read(self, policy: PreTrainedModel, step: int) -> tuple[list[Reading], Any]:
         context = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
         kept, skipped = usable(self._questions, self._renderer, context, self._length)
         responses = generated(kept, policy, self._renderer, Sampling(self._length), len(self._questions))
@@ -69,8 +78,9 @@ class Reports(TrainerCallback):
                 readings.append(read(policy, response, self._credit, 1.0))
             except ValueError as error:
                 logger.warning("report at step %d: response %s cannot be read (%s)", step, response.id, error)
-        if not readings:
-            return False
+        return readings, skipped
+
+    def _write(self, readings: list[Reading], skipped: Any, folder: Path, step: int) -> None:
         about = {
             "model": f"{self._folder}, step {step}",
             "task": f"{len(readings)} fixed prompts",
@@ -78,7 +88,6 @@ class Reports(TrainerCallback):
             "settings": {"responses": "generated", "temperature": 0.0, "max_new_tokens": self._length},
         }
         write(build(readings, self._renderer.tokenizer, self._credit, about, skipped=skipped), folder)
-        return True
 
 
 def _to_wandb(page: Path, step: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import TrainerCallback
 
 from rlcredit.config import list_keys
 from rlcredit.credit import CreditArguments
@@ -51,7 +52,8 @@ def _run(checked: Checked, argv: Sequence[str]) -> None:
     trainer = build(checked)
     if trainer.is_world_process_zero():
         _describe_run(checked, argv)
-    before = _first_accuracies(trainer, resumed=checked.checkpoint is not None)
+    first = FirstAccuracies(trainer)
+    trainer.add_callback(first)
     trainer.train(resume_from_checkpoint=checked.checkpoint)
     if trainer.was_stopped:
         step = trainer.state.global_step
@@ -65,7 +67,7 @@ def _run(checked: Checked, argv: Sequence[str]) -> None:
             raise KeyboardInterrupt
         return
     _save(trainer)
-    _summarize(trainer, checked, before, _last_accuracies(trainer), argv)
+    _summarize(trainer, checked, first.shares, _last_accuracies(trainer), argv)
 
 
 def _save(trainer: CreditGRPOTrainer) -> None:
@@ -145,14 +147,28 @@ def _last_accuracies(trainer: CreditGRPOTrainer) -> Shares:
     return last[1]
 
 
-def _first_accuracies(trainer: CreditGRPOTrainer, *, resumed: bool) -> Shares:
-    """The accuracies before the run's first step: measured once, then kept beside the log."""
-    folder = Path(trainer.args.output_dir)
-    if resumed:
-        return read_accuracies(folder).get("before", {})
-    before = _accuracies(trainer)
-    write_accuracies(folder, before=before)
-    return before
+class FirstAccuracies(TrainerCallback):
+    """The accuracies before a run's first step: measured once, then kept beside the log.
+
+    Args:
+        trainer: whose run it is.
+
+    Attributes:
+        shares: by set, each problem's share of right samples; none where they cannot be measured.
+    """
+
+    def __init__(self, trainer: CreditGRPOTrainer) -> None:
+        self._trainer = trainer
+        self.shares: Shares = {}
+
+    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        folder = Path(args.output_dir)
+        if state.global_step:
+            self.shares = read_accuracies(folder).get("before", {})
+            return
+        with ending_at_once():
+            self.shares = _accuracies(self._trainer)
+        write_accuracies(folder, before=self.shares)
 
 
 def _summarize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -36,15 +36,37 @@ def whole_weights(policy: nn.Module) -> Iterator[None]:
     if not integration.is_deepspeed_zero3_enabled():
         yield
         return
-    import deepspeed  # only where it is installed
-
     config = integration._hf_deepspeed_config_weak_ref()
     integration.unset_hf_deepspeed_config()
     try:
-        with deepspeed.zero.GatheredParameters([p for p in policy.parameters() if hasattr(p, "ds_id")]):
+        with _gathered(policy):
             yield
     finally:
         integration.set_hf_deepspeed_config(config)
+
+
+def whole_state(model: nn.Module, keep: bool) -> dict[str, Tensor]:
+    """The parameters by name, whole and on the CPU, under any engine; collective, and empty where not to `keep`."""
+    with _gathered(model):
+        state = {name: whole(parameter.data, keep) for name, parameter in model.named_parameters()}
+        return {name: value.cpu().clone() for name, value in state.items()} if keep else {}
+
+
+def load_whole(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Put back what `whole_state` gave; every process has read it."""
+    with _gathered(model, changed=True), torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(as_in(parameter, state[name].to(parameter.device)))
+
+
+def _gathered(model: nn.Module, changed: bool = False) -> AbstractContextManager[None]:
+    """Inside, what ZeRO-3 has cut is whole on every process; with `changed`, the first one's values are kept."""
+    cut_by_deepspeed = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
+    if not cut_by_deepspeed:
+        return nullcontext()
+    import deepspeed  # only where it is installed
+
+    return deepspeed.zero.GatheredParameters(cut_by_deepspeed, modifier_rank=0 if changed else None)
 
 
 def whole(state: Any, keep: bool) -> Any:

@@ -68,12 +68,13 @@ class Terminated(BaseException):
 
 @contextmanager
 def ending_at_once() -> Iterator[None]:
-    """Raise a Terminated on SIGTERM while the block runs, except where `StopOnSignal` is listening."""
+    """Raise a Terminated on SIGTERM, a KeyboardInterrupt on Ctrl-C while the block runs, except where `StopOnSignal`
+    is listening inside it."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise Terminated
 
-    with _handling(signal.SIGTERM, end):
+    with _handling(signal.SIGTERM, end), _handling(signal.SIGINT, signal.default_int_handler):
         yield
 
 

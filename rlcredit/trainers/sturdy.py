@@ -14,6 +14,8 @@ Nothing of TRL is copied. The trainer overrides these seams and calls `super()` 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,8 +23,9 @@ from typing import Any, ClassVar
 import torch
 from accelerate.utils import DistributedType
 from datasets import Dataset
-from transformers import TrainerControl
+from transformers import PreTrainedModel, TrainerControl
 from trl import GRPOTrainer
+from trl.models import unwrap_model_for_generation
 
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.evaluation.decoding import note_of, own_decoding
@@ -77,10 +80,6 @@ class SturdyGRPOTrainer(GRPOTrainer):
             self.add_callback(callback)
         self.parts: list[checkpoints.Part] = []
         if args.sync_ref_model:
-            if self.is_sharded:
-                raise InputError(
-                    "sync_ref_model: a reference that moves is not saved where weights are sharded; leave it out"
-                )
             self.parts.append(checkpoints.MovingReference(self.accelerator.unwrap_model(self.ref_model), args))
         if not self.is_sharded:  # FSDP and DeepSpeed train in float32 beside it
             warn_of_16_bits(self.model, args.learning_rate)
@@ -143,15 +142,27 @@ class SturdyGRPOTrainer(GRPOTrainer):
     def _note_bad_steps(self, total: float) -> None:
         self._metrics["train"]["bad_steps"].append(total)
 
+    @contextmanager
+    def generating(self) -> Iterator[PreTrainedModel]:
+        """The policy as it generates. Where its weights are sharded, all processes enter, and run as many passes."""
+        with unwrap_model_for_generation(
+            self.model_wrapped,
+            self.accelerator,
+            gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+        ) as policy:
+            yield policy
+
     # ---- evaluation -----------------------------------------------------------------------------------------------
 
     def measure_held_out(self) -> dict[str, SampleTable] | None:
-        """Samples of the held-out sets, by name; None without such sets, or where the policy's weights are sharded."""
-        if self.held_out is None or self.is_sharded:
+        """Samples of the held-out sets, by name; None without such sets. Every process calls it, once training has
+        begun: only then are the weights where the engine wants them."""
+        if self.held_out is None:
             return None
-        policy = self.accelerator.unwrap_model(self.model)
         renderer = PromptRenderer(self.processing_class, self.chat_template_kwargs)
-        tables = self.held_out.measure(policy, renderer, self.accelerator)
+        with self.generating() as policy:
+            tables = self.held_out.measure(policy, renderer, self.accelerator, in_step=self.is_sharded)
         self.last_measured = self.state.global_step, {name: table.shares() for name, table in tables.items()}
         return tables
 
