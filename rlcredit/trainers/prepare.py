@@ -19,7 +19,7 @@ from rlcredit.errors import InputError
 from rlcredit.evaluation.held_out import HeldOut
 from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.evaluation.sampling import Sampling
-from rlcredit.models.weight_files import refuse_broken
+from rlcredit.models.weight_files import best_of, refuse_broken
 from rlcredit.rewards.rehearsal import rehearse
 from rlcredit.rewards.signature import check_signature
 from rlcredit.runs.log import HeldOutLog, JsonlLog
@@ -129,7 +129,10 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig, no
     checkpoint = checks.checkpoint_of(config)
     earlier = checkpoints.complete(config.output_dir)
     if checkpoint is not None:
-        refuse_broken(checkpoint, "resume_from_checkpoint", checks.instead_of(Path(checkpoint)), states=True)
+        instead = checks.instead_of(Path(checkpoint))
+        refuse_broken(checkpoint, "resume_from_checkpoint", instead, states=True)
+        if config.load_best_model_at_end and (best := best_of(checkpoint)):
+            refuse_broken(best, "resume_from_checkpoint", instead, states=True)
     if checkpoint is None and earlier and not run.overwrite and not run.dry_run:
         raise InputError(
             f"output_dir: {config.output_dir} holds {earlier[-1].name} of an earlier run; write "

@@ -88,6 +88,34 @@ def test_a_checkpoint(run, tmp_path, capsys, name, harm):
     assert not (tmp_path / "canary").exists()
 
 
+@pytest.mark.parametrize("name", ["global_step2/mp_rank_00_model_states.pt", "pytorch_model_fsdp_0/.metadata"])
+def test_folders_below_a_checkpoint(run, tmp_path, capsys, name):
+    copy = Path(shutil.copytree(run, tmp_path / "out"))
+    path = copy / "checkpoint-2" / name
+    path.parent.mkdir()
+    plain_pickle(tmp_path / "canary", path)
+    checkpoints.mark_complete(copy / "checkpoint-2")
+    error = refused(capsys, *RECIPE, "--max_steps=3", "--output_dir", str(copy), "--resume_from_checkpoint", "latest")
+    assert str(path) in error and f"an earlier checkpoint, {copy / 'checkpoint-1'}" in error
+    assert not (tmp_path / "canary").exists()
+
+
+def test_the_best_checkpoint(run, tmp_path, capsys):
+    copy = Path(shutil.copytree(run, tmp_path / "out"))
+    path = tmp_path / "best/global_step1/mp_rank_00_model_states.pt"
+    path.parent.mkdir(parents=True)
+    plain_pickle(tmp_path / "canary", path)
+    state = json.loads((copy / "checkpoint-2/trainer_state.json").read_text())
+    state["best_model_checkpoint"] = str(tmp_path / "best")
+    (copy / "checkpoint-2/trainer_state.json").write_text(json.dumps(state))
+    checkpoints.mark_complete(copy / "checkpoint-2")
+    words = [*RECIPE, "--held_out=4", "--eval_strategy=steps", "--eval_steps=1", "--load_best_model_at_end=true"]
+    words += ["--metric_for_best_model=accuracy", "--max_steps=3", "--output_dir", str(copy)]
+    words = [word for word in words if word != "--held_out=0"]
+    assert str(path) in refused(capsys, *words, "--resume_from_checkpoint", "latest")
+    assert not (tmp_path / "canary").exists()
+
+
 def test_a_file_that_is_not_as_listed(run, tmp_path, capsys):
     copy = Path(shutil.copytree(run, tmp_path / "out"))
     torn(tmp_path / "canary", copy / "checkpoint-2/optimizer.pt")
