@@ -29,8 +29,9 @@ PROMPTS = 4
 class Reports(TrainerCallback):
     """Writes reports/step-N/ into the run's folder every `credit_report_steps`, and a panel to wandb where it is on.
 
-    The main process writes them, alone but where weights are sharded and all have to run its passes; nothing is drawn from the global random streams. The same prompts each time, their
-    responses greedy, FAI to the end of the response as in the paper's analysis (section 4).
+    The main process writes them; it alone runs their passes, unless weights are sharded, which takes all. Nothing is
+    drawn from the global random streams. The same prompts each time, their responses greedy, FAI to the end of the
+    response as in the paper's analysis (section 4).
 
     Args:
         args: the run's configuration.
