@@ -27,7 +27,8 @@ SHORT = (
 
 def start(*words: object, processes: int = 1, config: str = "ddp", **variables: str) -> subprocess.Popen[str]:
     """`rlcredit train`, or with several processes `accelerate launch scripts/train.py` with that launch config."""
-    program = [str(ROOT / "scripts/train.py")] if processes > 1 else ["-m", "rlcredit", "train"]
+    launched = processes > 1 or config != "ddp"
+    program = [str(ROOT / "scripts/train.py")] if launched else ["-m", "rlcredit", "train"]
     return _started([*_launcher(processes, config), *program, *map(str, words)], variables)
 
 
@@ -36,11 +37,13 @@ def run(*words: object, processes: int = 1, **options: str) -> subprocess.Comple
     return _ended(start(*words, processes=processes, **options))
 
 
-def run_module(module: str, *words: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
+def run_module(
+    module: str, *words: object, processes: int = 1, config: str = "ddp"
+) -> subprocess.CompletedProcess[str]:
     """`python -m module`, or launched in the same way, to its end."""
     # which rlcredit's command line sets for itself
     variables = {"ACCELERATE_USE_CPU": "true"}
-    return _ended(_started([*_launcher(processes), "-m", module, *map(str, words)], variables))
+    return _ended(_started([*_launcher(processes, config), "-m", module, *map(str, words)], variables))
 
 
 def lines_of(folder: Path) -> list[dict]:
@@ -66,7 +69,7 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], se
 
 def _launcher(processes: int, config: str = "ddp") -> list[str]:
     """What runs a script, or with -m a module."""
-    if processes == 1:
+    if processes == 1 and config == "ddp":
         return [sys.executable]
     launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--main_process_port=0"]
     return [*launch, f"--config_file={recipes_root() / 'accelerate' / config}.yaml", f"--num_processes={processes}"]

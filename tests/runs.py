@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
 from rlcredit import CreditGRPOConfig, CreditGRPOTrainer, CreditPPOConfig, CreditPPOTrainer
+from rlcredit.trainers import launch
 from tests import tiny
 
 ALIGNED = dict(steps_per_generation=2, gradient_accumulation_steps=2)
@@ -19,6 +20,7 @@ MISALIGNED = dict(steps_per_generation=4, gradient_accumulation_steps=1)
 
 def arguments(folder: Path, config: type[CreditGRPOConfig], **changes: Any) -> CreditGRPOConfig:
     """Four optimiser steps on the CPU; responses of up to 16 tokens; a horizon that fits them."""
+    launch.choose_device()
     settings: dict[str, Any] = dict(
         output_dir=str(folder),
         per_device_train_batch_size=4,
@@ -30,13 +32,16 @@ def arguments(folder: Path, config: type[CreditGRPOConfig], **changes: Any) -> C
         save_strategy="no",
         report_to=[],
         bf16=False,
-        use_cpu=True,
+        use_cpu=not launch.launched_for("DEEPSPEED"),
+        ddp_backend="gloo" if launch.launched_for("DEEPSPEED") else None,
         disable_tqdm=True,
         credit_fai_horizon=[2, 10],
         credit_waad_window=4,
         **MISALIGNED,
     )
-    return config(**{**settings, **changes})
+    made = config(**{**settings, **changes})
+    launch.shard_on_cpu()
+    return made
 
 
 def trainer(

@@ -28,6 +28,7 @@ from trl import GRPOTrainer
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.files import write_whole
 from rlcredit.trainers import shards
+from rlcredit.trainers.stopping import is_lost_process
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ def write(trainer: GRPOTrainer, folder: Path, steps: Sequence[Callable[[], None]
     Args:
         folder: where; what an earlier run left there is removed.
         steps: write the files of this process there, in this order. All processes agree on how a step went before
-            the next one, in which they may wait for each other.
+            the next one, in which they may wait for each other; one in which they wait in the middle is `in_step`.
         needed: whether the run ends with it, so that it cannot go on without.
 
     Returns: whether it is there. Where one process could not write, it is nowhere: it is removed.
@@ -189,6 +190,23 @@ def _first_failure(*steps: Callable[[], None]) -> Failure | None:
         if failures := [other for other in gather_object([failure]) if other]:
             return failures[0]
     return None
+
+
+def in_step(step: Callable[[], None], folder: Path) -> None:
+    """Take a step in whose middle processes wait for each other, as engines that shard do: one that cannot write has
+    no way to tell the others, and ends the run. The checkpoint has no list of files then, and does not count.
+
+    Raises: RunStopped.
+    """
+    try:
+        step()
+    except WRITE_ERRORS as error:
+        if is_lost_process(error):
+            raise
+        failure = Failure.of(error)
+        raise RunStopped(
+            f"{_not_saved(folder, failure.reason)}; {failure.advice}, then go on with --resume_from_checkpoint latest"
+        ) from error
 
 
 def mark_complete(folder: Path) -> None:

@@ -12,6 +12,7 @@ import os
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, is_deepspeed_available
+from transformers import TrainingArguments
 
 from rlcredit.errors import InputError
 
@@ -19,6 +20,13 @@ from rlcredit.errors import InputError
 def launched_for(engine: str) -> bool:
     """Whether accelerate's launcher was told to use FSDP, DEEPSPEED or MEGATRON_LM."""
     return os.environ.get(f"ACCELERATE_USE_{engine}", "false").lower() == "true"
+
+
+def engine_of(args: TrainingArguments) -> str:
+    """What holds the policy while it trains, as checkpoints name it: ddp (one process too), fsdp, zero1 to zero3."""
+    if args.deepspeed_plugin is not None:
+        return f"zero{args.deepspeed_plugin.zero_stage}"
+    return "fsdp" if args.fsdp_plugin_args is not None or launched_for("FSDP") else "ddp"
 
 
 def choose_device() -> list[str]:

@@ -32,7 +32,7 @@ from rlcredit.trainers.ppo_config import CreditPPOConfig
 from rlcredit.trainers.progress import Progress
 from rlcredit.trainers.reports import PROMPTS, Reports
 from rlcredit.trainers.run_arguments import RunArguments
-from rlcredit.trainers.run_state import changes_since
+from rlcredit.trainers.run_state import changes_since, refuse_launch
 from rlcredit.trainers.schedule import Schedule, schedule_of
 
 ALGORITHMS: dict[str, tuple[type[CreditGRPOConfig], type[CreditGRPOTrainer]]] = {
@@ -133,6 +133,8 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig, no
         refuse_broken(checkpoint, "resume_from_checkpoint", instead, states=True)
         if config.load_best_model_at_end and (best := best_of(checkpoint)):
             refuse_broken(best, "resume_from_checkpoint", instead, states=True)
+    if checkpoint is not None and not run.dry_run:
+        refuse_launch(Path(checkpoint), config, config.world_size)
     if checkpoint is None and earlier and not run.overwrite and not run.dry_run:
         raise InputError(
             f"output_dir: {config.output_dir} holds {earlier[-1].name} of an earlier run; write "

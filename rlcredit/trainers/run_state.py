@@ -18,15 +18,16 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 from trl import GRPOTrainer
 
 from rlcredit.errors import InputError
+from rlcredit.trainers.launch import engine_of
 from rlcredit.trainers.sturdy_config import ROLLOUT_SETTINGS
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2  # of the file; a state without it is of rlcredit 0.1.0
+FORMAT = 3  # of the file; a state without it is of rlcredit 0.1.0
 # Attributes of TRL's trainer that hold a run's state in memory only. A contract test looks for others.
 TRL_ATTRIBUTES = ("_step", "_buffered_inputs", "_entropy_window_stats", "_current_train_step_time")
 
@@ -97,6 +98,7 @@ class RunState(TrainerCallback):
         state = {
             "format": FORMAT,
             "processes": self._trainer.accelerator.num_processes,
+            "engine": engine_of(self._trainer.args),
             "settings": self._settings,
             "wandb_run": _wandb_run(),
             "components": self._components(),
@@ -122,6 +124,7 @@ class RunState(TrainerCallback):
             return
         # torch knows no "cpu:0", which is what the device is called in a process launched on a CPU
         state = _checked(path, "cpu" if accelerator.device.type == "cpu" else accelerator.device)
+        _refuse_launch(folder, state, self._trainer.args, accelerator.num_processes)
         if state["processes"] != accelerator.num_processes:
             logger.warning(
                 "%s was written by %d processes and is resumed by %d: the run goes on, but not bit for bit",
@@ -184,6 +187,28 @@ def changes_since(folder: Path, settings: dict[str, Any]) -> list[str]:
     """The same for the settings that a checkpoint was written with. Raises: InputError as for `RunState.load`."""
     path = _file(folder, 0)
     return changes(_checked(path, "cpu")["settings"], settings) if path.is_file() else []
+
+
+def refuse_launch(folder: Path, args: TrainingArguments, processes: int) -> None:
+    """Raise an InputError if a checkpoint's optimiser states are not those that a run launched so would read."""
+    path = _file(folder, 0)
+    if path.is_file():
+        _refuse_launch(folder, _checked(path, "cpu"), args, processes)
+
+
+def _refuse_launch(folder: Path, state: dict[str, Any], args: TrainingArguments, processes: int) -> None:
+    before, now = state["engine"], engine_of(args)
+    others = f"or start from its weights with --model_name_or_path {folder} and another output_dir"
+    if before != now:
+        raise InputError(
+            f"resume_from_checkpoint: {folder} was written under {before}, whose optimiser states are not read under "
+            f"{now}; launch as before, {others}"
+        )
+    if before.startswith("zero") and state["processes"] != processes:
+        raise InputError(
+            f"resume_from_checkpoint: {folder} was written by {state['processes']} processes under {before}, and "
+            f"DeepSpeed resumes with as many; add --num_processes {state['processes']} to the launch, {others}"
+        )
 
 
 def _drops_rollout(before: dict[str, Any], now: dict[str, Any]) -> bool:

@@ -96,10 +96,15 @@ def naming_lost_processes() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # gloo raises plain RuntimeErrors, which name its source file; nccl's are DistBackendErrors
-        if not isinstance(error, distributed.DistError) and "/gloo/" not in str(error):
+        if not is_lost_process(error):
             raise
         raise ProcessLost(
             "another process of this run has ended, or cannot be reached "
             f"({' '.join(str(error).split())[-160:]}); this one ends too"
         ) from error
+
+
+def is_lost_process(error: Exception) -> bool:
+    """Whether this is what torch raises where a peer has gone."""
+    # gloo raises plain RuntimeErrors, which name its source file; nccl's are DistBackendErrors
+    return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))

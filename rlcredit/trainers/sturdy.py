@@ -238,10 +238,11 @@ class SturdyGRPOTrainer(GRPOTrainer):
         if folder == self._last_checkpoint:  # stopped before the step that follows it
             return
 
+        own = partial(super()._save_checkpoint, model, trial)
         steps = [
             partial(self.run_state.save, folder),
             *(partial(part.save, folder) for part in self.parts),
-            partial(super()._save_checkpoint, model, trial),
+            partial(checkpoints.in_step, own, folder) if self.is_sharded else own,
         ]
         if checkpoints.write(self, folder, steps, needed=self._ends_early or self.was_stopped):
             self._last_checkpoint = folder

@@ -13,6 +13,7 @@ import torch
 from transformers import TrainerCallback
 
 from rlcredit import CreditGRPOTrainer, CreditPPOTrainer
+from rlcredit.trainers import shards
 from tests import runs
 
 BAD = 2
@@ -25,10 +26,10 @@ class Snapshots(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         names = {BAD: "before", BAD + 1: "skipped", BAD + 2: "after"}
         if state.global_step in names:
-            weights = runs.parameters(self._trainer)
+            weights = shards.whole_state(self._trainer.accelerator.unwrap_model(self._trainer.model), True)
             if isinstance(self._trainer, CreditPPOTrainer):
                 critic = self._trainer.accelerator.unwrap_model(self._trainer.critic.model)
-                weights |= {f"critic.{name}": value.detach().clone() for name, value in critic.named_parameters()}
+                weights |= {f"critic.{name}": value for name, value in shards.whole_state(critic, True).items()}
             self.found[names[state.global_step]] = weights
 
 
