@@ -26,6 +26,8 @@ def vllm_settings():
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
     os.environ.setdefault("VLLM_CPU_CI_ENV", "1")  # no C++ compilation of the engine's graph
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # No oneDNN kernels for bfloat16: on a processor that has them, vLLM packs its weights and can take no new ones.
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 
 @pytest.fixture(scope="session")

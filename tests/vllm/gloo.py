@@ -6,9 +6,11 @@ when are TRL's and vLLM's own.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -50,7 +52,9 @@ def _init_communicator(self: VLLMClient, device: torch.device) -> None:
     info = dict(master_address=HOST, master_port=self.group_port, rank_offset=1, world_size=self.get_world_size() + 1)
     with ThreadPoolExecutor(max_workers=1) as executor:  # the server answers once both ends have met
         met = executor.submit(self._post, f"{self.base_url}/init_weight_transfer_engine", json={"init_info": info})
-        self.communicator = _join(self.group_port, 0, info["world_size"])
+        # Of a launch's processes one alone has this group: torchrun's store, which all would wait in, is not for it.
+        with mock.patch.dict(os.environ, TORCHELASTIC_USE_AGENT_STORE="False"):
+            self.communicator = _join(self.group_port, 0, info["world_size"])
         met.result()
 
 

@@ -91,7 +91,7 @@ def test_interrupted_and_resumed(policy, tmp_path):
         time.sleep(0.5)
     os.kill(running.pid, signal.SIGINT)
     _, said = running.communicate(timeout=120)
-    assert running.returncode == 130 and "--resume_from_checkpoint latest goes on" in said, said[-4000:]
+    assert running.returncode == 130 and "--resume_from_checkpoint latest resumes" in said, said[-4000:]
     last = max(line["step"] for line in log_of(tmp_path))
     words = command(tmp_path, policy, max_steps=last + 2, held_out=0, resume_from_checkpoint="latest")
     resumed = subprocess.run(words, capture_output=True, text=True, timeout=600)

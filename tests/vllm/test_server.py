@@ -18,9 +18,11 @@ from pathlib import Path
 
 import pytest
 import requests
+import torch
 from peft import LoraConfig
 
-from tests.vllm import watch
+from tests import command, runs
+from tests.vllm import processes, watch
 
 pytestmark = pytest.mark.vllm
 
@@ -109,3 +111,49 @@ def test_the_server_follows_the_weights(connected, policy, tmp_path):
     print("synced", watch.differences(synced), "stale", watch.differences(stale))
     assert max(watch.differences(synced)) < 1e-3
     assert min(watch.differences(stale)[1:]) > 0.1
+
+
+def test_a_lora_run_resumes(connected, policy, tmp_path):
+    """The server has other weights by then; it is sent those of the checkpoint. Its draws are others."""
+    settings = dict(credit_strategy="coupled_rhythm", learning_rate=0.01, peft_config=LORA)
+    first = watch.trainer(tmp_path, policy, **connected, **settings, save_strategy="steps", save_steps=3)
+    first.train()
+    port = dict(vllm_group_port=free_port())
+    resumed = watch.trainer(tmp_path, policy, **connected | port, **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    steps = [line["step"] for line in resumed.state.log_history if "loss" in line]
+    assert steps == [1, 2, 3, 4, 5] and len(resumed.seen.rollouts) == 2
+    print("first", watch.differences(first), "resumed", watch.differences(resumed))
+    assert max(watch.differences(first) + watch.differences(resumed)) < 1e-3
+
+
+def test_two_processes_with_one_server(connected, server, policy, tmp_path):
+    """Each gets the completions of its own prompts, and the run is that of one process with the same completions."""
+    done = command.run_module("tests.vllm.processes", tmp_path, policy, server, free_port(), processes=2)
+    assert done.returncode == 0, done.stderr[-4000:]
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
+    answers = first["answers"]
+    assert len(answers) == 5 and not second["answers"]
+    halves = zip(first["completions"], second["completions"], strict=True)
+    assert [one + two for one, two in halves] == [answer["completion_ids"] for answer in answers]
+    assert all(len(answer["prompt_ids"]) == 3 for answer in answers)
+    assert max(first["difference"], second["difference"]) < 1e-4  # else a completion has another's prompt
+
+    settings = processes.settings(server, connected["vllm_group_port"])
+    alone = watch.trainer(tmp_path / "alone", policy, per_device_train_batch_size=6, **settings)
+    replayed = iter(answers)
+
+    def replay(prompts, **_):
+        answer = next(replayed)
+        assert prompts == answer["prompt_ids"]
+        return answer
+
+    alone.vllm_generation.vllm_client.generate = replay
+    alone.train()
+    rows = zip(sorted(first["rows"] + second["rows"]), sorted(alone.seen.trained), strict=True)
+    for (*ids, weights), (*same, expected) in rows:
+        assert ids == same
+        torch.testing.assert_close(torch.tensor(weights), torch.tensor(expected), rtol=0, atol=1e-5)
+    parameters = runs.parameters(alone)
+    for rank in (first, second):
+        torch.testing.assert_close(rank["parameters"], parameters, rtol=0, atol=1e-5)
