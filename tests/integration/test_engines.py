@@ -1,8 +1,8 @@
 """FSDP 2, ZeRO-2 and ZeRO-3 on two CPU processes over gloo, launched as users launch them: with the shipped files.
 
 What holds under DDP holds under each of them: the same steps, runs that resume bit for bit, a bad step that is
-dropped, a signal that is answered with a checkpoint. Sums over processes are added in another order, so that a run and its
-counterpart under DDP drift apart by rounding: `CLOSE` of the value after the handful of steps here.
+dropped, a signal that is answered with a checkpoint. Sums over processes are added in another order, so that a run
+and its counterpart under DDP drift apart by rounding: `CLOSE` of the value after the handful of steps here.
 """
 
 from __future__ import annotations
