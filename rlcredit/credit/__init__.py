@@ -2,7 +2,8 @@
 
 from rlcredit.credit.arguments import CreditArguments
 from rlcredit.credit.assign import assign_credit, credit_weights
-from rlcredit.credit.gamma import weighted_advantage
+from rlcredit.credit.gamma import sums_of_gamma, weighted_advantage
+from rlcredit.credit.rollout import Rollout
 from rlcredit.credit.strategies import CREDIT_STRATEGIES, find_strategy, strategy_of
 from rlcredit.credit.types import Batch, Credit, Strategy
 
@@ -11,10 +12,12 @@ __all__ = [
     "Batch",
     "Credit",
     "CreditArguments",
+    "Rollout",
     "Strategy",
     "assign_credit",
     "credit_weights",
     "find_strategy",
     "strategy_of",
+    "sums_of_gamma",
     "weighted_advantage",
 ]

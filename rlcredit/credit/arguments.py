@@ -59,6 +59,14 @@ class CreditArguments:
             "choices": ["both", "positive", "negative"],
         },
     )
+    credit_normalize: str = field(
+        default="none",
+        metadata={
+            "help": "Divide gamma by its mean over the 'response' or over the optimiser step's 'batch', so that "
+            "strategies differ in where credit goes and not in the size of the step; 'none': as in the paper [ours].",
+            "choices": ["none", "response", "batch"],
+        },
+    )
     credit_lookback: int = field(
         default=3, metadata={"help": "k: tokens before an anchor in which its introductory token is sought."}
     )

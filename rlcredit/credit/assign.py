@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rlcredit.credit.arguments import CreditArguments
+from rlcredit.credit.rollout import Rollout
 from rlcredit.credit.strategies import strategy_of
 from rlcredit.credit.types import Batch, Credit, Strategy
 from rlcredit.signals import AttentionSignals
@@ -22,6 +23,7 @@ def assign_credit(
     *,
     row_keys: Tensor | None = None,
     strategy: Strategy | None = None,
+    rollout: Rollout | None = None,
 ) -> Credit:
     """Weights gamma_t of every token, and who was chosen (arXiv 2510.13554, eq. 13-19).
 
@@ -32,18 +34,24 @@ def assign_credit(
         row_keys: [B] or [B, K] non-negative integers that identify the rows, for the strategy `random`; the row
             numbers if left out.
         strategy: the one that `args` names, where the caller has looked it up already.
+        rollout: what the strategy needs beside signals, of the same rows.
 
     Returns: weights of 1 outside the response, and in rows whose signals are not finite (`skipped` says which).
         Computed without gradient.
 
-    Raises: ValueError of one line if the strategy gives no Credit, weights of another shape, or a weight that is
-        negative or not finite.
+    Raises: ValueError of one line if the strategy needs a rollout and there is none, gives no Credit, weights or
+        advantages of another shape, a weight that is negative or not finite, or an advantage that is not finite.
     """
     response = response_mask.bool()
     if row_keys is None:
         row_keys = torch.arange(response.shape[0])
-    batch = Batch(signals, response, row_keys.reshape(response.shape[0], -1), args)
     strategy = strategy or strategy_of(args)
+    if rollout is None and strategy.of_rollout:
+        raise ValueError(
+            f"credit_strategy: {args.credit_strategy!r} needs the rewards and the like of a rollout in training, "
+            "which single responses do not have; write a strategy that reads attention or entropy"
+        )
+    batch = Batch(signals, response, row_keys.reshape(response.shape[0], -1), args, rollout)
     credit = _checked(strategy.assign(batch), response, args.credit_strategy)
     skipped = _not_finite(signals, response, strategy.needs)
     bad = response & ~((credit.weights >= 0) & credit.weights.isfinite()) & ~skipped[:, None]
@@ -53,7 +61,17 @@ def assign_credit(
             f"credit_strategy: {args.credit_strategy!r} gave the weight {credit.weights[row, column]:g} (row {row}, "
             f"position {column}); a weight is a finite number of 0 or more"
         )
-    return replace(credit, weights=torch.where(response, credit.weights.float(), 1.0)).skipping(skipped)
+    weights, advantages = torch.where(response, credit.weights.float(), 1.0), credit.advantages
+    if advantages is not None:
+        bad = response & ~advantages.isfinite() & ~skipped[:, None]
+        if bad.any():
+            row, column = bad.nonzero()[0].tolist()
+            raise ValueError(
+                f"credit_strategy: {args.credit_strategy!r} gave the advantage {advantages[row, column]:g} (row "
+                f"{row}, position {column}); an advantage is a finite number"
+            )
+        advantages = torch.where(response & ~skipped[:, None], advantages.float(), 0.0)
+    return replace(credit, weights=weights, advantages=advantages).skipping(skipped)
 
 
 def _checked(credit: Any, response_BN: Tensor, name: str) -> Credit:
@@ -62,11 +80,12 @@ def _checked(credit: Any, response_BN: Tensor, name: str) -> Credit:
         raise ValueError(
             f"credit_strategy: {name!r} gave a {type(credit).__name__}; return rlcredit.Credit.of(weights)"
         )
-    if credit.weights.shape != response_BN.shape:
-        raise ValueError(
-            f"credit_strategy: {name!r} gave weights of shape {list(credit.weights.shape)} for a batch of "
-            f"{list(response_BN.shape)}; return one weight for each position"
-        )
+    for what, given in (("weight", credit.weights), ("advantage", credit.advantages)):
+        if given is not None and given.shape != response_BN.shape:
+            raise ValueError(
+                f"credit_strategy: {name!r} gave {what}s of shape {list(given.shape)} for a batch of "
+                f"{list(response_BN.shape)}; return one {what} for each position"
+            )
     return credit
 
 

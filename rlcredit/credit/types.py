@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlcredit.credit.arguments import CreditArguments
+from rlcredit.credit.rollout import PARTS, Rollout
 from rlcredit.signals import AttentionSignals
 
 NO_INTRO = -1
+SIGNALS = frozenset({"attention", "entropy"})
 
 
 @dataclass(frozen=True)
 class Credit:
-    """Token weights of a batch of responses, and who was chosen.
+    """Token weights of a batch of responses, advantages of its own where a strategy has them, and who was chosen.
 
     Attributes:
         weights: [B, N] fp32, the factor gamma_t of each token's advantage (eq. 12); 1 outside the response.
@@ -25,6 +28,7 @@ class Credit:
         dominated: [B, N] bool, the anchors whose credit is shared with their introductory token (eq. 18).
         intro: [B, N] int64, for each dominated anchor the index of its introductory token; -1 elsewhere.
         skipped: [B] bool, rows that carry no credit because their signals were not finite; set by `assign_credit`.
+        advantages: [B, N] fp32, in place of the trainer's advantages and with their sign; None: the trainer's stay.
     """
 
     weights: Tensor
@@ -33,17 +37,23 @@ class Credit:
     dominated: Tensor
     intro: Tensor
     skipped: Tensor
+    advantages: Tensor | None = None
 
     @staticmethod
     def of(
-        weights: Tensor,
+        weights: Tensor | None = None,
         *,
+        advantages: Tensor | None = None,
         preplan: Tensor | None = None,
         anchor: Tensor | None = None,
         dominated: Tensor | None = None,
         intro: Tensor | None = None,
     ) -> Credit:
-        """A credit in which nobody is chosen but those named."""
+        """A credit in which nobody is chosen but those named: of weights, of advantages (weights of 1), or of both."""
+        if weights is None:
+            if advantages is None:
+                raise ValueError("Credit.of: give weights, advantages, or both")
+            weights = torch.ones_like(advantages)
         nobody = torch.zeros_like(weights, dtype=torch.bool)
         return Credit(
             weights,
@@ -52,7 +62,16 @@ class Credit:
             nobody if dominated is None else dominated,
             torch.full_like(weights, NO_INTRO, dtype=torch.int64) if intro is None else intro,
             torch.zeros(weights.shape[0], dtype=torch.bool, device=weights.device),
+            advantages,
         )
+
+    def rows(self, rows: slice, columns: slice) -> Credit:
+        """The credit of some rows and positions."""
+        cut: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            cut[item.name] = value if value is None else value[rows] if value.dim() == 1 else value[rows, columns]
+        return Credit(**cut)
 
     def skipping(self, rows_B: Tensor) -> Credit:
         """The same credit with nobody chosen in some rows."""
@@ -64,6 +83,7 @@ class Credit:
             self.dominated & ~gone,
             self.intro.masked_fill(gone, NO_INTRO),
             rows_B,
+            self.advantages,
         )
 
 
@@ -76,12 +96,15 @@ class Batch:
         response: [B, N] bool, R: the positions that carry credit.
         row_keys: [B, K] int64, the identity of each row, non-negative; the only source of randomness.
         args: the credit settings.
+        rollout: what the strategy asks for beside signals; None where it asks for nothing else, and where `analyze`
+            assigns credit to responses that are of no rollout.
     """
 
     signals: AttentionSignals
     response: Tensor
     row_keys: Tensor
     args: CreditArguments
+    rollout: Rollout | None = None
 
 
 def _nothing_to_check(args: CreditArguments) -> None:
@@ -99,7 +122,8 @@ class Strategy:
 
     Attributes:
         assign: batch -> Credit. Pure; draws nothing from the global random streams.
-        needs: which signals it reads: any of "attention" (WAAD and FAI) and "entropy"; empty for neither.
+        needs: what it reads: "attention" (WAAD and FAI) and "entropy" of the signals, and parts of the rollout, which
+            `rlcredit.credit.rollout` lists; what is not named is not computed. Empty for nothing.
         validate: raises a ValueError of one line if `args.credit_options` are not what it takes.
         neutral: whether gamma is 1 everywhere, so that a trainer leaves TRL's advantages as they are.
     """
@@ -108,3 +132,13 @@ class Strategy:
     needs: frozenset[str] = frozenset({"attention"})
     validate: Callable[[CreditArguments], None] = _nothing_to_check
     neutral: bool = False
+
+    def __post_init__(self) -> None:
+        if unknown := self.needs - PARTS - SIGNALS:
+            names = ", ".join(sorted(SIGNALS | PARTS))
+            raise ValueError(f"Strategy.needs: {', '.join(sorted(unknown))} is not known; there are {names}")
+
+    @property
+    def of_rollout(self) -> bool:
+        """Whether it is given a rollout as a whole."""
+        return not self.needs.isdisjoint(PARTS)

@@ -4,6 +4,7 @@ Nothing of TRL's loss is copied. On top of `SturdyGRPOTrainer`, the trainer over
 in each (contract tests hold them):
 
     _generate                            keeps the tool mask of the rollout
+    _calculate_rewards                   keeps the scores of the rollout
     _generate_and_score_completions      gives the rows their keys and, if known by then, their weights
     _get_per_token_logps_and_entropies   the pass that signals are read from
     _compute_loss                        hands TRL the advantage times gamma, (B, T)
@@ -24,14 +25,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from rlcredit.credit import weighted_advantage
+from rlcredit.credit import sums_of_gamma, weighted_advantage
 from rlcredit.errors import InputError
 from rlcredit.signals import AttentionSignals
 from rlcredit.trainers.credit_log import CreditLog, totals_of_rows
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
-from rlcredit.trainers.policy import adapter_is_off, refuse_unreadable, warn_of_dropout
+from rlcredit.trainers.policy import adapter_is_off, head_of, refuse_unreadable, warn_of_dropout, widen_head
 from rlcredit.trainers.reader import CreditReader, Source
-from rlcredit.trainers.rows import joined, response_mask
+from rlcredit.trainers.rollouts import RolloutMaker, Rows
+from rlcredit.trainers.rows import advantages_of, joined, loss_mask, response_mask
 from rlcredit.trainers.sturdy import SturdyGRPOTrainer
 from rlcredit.trainers.sturdy_config import SturdyGRPOConfig
 
@@ -45,11 +47,15 @@ class AwaitedPass:
             generated.
         then: called with the signals as soon as the pass has ended.
         signals: what was read; None until then.
+        logps: log-probabilities of the completions' tokens, [B, T].
+        log_sum_sq: log of the sum of squared probabilities, [B, T], where it is wanted.
     """
 
     tool_mask: Tensor | None = None
     then: Callable[[AttentionSignals], None] = lambda signals: None
     signals: AttentionSignals | None = None
+    logps: Tensor | None = None
+    log_sum_sq: Tensor | None = None
 
 
 class CreditGRPOTrainer(SturdyGRPOTrainer):
@@ -70,6 +76,10 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
         self.reader, self.credit_log = CreditReader(args, self.strategy, self.accelerator), CreditLog(self)
         self.run_state.components |= {"credit": self.reader, "credit_log": self.credit_log}
         self._awaited: AwaitedPass | None = None
+        self._scores: Tensor | None = None
+        self._rollouts = RolloutMaker(self.strategy.needs, self.accelerator, self.processing_class)
+        if "sum_sq" in self.strategy.needs:
+            widen_head(self.model, args, self.temperature)
         if self.has_images and self.reader.shares_groups:
             grouping = args.credit_head_grouping
             raise InputError(
@@ -102,9 +112,30 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
             batch = super()._generate_and_score_completions(inputs)
         batch["credit_keys"] = self._row_keys(len(batch["completion_ids"]))
         if source is not Source.LOSS:  # else the loss of each batch gives its weights
-            signals = self._read_in_own_pass(batch) if source is Source.OWN else awaited.signals
-            self._assign(batch, signals)
+            if source is Source.OWN:
+                awaited = self._read_in_own_pass(batch)
+            self._assign(batch, awaited.signals, self._rows_of(batch, awaited, inputs))
         return batch
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):  # type: ignore[no-untyped-def]
+        self._scores = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        return self._scores
+
+    def _rows_of(self, batch: dict[str, Any], awaited: AwaitedPass, inputs: list[dict[str, Any]]) -> Rows | None:
+        """What the strategy asks for of the rollout."""
+        if not self.strategy.of_rollout:
+            return None
+        assert self._scores is not None
+        return self._rollouts.rows_of(
+            batch,
+            awaited.signals,
+            logps_BT=awaited.logps,
+            log_sum_sq_BT=awaited.log_sum_sq,
+            scores_BF=self._scores,
+            weights_F=self.reward_weights,
+            inputs=inputs,
+            generations=self.num_generations,
+        )
 
     @property
     def _rollout_is_scored(self) -> bool:
@@ -121,11 +152,18 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
         before = torch.full_like(numbers, rollouts * rows * self.accelerator.num_processes)
         return torch.stack([before, numbers], dim=1).to(self.accelerator.device)
 
-    def _assign(self, batch: dict[str, Any], signals: AttentionSignals | None) -> None:
-        """Put the weights [B, T] of a batch, and what its metrics are made of, beside its advantages."""
-        response_BN = response_mask(batch)
-        credit = self.reader.credit(signals, response_BN, batch["credit_keys"])
-        batch["credit_weights"] = credit.weights[:, -batch["completion_ids"].shape[1] :]
+    def _assign(self, batch: dict[str, Any], signals: AttentionSignals | None, rows: Rows | None = None) -> None:
+        """Put into a batch its weights [B, T], the advantages [B, T] of a strategy that has its own, and what its
+        metrics are made of."""
+        response_BN, length = response_mask(batch), batch["completion_ids"].shape[1]
+        if rows is None:
+            credit = self.reader.credit(signals, response_BN, batch["credit_keys"])
+        else:
+            credit = rows.own_part(self.reader.credit(rows.signals, rows.response, rows.keys, rows.rollout))
+        batch["credit_weights"] = credit.weights[:, -length:]
+        if credit.advantages is not None:
+            own_BT, usual_B1 = credit.advantages[:, -length:], batch["advantages"][:, None]
+            batch["credit_advantages"] = torch.where(credit.skipped[:, None], usual_B1, own_BT)
         batch["credit_totals"] = totals_of_rows(credit, signals, response_BN)
         self.credit_log.note_batch(batch, int(credit.skipped.sum()))
 
@@ -150,18 +188,45 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
         if (mask := awaited.tool_mask) is not None:  # TRL pads it with 1
             mask = nn.functional.pad(mask, (0, logits_to_keep - mask.shape[1]), value=1)
             response_BN[:, -logits_to_keep:] &= mask.bool()
-        result, awaited.signals = self.reader.read(model, attention_mask, response_BN, score)
+        with self._noting_sums_of_squares(awaited, logits_to_keep):
+            result, awaited.signals = self.reader.read(model, attention_mask, response_BN, score)
+        awaited.logps = result[0].detach()
         awaited.then(awaited.signals)
         return result
 
-    def _read_in_own_pass(self, batch: dict[str, Any]) -> AttentionSignals:
-        ids, real, size = joined(batch, "ids"), joined(batch, "mask"), self.args.per_device_train_batch_size
-        length = batch["completion_ids"].shape[1]
-        score = partial(super()._get_per_token_logps_and_entropies, self.model, ids, real, length, batch_size=size)
-        whole = self.reader.needs_entropy or self.is_sharded
-        return self.reader.read_in_own_pass(
-            self.model, ids, real, response_mask(batch), rows_at_once=size, score=score if whole else None
+    @contextmanager
+    def _noting_sums_of_squares(self, awaited: AwaitedPass, length: int) -> Iterator[None]:
+        """Keep what TRL's fused head gives of them in a pass."""
+        if "sum_sq" not in self.strategy.needs:
+            yield
+            return
+        parts: list[Tensor] = []
+        policy = head_of(self.accelerator.unwrap_model(self.model))
+        hook = policy.register_forward_hook(
+            lambda *call: parts.append(call[-1].log_sum_sq_probs[:, -length:].detach())
         )
+        try:
+            yield
+        finally:
+            hook.remove()
+        awaited.log_sum_sq = torch.cat(parts)
+
+    def _read_in_own_pass(self, batch: dict[str, Any]) -> AwaitedPass:
+        ids, real, size = joined(batch, "ids"), joined(batch, "mask"), self.args.per_device_train_batch_size
+        length, awaited = batch["completion_ids"].shape[1], AwaitedPass()
+        score = partial(super()._get_per_token_logps_and_entropies, self.model, ids, real, length, batch_size=size)
+
+        def scored(**options: Any) -> Any:
+            with self._noting_sums_of_squares(awaited, length):
+                result = score(**options)
+            awaited.logps = result[0]
+            return result
+
+        whole = self.reader.needs_entropy or self.reader.needs_scores or self.is_sharded
+        awaited.signals = self.reader.read_in_own_pass(
+            self.model, ids, real, response_mask(batch), rows_at_once=size, score=scored if whole else None
+        )
+        return awaited
 
     # ---- the loss -------------------------------------------------------------------------------------------------
 
@@ -191,7 +256,27 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
 
     def _weighted(self, batch: dict[str, Any]) -> Tensor:
         """gamma_t * A_t: [B, T]."""
-        return weighted_advantage(batch["advantages"], batch["credit_weights"], self.args.credit_sign)
+        advantages, args = advantages_of(batch), self.args
+        return weighted_advantage(
+            advantages,
+            batch["credit_weights"],
+            args.credit_sign,
+            mask_BT=loss_mask(batch),
+            normalize=args.credit_normalize,
+            mean=self._mean_gamma() if args.credit_normalize == "batch" else None,
+        )
+
+    def _mean_gamma(self) -> Tensor:
+        """The mean of gamma over the tokens of the optimiser step at hand, over all processes."""
+        size = self.current_gradient_accumulation_steps
+        first = self._step % self.args.steps_per_generation // size * size
+        assert self._buffered_inputs is not None
+        sums = [
+            sums_of_gamma(advantages_of(part), part["credit_weights"], self.args.credit_sign, loss_mask(part))
+            for part in self._buffered_inputs[first : first + size]
+        ]
+        total, count = self.accelerator.reduce(torch.stack([torch.stack(pair) for pair in sums]).sum(0))
+        return (total / count.clamp(min=1)).float()
 
     def training_step(self, model, inputs, num_items_in_batch=None):  # type: ignore[no-untyped-def]
         output = super().training_step(model, inputs, num_items_in_batch)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 
+from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
+from trl.trainer.utils import add_fused_lm_head
 
 from rlcredit.attention import choose_layers
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
@@ -30,6 +32,19 @@ def adapter_is_off(model: nn.Module) -> bool:
     """Whether this is PEFT's way of running the reference: adapters disabled, or the copy called "ref" active."""
     layer = next((module for module in model.modules() if isinstance(module, BaseTunerLayer)), None)
     return layer is not None and (layer.disable_adapters or "ref" in layer.active_adapters)
+
+
+def head_of(policy: nn.Module) -> nn.Module:
+    """The model whose forward has TRL's fused head: that under an adapter."""
+    return policy.get_base_model() if isinstance(policy, PeftModel) else policy
+
+
+def widen_head(policy: nn.Module, args: CreditGRPOConfig, temperature: float) -> None:
+    """Have TRL's fused head give the log of the sum of squared probabilities too, at a small cost a pass."""
+    outputs = ("log_probs", "entropy", "log_sum_sq_probs")
+    add_fused_lm_head(
+        head_of(policy), temperature=temperature, cast_lm_head_to_fp32=args.cast_lm_head_to_fp32, outputs=outputs
+    )
 
 
 def warn_of_dropout(model: PreTrainedModel) -> None:

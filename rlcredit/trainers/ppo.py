@@ -2,7 +2,6 @@
 
 Generation, rewards, the clipped loss, credit, logging and resuming are those of `CreditGRPOTrainer`. What PPO adds:
 
-    _calculate_rewards                the completions' scores, kept as they pass
     _generate_and_score_completions   values, GAE, whitening: advantages (B, T) in place of the group's
     _compute_loss                     the value loss, on the critic's own graph
 
@@ -24,7 +23,7 @@ from rlcredit.trainers import critic, shards, value_model
 from rlcredit.trainers.grpo import CreditGRPOTrainer
 from rlcredit.trainers.launch import launched_for
 from rlcredit.trainers.ppo_config import CreditPPOConfig
-from rlcredit.trainers.rows import joined, loss_mask
+from rlcredit.trainers.rows import joined, loss_mask, total_of
 from rlcredit.trainers.sturdy_config import SturdyGRPOConfig
 
 logger = logging.getLogger(__name__)
@@ -44,7 +43,6 @@ class CreditPPOTrainer(CreditGRPOTrainer):
                 "algorithm: ppo: Megatron-LM's engine holds one model and one optimiser; launch with ddp.yaml, "
                 "fsdp2.yaml or zero3.yaml of recipes/accelerate"
             )
-        self._scores: Tensor | None = None
         super().__init__(model, reward_funcs, args=args, train_dataset=train_dataset, **kwargs)
         args = self.args
         if self.has_images:
@@ -66,14 +64,6 @@ class CreditPPOTrainer(CreditGRPOTrainer):
 
     # ---- rollouts -------------------------------------------------------------------------------------------------
 
-    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):  # type: ignore[no-untyped-def]
-        scores = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        total = (scores * self.reward_weights.to(scores.device)).nansum(dim=1)
-        total[scores.isnan().all(dim=1)] = torch.nan
-        first = self.accelerator.process_index * len(prompts)
-        self._scores = total[first : first + len(prompts)]
-        return scores
-
     def _generate_and_score_completions(self, inputs):  # type: ignore[no-untyped-def]
         output = super()._generate_and_score_completions(inputs)
         if self.model.training:
@@ -86,15 +76,15 @@ class CreditPPOTrainer(CreditGRPOTrainer):
     def _estimate_advantages(self, batch: dict[str, Any]) -> None:
         """Put whitened advantages, returns, values and the mask of valued tokens, (B, T) each, into the rollout, and
         the number of those tokens on all processes."""
-        assert self._scores is not None
-        scored = ~self._scores.isnan()
+        scores = self._total_scores(len(batch["completion_ids"]))
+        scored = ~scores.isnan()
         written = loss_mask(batch).bool()
         valued = written & scored[:, None]
         completion = written.shape[1]
         values = self.critic.values(
             joined(batch, "ids"), joined(batch, "mask"), completion, self.args.per_device_train_batch_size
         )
-        rewards = at_last_token(self._scores.nan_to_num(nan=0.0), written)
+        rewards = at_last_token(scores.nan_to_num(nan=0.0), written)
         if self.args.kl_in_reward:
             rewards = rewards - self.beta * self._divergence(batch, written)
         advantages, returns = gae(rewards, values, valued, self.args.gamma, self.args.gae_lambda)
@@ -103,6 +93,12 @@ class CreditPPOTrainer(CreditGRPOTrainer):
         batch["num_valued"] = self.accelerator.reduce(valued.sum(), reduction="sum")
         self._note_values(returns, values, valued)
         self._retable(batch["advantages"], written)
+
+    def _total_scores(self, rows: int) -> Tensor:
+        """The weighted sum of the scores of this process's completions: [B], nan where there is none."""
+        assert self._scores is not None
+        first = self.accelerator.process_index * rows
+        return total_of(self._scores[first : first + rows], self.reward_weights)
 
     def _divergence(self, batch: dict[str, Any], written: Tensor) -> Tensor:
         """log p - log p_ref of each sampled token, with the weights that generated it: [B, T], in nats."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rlcredit.attention import Capture, head_groups, open_capture, signals_maker, with_entropy
 from rlcredit.attention.capture import StopForward
-from rlcredit.credit import Credit, CreditArguments, Strategy, assign_credit
+from rlcredit.credit import Credit, CreditArguments, Rollout, Strategy, assign_credit
 from rlcredit.errors import InputError
 from rlcredit.models.modes import evaluating
 from rlcredit.signals import AttentionSignals, HeadGroups, HeadStatistics, signals_of_groups, sum_over_responses
@@ -40,11 +40,12 @@ class Source(Enum):
     """Which pass a rollout's weights come from. But for LOSS, they are known as soon as the rollout is there."""
 
     NONE = auto()
-    """No pass: the strategy reads neither attention nor entropy."""
+    """No pass: the strategy reads nothing that a pass gives."""
     ROLLOUT = auto()
     """The pass in which TRL scores the rollout it has generated."""
     OWN = auto()
-    """A pass of its own, since the heads are grouped over the whole rollout and TRL does not score it."""
+    """A pass of its own, since the whole rollout is needed at once (by the strategy, its head groups or a mean over a
+    step) and TRL does not score it."""
     LOSS = auto()
     """The loss pass of each batch: the weights are known when TRL's forward has ended, before it takes advantages."""
 
@@ -66,16 +67,18 @@ class CreditReader:
     def __init__(self, args: CreditArguments, strategy: Strategy, accelerator: Accelerator) -> None:
         self._args, self._strategy, self._accelerator = args, strategy, accelerator
         self.needs_attention, self.needs_entropy = "attention" in strategy.needs, "entropy" in strategy.needs
+        self.needs_scores = not strategy.needs.isdisjoint({"logps", "sum_sq"})
         self.frozen: HeadGroups | None = None
         self._seconds = 0.0
 
     def source(self, *, scored: bool) -> Source:
         """Where the weights of the rollout at hand come from; `scored`: whether TRL scores it after generating it."""
-        if not (self.needs_attention or self.needs_entropy):
+        if not (self.needs_attention or self.needs_entropy or self.needs_scores):
             return Source.NONE
         if scored:
             return Source.ROLLOUT
-        return Source.OWN if self._needs_whole_rollout else Source.LOSS
+        at_once = self._needs_whole_rollout or self._strategy.of_rollout or self._args.credit_normalize == "batch"
+        return Source.OWN if at_once else Source.LOSS
 
     # ---- passes ---------------------------------------------------------------------------------------------------
 
@@ -143,8 +146,8 @@ class CreditReader:
             entropy_BN = nn.functional.pad(entropy_BT.detach().float(), (before, 0), value=torch.nan)
             entropy_BN = torch.where(response_BN, entropy_BN, torch.nan)
         if capture is None:
-            assert entropy_BN is not None
-            return AttentionSignals.without_attention(entropy_BN)
+            nothing = torch.full(response_BN.shape, torch.nan, device=response_BN.device)
+            return AttentionSignals.without_attention(nothing if entropy_BN is None else entropy_BN)
         self._seconds += capture.seconds
         with self._clocked():
             chunks = capture.results()
@@ -193,13 +196,27 @@ class CreditReader:
 
     # ---- weights and time -----------------------------------------------------------------------------------------
 
-    def credit(self, signals: AttentionSignals | None, response_BN: Tensor, row_keys_BK: Tensor) -> Credit:
-        """The weights of a batch: [B, N]. `signals` is None for strategies that read nothing."""
+    def credit(
+        self,
+        signals: AttentionSignals | None,
+        response_BN: Tensor,
+        row_keys_BK: Tensor,
+        rollout: Rollout | None = None,
+    ) -> Credit:
+        """The credit of a batch: [B, N]. `signals` is None for strategies that read none."""
         with self._clocked():
             if signals is None:
-                signals = AttentionSignals.without_attention(torch.full(response_BN.shape, torch.nan))
+                nothing = torch.full(response_BN.shape, torch.nan, device=response_BN.device)
+                signals = AttentionSignals.without_attention(nothing)
             try:
-                return assign_credit(signals, response_BN, self._args, row_keys=row_keys_BK, strategy=self._strategy)
+                return assign_credit(
+                    signals,
+                    response_BN,
+                    self._args,
+                    row_keys=row_keys_BK,
+                    strategy=self._strategy,
+                    rollout=rollout,
+                )
             except ValueError as error:
                 raise InputError(str(error)) from error
             except Exception as error:  # whatever a strategy of the user's raises

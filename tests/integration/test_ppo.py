@@ -26,7 +26,7 @@ class Recorder(CreditPPOTrainer):
     def _generate_and_score_completions(self, inputs):
         output = super()._generate_and_score_completions(inputs)
         self.rollouts = [*getattr(self, "rollouts", []), {k: v for k, v in output.items() if v is not None}]
-        self.rollouts[-1]["scores"] = self._scores.clone()
+        self.rollouts[-1]["scores"] = self._total_scores(len(output["completion_ids"]))
         return output
 
     def _compute_loss(self, model, inputs):

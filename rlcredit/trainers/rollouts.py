@@ -1,0 +1,143 @@
+"""The rollout as a strategy is given it: made of TRL's batch, and of all processes where groups have to be whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rlcredit.credit import Credit, Rollout
+from rlcredit.signals import AttentionSignals
+from rlcredit.trainers.rows import joined, response_mask, total_of
+
+
+@dataclass
+class Rows:
+    """What credit is assigned to: the rows of this process, or of all of them.
+
+    Attributes:
+        signals: [B, N] each; None where the strategy reads none.
+        response: [B, N] bool.
+        keys: [B, K].
+        rollout: what the strategy asked for.
+        own: the rows of this process among them, and their positions.
+    """
+
+    signals: AttentionSignals | None
+    response: Tensor
+    keys: Tensor
+    rollout: Rollout
+    own: tuple[slice, slice] = (slice(None), slice(None))
+
+    def own_part(self, credit: Credit) -> Credit:
+        return credit.rows(*self.own)
+
+
+class RolloutMaker:
+    """Makes the rollout that a strategy asks for.
+
+    Args:
+        needs: the parts that it names.
+        accelerator: gathers them where groups are needed.
+        tokenizer: gives the text of tokens.
+    """
+
+    def __init__(self, needs: frozenset[str], accelerator: Accelerator, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._needs, self._accelerator, self._tokenizer = needs, accelerator, tokenizer
+
+    def rows_of(
+        self,
+        batch: dict[str, Any],
+        signals: AttentionSignals | None,
+        *,
+        logps_BT: Tensor | None,
+        log_sum_sq_BT: Tensor | None,
+        scores_BF: Tensor,
+        weights_F: Tensor,
+        inputs: list[dict[str, Any]],
+        generations: int,
+    ) -> Rows:
+        """The rows of TRL's batch, before it is shuffled.
+
+        Args:
+            logps_BT, log_sum_sq_BT: of the tokens of the completions, where asked for.
+            scores_BF: what each function gave the rows of all processes.
+            weights_F: of the functions.
+            inputs: the data set's rows.
+            generations: completions of a prompt.
+        """
+        needs, response = self._needs, response_mask(batch)
+        rows, length = len(response), batch["completion_ids"].shape[1]
+        first = self._accelerator.process_index * rows
+        prompt = response.shape[1] - length
+
+        def placed(x_BT: Tensor | None) -> Tensor | None:
+            if x_BT is None:
+                return None
+            x_BN = torch.nn.functional.pad(x_BT.detach().float(), (prompt, 0), value=torch.nan)
+            return torch.where(response, x_BN, torch.nan)
+
+        scores = scores_BF[first : first + rows]
+        numbers = torch.arange(first, first + rows, device=response.device)
+        rollout = Rollout(
+            input_ids=joined(batch, "ids") if "ids" in needs else None,
+            real=joined(batch, "mask").bool() if "ids" in needs else None,
+            logps=placed(logps_BT) if "logps" in needs else None,
+            log_sum_sq=placed(log_sum_sq_BT) if "sum_sq" in needs else None,
+            reward=total_of(scores, weights_F) if "rewards" in needs else None,
+            rewards_BF=scores if "rewards" in needs else None,
+            advantages=batch["advantages"] if "advantages" in needs else None,
+            groups=numbers // generations if "groups" in needs else None,
+            columns=inputs if "columns" in needs else None,
+            text=self._texts(batch) if "text" in needs else None,
+        )
+        made = Rows(signals, response, batch["credit_keys"], rollout)
+        return self._together(made, prompt) if "groups" in needs else made
+
+    def _texts(self, batch: dict[str, Any]) -> list[list[str]]:
+        ids, real = joined(batch, "ids"), joined(batch, "mask").bool()
+        return [
+            [self._tokenizer.decode([token]) if here else "" for token, here in zip(row, there, strict=True)]
+            for row, there in zip(ids.tolist(), real.tolist(), strict=True)
+        ]
+
+    def _together(self, mine: Rows, prompt: int) -> Rows:
+        """The rows of all processes in their order, padded on both sides to the longest."""
+        accelerator, (rows, length) = self._accelerator, mine.response.shape
+        sizes = accelerator.gather(torch.tensor([[prompt, length - prompt]], device=mine.response.device))
+        before, after = sizes.amax(0).tolist()
+        pads = before - prompt, after - (length - prompt)
+
+        def gathered(x: Any, fill: float = 0) -> Any:
+            if x is None:
+                return None
+            if not isinstance(x, Tensor):
+                return gather_object(list(x))
+            if x.dim() == 2 and x.shape[1] == length:
+                x = torch.nn.functional.pad(x, pads, value=fill)
+            there = accelerator.gather((x.byte() if x.dtype == torch.bool else x).contiguous())
+            return there.to(x.dtype)
+
+        nan = torch.nan
+        signals, rollout = mine.signals, mine.rollout
+        if signals is not None:
+            signals = replace(
+                signals,
+                **{name: gathered(getattr(signals, name)) for name in ("head_span", "local_heads", "global_heads")},
+                **{name: gathered(getattr(signals, name), nan) for name in ("waad", "fai", "entropy")},
+            )
+        fills = {"logps": nan, "log_sum_sq": nan}
+        if rollout.text is not None:
+            blank = [""] * pads[0], [""] * pads[1]
+            rollout = replace(rollout, text=[[*blank[0], *row, *blank[1]] for row in rollout.text])
+        parts = {name: gathered(value, fills.get(name, 0)) for name, value in vars(rollout).items()}
+        first = accelerator.process_index * rows
+        own = slice(first, first + rows), slice(pads[0], pads[0] + length)
+        return Rows(
+            signals, gathered(mine.response), accelerator.gather(mine.keys.contiguous()), Rollout(**parts), own
+        )
