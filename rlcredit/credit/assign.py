@@ -61,6 +61,11 @@ def assign_credit(
             f"credit_strategy: {args.credit_strategy!r} gave the weight {credit.weights[row, column]:g} (row {row}, "
             f"position {column}); a weight is a finite number of 0 or more"
         )
+    if credit.advantages is not None and not strategy.gives_advantages:
+        raise ValueError(
+            f"credit_strategy: {args.credit_strategy!r} gave advantages without saying so; write "
+            "Strategy(..., gives_advantages=True)"
+        )
     weights, advantages = torch.where(response, credit.weights.float(), 1.0), credit.advantages
     if advantages is not None:
         bad = response & ~advantages.isfinite() & ~skipped[:, None]

@@ -126,12 +126,14 @@ class Strategy:
             `rlcredit.credit.rollout` lists; what is not named is not computed. Empty for nothing.
         validate: raises a ValueError of one line if `args.credit_options` are not what it takes.
         neutral: whether gamma is 1 everywhere, so that a trainer leaves TRL's advantages as they are.
+        gives_advantages: whether it gives advantages in place of the group's; PPO has a critic for them.
     """
 
     assign: Callable[[Batch], Credit]
     needs: frozenset[str] = frozenset({"attention"})
     validate: Callable[[CreditArguments], None] = _nothing_to_check
     neutral: bool = False
+    gives_advantages: bool = False
 
     def __post_init__(self) -> None:
         if unknown := self.needs - PARTS - SIGNALS:

@@ -27,6 +27,13 @@ class CreditGRPOConfig(CreditArguments, SturdyGRPOConfig):
                 "credit_strategy: uniform"
             )
 
+        if self.credit_normalize == "batch" and self.steps_per_generation % self.gradient_accumulation_steps:
+            raise ValueError(
+                f"credit_normalize: 'batch' needs the whole optimiser step in one rollout: steps_per_generation "
+                f"({self.steps_per_generation}) has to be a multiple of gradient_accumulation_steps "
+                f"({self.gradient_accumulation_steps}); write such numbers, or credit_normalize: response"
+            )
+
     @property
     def strategy(self) -> Strategy:
         """The object that `credit_strategy` names. (It is not kept here: transformers pickles a run's arguments, and a

@@ -188,6 +188,8 @@ def _credit(checked: Checked) -> str:
     text = f"{config.credit_strategy}"
     if config.strategy.neutral:
         return f"{text}: every token alike"
+    if config.strategy.gives_advantages:
+        return f"{text}: advantages of its own, from the whole rollout"
     text += f": q {config.credit_quantile:g}, a {config.credit_amplification:g}"
     if "attention" not in config.strategy.needs:
         return text

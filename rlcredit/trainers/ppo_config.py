@@ -73,6 +73,11 @@ class CreditPPOConfig(CreditGRPOConfig):
                 f"multi_objective_aggregation: {self.multi_objective_aggregation!r} normalises within GRPO's groups; "
                 "PPO adds the weighted rewards up: leave it out"
             )
+        if self.strategy.gives_advantages:
+            raise ValueError(
+                f"credit_strategy: {self.credit_strategy!r} gives advantages of the group, and PPO has those of its "
+                "critic; write algorithm: grpo, or a strategy that gives weights"
+            )
         self._refuse_per_sequence_options()
 
     def _refuse_per_sequence_options(self) -> None:

@@ -84,11 +84,6 @@ def global_anchor(fais, response, q=0.4, a=1.5, bottom=False):
     return {t: a if t in chosen else 1.0 for t in response}
 
 
-def gtpo(entropies, response, share=0.5):
-    mean = sum(entropies[t] for t in response) / len(response)
-    return {t: 1 - share + share * (entropies[t] / mean if mean > 0 else 1) for t in response}
-
-
 def coupled_rhythm(waads, fais, response, q=0.4, a=1.5, k=3, alpha=0.5, bottom=False, tau_waad=0.5, tau_delta=None):
     """({t: gamma_t}, {dominated t: intro(t)})"""
     delta = change(waads, response)

@@ -14,7 +14,9 @@ from rlcredit.credit.strategies.coupled_rhythm import coupled_rhythm
 from rlcredit.credit.strategies.entropy import entropy
 from rlcredit.credit.strategies.global_anchor import global_anchor
 from rlcredit.credit.strategies.gtpo import gtpo
+from rlcredit.credit.strategies.ktae import ktae
 from rlcredit.credit.strategies.local_chunk import local_chunk
+from rlcredit.credit.strategies.otb import otb
 from rlcredit.credit.strategies.random import random
 from rlcredit.credit.strategies.uniform import uniform
 from rlcredit.credit.types import Strategy
@@ -27,6 +29,8 @@ CREDIT_STRATEGIES: dict[str, Strategy] = {
     "global_anchor": global_anchor,
     "coupled_rhythm": coupled_rhythm,
     "gtpo": gtpo,
+    "ktae": ktae,
+    "otb": otb,
 }
 
 

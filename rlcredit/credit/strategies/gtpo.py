@@ -1,47 +1,43 @@
-"""gtpo: credit grows with a token's entropy (GTPO, Tan et al. 2025, arXiv 2508.04349: entropy-weighted rewards).
+"""gtpo: the reward of a right response grows with a token's entropy, the penalty of a wrong one falls with it (GTPO,
+Tan et al. 2025, arXiv 2508.04349, eq. 3, 5 and 6).
 
-Formula:  gamma_t = (1 - b) + b * H_t / mean of H over the response,  b = credit_options.entropy_share (0.5).
-          In the paper the ratio is H[i,t] over the sum of H[k,t] of the group's responses at the same position t.
-Reads:    entropy, in nats, at the sampling temperature.
-Edges:    the mean of gamma over a response is 1, so credit is moved, not added. All of H 0: gamma = 1.
-Ours [not in the paper]: the ratio is to the response's own mean, since a strategy sees rows and not groups; b = 0.5.
-          The paper shapes the rewards of right and wrong responses apart (wrong ones by 1/H) and normalises again; a
-          strategy does not see which is which, so write `credit_sign: positive`, which leaves wrong ones uniform.
-          q, a and top or bottom play no part.
+Formula:  at the k-th place, over the d right responses of the group that reach it:  r_k = 1 - b + b * d * H_k / sum H;
+          over the h wrong ones:  r_k = -(1 - b + b * h * (1/H_k) / sum 1/H);  b = entropy_share (0.1).
+          A = (r - mean) / std over the group's tokens, in place of GRPO's advantage.
+Reads:    entropy in nats, rewards, groups. Right: a reward above right_above (0).
+Source:   third-party ports that quote the equations; the authors' code and text were not at hand.
+Edges:    one response alone on its side: its ratio is 1. No spread over the group's tokens: A = 0.
+Ours [not in the paper]: mean and std are over right and wrong tokens together (normalize: group), so that the outcome
+          sets the sign; `normalize: apart` is eq. 6 as the ports have it, right and wrong tokens each by themselves,
+          where the mean advantage of either side is 0. H is at least 1e-6.
 """
-
-from __future__ import annotations
 
 import torch
 
-from rlcredit.credit.arguments import CreditArguments
+from rlcredit.credit.groups import class_moments, class_sum, to_places, to_positions
+from rlcredit.credit.options import Options
 from rlcredit.credit.types import Batch, Credit, Strategy
 
-SHARE = 0.5
-
-
-def _share(args: CreditArguments) -> float:
-    options = args.credit_options or {}
-    assert not isinstance(options, str)  # decoded in __post_init__
-    return options.get("entropy_share", SHARE)
-
-
-def _validate(args: CreditArguments) -> None:
-    share = _share(args)
-    is_number = type(share) in (int, float)
-    if set(args.credit_options or {}) - {"entropy_share"} or not is_number or not 0 <= share <= 1:
-        raise ValueError(
-            f"credit_options: {args.credit_options} is not for gtpo; write {{entropy_share: 0.5}}, from 0 to 1"
-        )
+FLOOR = 1e-6
+OPTIONS = Options(entropy_share=(0.1, 0.0, 1.0), right_above=(0.0, None, None), normalize=("group", "apart"))
 
 
 def _assign(batch: Batch) -> Credit:
-    entropy, share = batch.signals.entropy, _share(batch.args)
-    if entropy is None:
-        raise ValueError("signals.entropy is None: the strategy 'gtpo' needs analyze(..., entropy=True)")
-    mean = torch.where(batch.response, entropy, torch.nan).nanmean(dim=1, keepdim=True)
-    ratio = torch.where(mean > 0, entropy / mean, 1.0)
-    return Credit.of(1 - share + share * ratio)
+    response, rollout, options = batch.response, batch.rollout, OPTIONS.of(batch.args)
+    assert rollout is not None and rollout.reward is not None and rollout.groups is not None
+    assert batch.signals.entropy is not None
+    right, share = rollout.reward > options["right_above"], options["entropy_share"]
+    side = rollout.groups * 2 + right.long()
+    written = to_places(response.double(), response) > 0
+    entropy = to_places(batch.signals.entropy.double().nan_to_num(nan=0.0), response) + FLOOR
+    level = torch.where(written, torch.where(right[:, None], entropy, 1 / entropy), 0.0)
+    ratio = level / class_sum(level, side).clamp(min=FLOOR**2) * class_sum(written.double(), side)
+    shaped = (1 - share + share * ratio) * torch.where(right, 1.0, -1.0)[:, None]
+    mean, std = class_moments(shaped, written, side if options["normalize"] == "apart" else rollout.groups)
+    advantage = torch.where(written & (std > FLOOR), (shaped - mean) / std, 0.0)
+    return Credit.of(advantages=to_positions(advantage, response).float())
 
 
-gtpo = Strategy(_assign, needs=frozenset({"entropy"}), validate=_validate)
+gtpo = Strategy(
+    _assign, needs=frozenset({"entropy", "rewards", "groups"}), validate=OPTIONS.validate, gives_advantages=True
+)

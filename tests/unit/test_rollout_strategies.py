@@ -1,0 +1,233 @@
+"""Strategies that see the whole rollout, against the loops written from the papers, on random rollouts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlcredit import Credit, CreditArguments, Strategy, assign_credit
+from rlcredit.credit import Rollout, strategy_of, sums_of_gamma, weighted_advantage
+from rlcredit.credit.token_tables import fisher
+from rlcredit.signals import AttentionSignals
+from tests.reference import rollout_methods as loops
+
+# Sums over a group are taken in another order than the loop's, in fp64, and given in fp32.
+CLOSE = dict(rtol=2e-5, atol=2e-5)
+
+
+def rollout_of(seed: int) -> dict[str, Tensor]:
+    """Groups of one to eight responses whose rows are mixed up; tool output in between, empty responses, ties."""
+    draw = random.Random(seed)
+    sizes = [draw.choice([1, 2, 3, 4, 8]) for _ in range(draw.randint(1, 4))]
+    group = [number for number, size in enumerate(sizes) for _ in range(size)]
+    draw.shuffle(group)
+    B, N = len(group), draw.randint(1, 14)
+    given = {"mixed": [0.0, 1.0, 0.5], "right": [1.0], "wrong": [0.0]}[
+        draw.choice(["mixed", "right", "wrong", "mixed"])
+    ]
+    density, lengths = draw.choice([0.5, 1.0, 0.9]), [draw.choice([0, 1, N, draw.randint(0, N)]) for _ in range(B)]
+    mask = [[t < length and draw.random() < density for t in range(N)] for length in lengths]
+    made = torch.Generator().manual_seed(seed)
+    logits = torch.randn(B, N, 7, generator=made, dtype=torch.float64) * draw.choice([0.0, 1.0, 8.0])
+    p = logits.softmax(-1)
+    drawn = torch.multinomial(p.reshape(-1, 7), 1, generator=made).view(B, N, 1)
+    return {
+        "group": torch.tensor(group),
+        "reward": torch.tensor([draw.choice(given) for _ in range(B)]),
+        "mask": torch.tensor(mask).reshape(B, N),
+        "ids": torch.randint(0, draw.choice([2, 6, 151_000]), (B, N), generator=made),
+        "logps": p.log().gather(2, drawn)[..., 0].float(),
+        "squares": p.square().sum(-1).log().float(),
+        "entropy": (torch.special.entr(p).sum(-1) * draw.choice([0.0, 1.0, 1.0])).float(),
+    }
+
+
+def advantages_of(strategy: str, x: dict[str, Tensor], **options: Any) -> Tensor:
+    """What the strategy gives, with everything that it did not ask for left out."""
+    args = CreditArguments(credit_strategy=strategy, credit_options=options or None)
+    needs = strategy_of(args).needs
+    usual = torch.zeros(len(x["group"]))
+    for number in x["group"].unique().tolist():
+        at = x["group"] == number
+        usual[at] = torch.tensor(loops.grpo(x["reward"][at].tolist()))
+    there = lambda name, value: value if name in needs else None  # noqa: E731
+    rollout = Rollout(
+        input_ids=there("ids", x["ids"]),
+        logps=there("logps", torch.where(x["mask"], x["logps"], torch.nan)),
+        log_sum_sq=there("sum_sq", torch.where(x["mask"], x["squares"], torch.nan)),
+        reward=there("rewards", x["reward"]),
+        advantages=there("advantages", usual),
+        groups=there("groups", x["group"]),
+    )
+    entropy = torch.where(x["mask"] & ("entropy" in needs), x["entropy"], torch.nan)
+    credit = assign_credit(AttentionSignals.without_attention(entropy), x["mask"], args, rollout=rollout)
+    assert (credit.weights == 1).all() and credit.advantages is not None and credit.advantages.dtype == torch.float32
+    return credit.advantages
+
+
+def by_loop(x: dict[str, Tensor], loop: Callable[..., list[dict[int, float]]]) -> Tensor:
+    """The loop's advantages, group by group: [B, N], 0 outside the response."""
+    wanted = torch.zeros(x["mask"].shape, dtype=torch.float64)
+    for number in x["group"].unique().tolist():
+        at = (x["group"] == number).nonzero()[:, 0].tolist()
+        rows = [x["mask"][i].nonzero()[:, 0].tolist() for i in at]
+        of = lambda name, at=at: [x[name][i].tolist() for i in at]  # noqa: E731
+        for i, found in zip(at, loop(rows, of), strict=True):
+            for t, advantage in found.items():
+                wanted[i, t] = advantage
+    return wanted.float()
+
+
+def otb_loop(rows, of):
+    landed = [[0.0] * len(ids) for ids in of("ids")]
+    for row, reward, lands in zip(rows, of("reward"), landed, strict=True):
+        if row:
+            lands[row[-1]] = reward
+    probabilities = [[torch.tensor(p).double().exp().item() for p in row] for row in of("logps")]
+    squares = [[torch.tensor(p).double().exp().item() for p in row] for row in of("squares")]
+    return loops.otb(rows, landed, probabilities, squares)
+
+
+CASES: dict[str, tuple[str, dict[str, Any], Callable[..., Any]]] = {
+    "otb": ("otb", {}, otb_loop),
+    "ktae": ("ktae", {}, lambda rows, of: loops.ktae(rows, of("ids"), of("reward"))),
+    "ktae, options": (
+        "ktae",
+        {"right_above": 0.6, "exclude_id": 1},
+        lambda rows, of: loops.ktae(rows, of("ids"), of("reward"), above=0.6, excluded=(1,)),
+    ),
+    "gtpo": ("gtpo", {}, lambda rows, of: loops.gtpo(rows, of("entropy"), of("reward"), apart=False)),
+    "gtpo, apart": (
+        "gtpo",
+        {"normalize": "apart", "entropy_share": 0.5, "right_above": 0.6},
+        lambda rows, of: loops.gtpo(rows, of("entropy"), of("reward"), share=0.5, above=0.6),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_strategy_is_its_loop(case):
+    strategy, options, loop = CASES[case]
+    moved = 0
+    for seed in range(80):
+        x = rollout_of(seed)
+        found, wanted = advantages_of(strategy, x, **options), by_loop(x, loop)
+        torch.testing.assert_close(found, wanted, **CLOSE)
+        assert (found[~x["mask"]] == 0).all()
+        moved += int((wanted != 0).sum())
+    assert moved > 400
+
+
+def test_fishers_test_of_every_small_table_is_the_loops():
+    tables = [
+        (a, b, n - a, m - b) for n in range(7) for m in range(7) if n + m for a in range(n + 1) for b in range(m + 1)
+    ]
+    found = fisher(*torch.tensor(tables, dtype=torch.float64).T)
+    wanted = torch.tensor([loops.fisher(*table) for table in tables], dtype=torch.float64)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options", "said"),
+    [
+        ("gtpo", {"share": 1}, "gtpo does not take share; it takes entropy_share, right_above, normalize"),
+        ("gtpo", {"entropy_share": 1.5}, "entropy_share: 1.5 is not a number from 0.0 to 1.0"),
+        ("gtpo", {"normalize": "both"}, "normalize: 'both' is not one of group, apart"),
+        ("ktae", {"exclude_id": 1.5}, "exclude_id: 1.5 is not a whole number of at least -1"),
+        ("ktae", {"right_above": True}, "right_above: True is not a number"),
+        ("otb", {"scale": 1}, "takes no options"),
+    ],
+)
+def test_options_that_a_strategy_does_not_take(strategy, options, said):
+    with pytest.raises(ValueError, match=said):
+        strategy_of(CreditArguments(credit_strategy=strategy, credit_options=options))
+
+
+# ---- what a strategy may ask for and give ---------------------------------------------------------------------------
+
+RESPONSE = torch.tensor([[False, True, True, True]])
+NOTHING = AttentionSignals.without_attention(torch.full((1, 4), torch.nan))
+
+
+def given_by(strategy: Strategy, rollout: Rollout | None = None) -> Credit:
+    return assign_credit(NOTHING, RESPONSE, CreditArguments(), strategy=strategy, rollout=rollout)
+
+
+def test_a_strategy_may_give_weights_and_advantages():
+    def assign(batch):
+        return Credit.of(torch.full((1, 4), 2.0), advantages=torch.arange(4.0)[None])
+
+    credit = given_by(Strategy(assign, frozenset({"rewards"}), gives_advantages=True), Rollout())
+    assert credit.weights.tolist() == [[1, 2, 2, 2]] and credit.advantages.tolist() == [[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("gives", "advantages", "said"),
+    [
+        (
+            True,
+            torch.tensor([[0.0, 1, torch.nan, 1]]),
+            r"gave the advantage nan \(row 0, position 2\); an advantage is a",
+        ),
+        (False, torch.zeros(1, 4), r"gave advantages without saying so; write Strategy\(..., gives_advantages=True\)"),
+    ],
+)
+def test_advantages_that_cannot_be(gives, advantages, said):
+    strategy = Strategy(lambda batch: Credit.of(advantages=advantages), frozenset(), gives_advantages=gives)
+    with pytest.raises(ValueError, match=said):
+        given_by(strategy)
+
+
+def test_advantages_of_another_shape():
+    strategy = Strategy(
+        lambda batch: Credit.of(torch.ones(1, 4), advantages=torch.zeros(1, 3)), frozenset(), gives_advantages=True
+    )
+    with pytest.raises(ValueError, match=r"gave advantages of shape \[1, 3\] for a batch of \[1, 4\]"):
+        given_by(strategy)
+
+
+def test_needs_are_known_and_a_rollout_is_there():
+    with pytest.raises(ValueError, match=r"Strategy.needs: reward is not known; there are advantages, attention"):
+        Strategy(lambda batch: Credit.of(torch.ones(1, 4)), frozenset({"reward"}))
+    with pytest.raises(ValueError, match="needs the rewards and the like of a rollout in training"):
+        given_by(Strategy(lambda batch: Credit.of(torch.ones(1, 4)), frozenset({"rewards"})))
+
+
+# ---- normalisation --------------------------------------------------------------------------------------------------
+
+GAMMA = torch.tensor([[2.0, 1, 1], [4, 1, 1]])
+MASK = torch.tensor([[1, 1, 1], [1, 1, 0]])
+
+
+def test_gamma_divided_by_its_mean_over_the_response():
+    found = weighted_advantage(torch.tensor([1.0, -2]), GAMMA, "both", mask_BT=MASK, normalize="response")
+    torch.testing.assert_close(found[0], torch.tensor([1.5, 0.75, 0.75]))  # the mean is 4/3
+    torch.testing.assert_close(found[1, :2], torch.tensor([-3.2, -0.8]))  # 5/2 over its two tokens
+    sums = found.abs().mul(MASK).sum(1)
+    torch.testing.assert_close(sums, torch.tensor([3.0, 4.0]))  # |A| times its tokens, as without credit
+
+
+def test_the_mean_is_over_the_tokens_of_the_sign():
+    found = weighted_advantage(torch.tensor([1.0, -2]), GAMMA, "positive", mask_BT=MASK, normalize="response")
+    torch.testing.assert_close(found[0], torch.tensor([1.5, 0.75, 0.75]))
+    assert found[1].tolist() == [-2, -2, -2]  # the other sign stays as it is
+    per_token = weighted_advantage(torch.tensor([[1.0, -1, 1]]), GAMMA[:1], "positive", mask_BT=MASK[:1],
+                                   normalize="response")  # fmt: skip
+    torch.testing.assert_close(per_token, torch.tensor([[4 / 3, -1, 2 / 3]]))
+
+
+def test_the_mean_of_a_step_is_the_same_however_it_is_cut():
+    advantages = torch.tensor([1.0, -2])
+    whole = torch.stack(sums_of_gamma(advantages, GAMMA, "both", MASK))
+    parts = sum(
+        torch.stack(sums_of_gamma(advantages[i : i + 1], GAMMA[i : i + 1], "both", MASK[i : i + 1])) for i in (0, 1)
+    )
+    assert whole.tolist() == parts.tolist() == [9, 5]
+    mean = (whole[0] / whole[1]).float()
+    found = weighted_advantage(advantages, GAMMA, "both", normalize="batch", mean=mean)
+    torch.testing.assert_close((found.abs() / advantages.abs()[:, None] * MASK).sum(), torch.tensor(5.0))
