@@ -25,6 +25,7 @@ from rlcredit.signals import HeadStatistics
 
 # Attention modules whose family's eager function was found to give the rows that this package computes.
 _AGREEING: WeakSet[nn.Module] = WeakSet()
+PACKED = ("cu_seq_lens_q", "tree_kv_index")  # what transformers and TRL give attention with such rows
 NOT_CAUSAL = "the model's attention is not causal; credit reads decoders only"
 
 
@@ -144,6 +145,11 @@ class Capture:
 
     def _read_call(self, call: AttentionCall, real: Tensor, response: Tensor) -> Statistics:
         query, key = call.query.detach(), call.key.detach()
+        if any(call.options.get(name) is not None for name in PACKED):
+            raise RuntimeError(
+                f"{self._model_name}: rows that hold several sequences (packed, without padding) cannot be read: a "
+                "token would be credited with attention across their borders"
+            )
         if query.shape[0] != len(real) or not query.shape[2] == key.shape[2] == real.shape[1]:
             raise RuntimeError(
                 f"{self._model_name}: attention saw queries {list(query.shape)} and keys {list(key.shape)}, "

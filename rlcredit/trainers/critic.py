@@ -69,8 +69,6 @@ class Critic(TrainerCallback):
 
     def _prepared(self, model: nn.Module) -> nn.Module:
         """The model as it is trained: cut where an engine cuts the policy, else wrapped as the policy is."""
-        if isinstance(model, FSDPModule):
-            return model
         if self._accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             return shards.cut(model, self._accelerator.device)
         return self._accelerator.prepare_model(model)

@@ -8,6 +8,7 @@ DeepSpeed as it does on GPUs, but its state then holds a whole model in every pr
 from __future__ import annotations
 
 import os
+import warnings
 
 import torch
 from accelerate import PartialState
@@ -38,6 +39,8 @@ def choose_device() -> list[str]:
     os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
     if launched_for("DEEPSPEED") and not is_deepspeed_available():
         raise InputError("deepspeed: the launch config asks for it, and it is not installed; pip install deepspeed")
+    if launched_for("DEEPSPEED"):  # it calls what torch has renamed, once a process and name
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     if torch.accelerator.is_available():
         return []
     if launched_for("DEEPSPEED"):

@@ -42,6 +42,8 @@ class StopOnSignal(TrainerCallback):
         self._asked_at, self.stopped, self.by = None, False, "SIGTERM"
         with _handling(signal.SIGTERM, self._note), _handling(signal.SIGINT, self._note):
             yield
+            if self._asked_at is not None:  # the same signal, passed on by a launcher, must not end what is saved
+                time.sleep(max(0.0, self._asked_at + self.SAME_SIGNAL - time.monotonic()))
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()

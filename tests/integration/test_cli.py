@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from rlcredit.cli import main
 from rlcredit.config import find_recipe, list_recipes, recipes_root
-from rlcredit.trainers import checks
+from rlcredit.trainers import launch
 from rlcredit.trainers.run import resume_command
 from tests import command
 from tests.policies import local_data, save_policy
@@ -417,29 +417,7 @@ def test_bad_input_in_two_processes_is_said_once(tmp_path):
     assert failed.stderr.count("rlcredit: ") == 1
 
 
-def test_a_launch_for_shards_is_plain_ddp_on_a_cpu(tmp_path, capsys, monkeypatch):
-    words = ["train", "--config", "countdown_tiny/coupled_rhythm", "--dry_run", "--output_dir", str(tmp_path)]
-    assert main(words) == 0 and "plain DDP" not in capsys.readouterr().out
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert main(words) == 0
-    assert "note: fsdp: accelerate shards on accelerators only; on this CPU every process" in capsys.readouterr().out
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    assert checks.not_sharded() == []
-
-
 def test_deepspeed_that_is_not_installed_is_one_line(capsys, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    monkeypatch.setattr(checks, "is_deepspeed_available", lambda: False)
+    monkeypatch.setattr(launch, "is_deepspeed_available", lambda: False)
     assert "deepspeed: the launch config asks for it" in refused(capsys, "--config", "countdown_tiny/coupled_rhythm")
-
-
-@pytest.mark.slow
-def test_the_fsdp_launch_config_trains_on_a_cpu_and_says_how(tmp_path):
-    words = ["--config", "countdown_tiny/coupled_rhythm", *QUICK[:3], "--held_out=0"]
-    # a report of every step is refused where weights are sharded
-    done = command.run(*words, "--credit_report_steps=1", "--output_dir", tmp_path, processes=2, config="fsdp2")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("fsdp: accelerate shards on accelerators only") == 1
-    assert [line["step"] for line in lines_of(tmp_path)] == [1, 2]
-    ppo = command.run(*words, "--algorithm=ppo", "--output_dir", tmp_path / "ppo", processes=2, config="fsdp2")
-    assert ppo.returncode != 0 and ppo.stderr.count("rlcredit: algorithm: ppo cannot be launched so") == 1

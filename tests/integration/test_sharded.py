@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -101,11 +102,15 @@ def model_of_values(seed: int = 1) -> nn.Module:
     return model
 
 
-def made_critic(model: nn.Module, folder: Path) -> critic.Critic:
+def made_critic(model: nn.Module, folder: Path, engine: DistributedType | None = None) -> critic.Critic:
+    """A critic beside a policy that the engine holds; None: the one that the processes were started with."""
     args = runs.arguments(folder, CreditPPOConfig, critic_learning_rate=1e-3, max_grad_norm=0.1)
     accelerator = Accelerator(cpu=True)  # the arguments reset accelerate's state
-    step = PolicyStep(accelerator)
-    return critic.Critic(model, args, accelerator, BadSteps(accelerator, step, 3, lambda total: None), step)
+    step, state = PolicyStep(accelerator), accelerator.state
+    started_with, state.distributed_type = state.distributed_type, engine or state.distributed_type
+    made = critic.Critic(model, args, accelerator, BadSteps(accelerator, step, 3, lambda total: None), step)
+    state.distributed_type = started_with
+    return made
 
 
 def begin(made: critic.Critic) -> None:
@@ -165,7 +170,7 @@ def steps(made: critic.Critic, numbers: range, rank: int | None) -> list[dict[st
 
 def resumed(model: nn.Module, folder: Path, rank: int | None) -> dict[str, Any]:
     """The third step of a critic that was saved after two."""
-    made = made_critic(model, folder)
+    made = made_critic(model, folder, None if rank is None else DistributedType.FSDP)
     made.load(folder)
     begin(made)
     return steps(made, range(2, 3), rank)[0]
@@ -195,9 +200,8 @@ def _everything(rank: int, folder: Path) -> None:
             analyze(checkpointed, *batch(), ARGS),
         ]
 
-    both = {"ddp": model_of_values(), "sharded": sharded(model_of_values())}
-    for name, model in both.items():
-        made = made_critic(model, folder / name)
+    for name, engine in (("ddp", None), ("sharded", DistributedType.FSDP)):
+        made = made_critic(model_of_values(), folder / name, engine)
         begin(made)
         found[name] = steps(made, range(2), rank)
         (folder / name).mkdir(exist_ok=True)  # by both processes
@@ -205,7 +209,7 @@ def _everything(rank: int, folder: Path) -> None:
         found[name] += steps(made, range(2, 3), rank)
         made.save_pretrained(str(folder / name / "model"))
     for source in ("one", "ddp", "sharded"):  # `one` was written by one process
-        found[f"resumed from {source}"] = resumed(sharded(model_of_values(seed=2)), folder / source, rank)
+        found[f"resumed from {source}"] = resumed(model_of_values(seed=2), folder / source, rank)
 
     learn(made, 0, rank)
     once = gradients(made)

@@ -108,3 +108,10 @@ def test_ctrl_c_inside_a_layer_leaves_nothing_behind(monkeypatch):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert torch.equal(model(ids(1)).logits, expected)
     assert read_alone(model, 1).isfinite().all()
+
+
+def test_rows_that_hold_several_sequences_are_refused():
+    model = tiny.model_of("llama")
+    borders = torch.tensor([0, TOKENS // 2, TOKENS], dtype=torch.int32)
+    with torch.no_grad(), capture(model).reading(), pytest.raises(RuntimeError, match="across their borders"):
+        model(ids(1), cu_seq_lens_q=borders, cu_seq_lens_k=borders, max_length_q=TOKENS, max_length_k=TOKENS)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests import runs
-from tests.vllm import gloo, watch
+from tests.vllm import watch
 
 STEP = dict(credit_strategy="coupled_rhythm", optim="sgd", learning_rate=0.1)
 """Of 12 completions in groups of 4: a group lies across the two processes, which have 6 each."""
@@ -24,6 +24,8 @@ def settings(url: str, port: int) -> dict[str, Any]:
 def run(folder: Path, policy: Path, url: str, port: int) -> None:
     """Train, check what this process saw, and write it to `folder`."""
     with pytest.MonkeyPatch.context() as patch:
+        from tests.vllm import gloo  # which imports vLLM
+
         gloo.connect(patch)
         made = watch.trainer(folder, policy, per_device_train_batch_size=3, **settings(url, port))
         answers: list[dict[str, Any]] = []
