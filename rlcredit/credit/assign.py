@@ -72,8 +72,8 @@ def _refuse(values_BN: Tensor, bad_BN: Tensor, args: CreditArguments, what: str,
         row, column = bad_BN.nonzero()[0].tolist()
         article = "an" if what[0] in "aeiou" else "a"
         raise ValueError(
-            f"credit_strategy: {args.credit_strategy!r} gave the {what} {values_BN[row, column]:g} (row {row}, position "
-            f"{column}); {article} {what} is a finite number{limit}"
+            f"credit_strategy: {args.credit_strategy!r} gave the {what} {values_BN[row, column]:g} (row {row}, "
+            f"position {column}); {article} {what} is a finite number{limit}"
         )
 
 
