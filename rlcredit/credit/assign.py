@@ -52,7 +52,7 @@ def assign_credit(
             "which single responses do not have; write a strategy that reads attention or entropy"
         )
     batch = Batch(signals, response, row_keys.reshape(response.shape[0], -1), args, rollout)
-    credit = _checked(strategy.assign(batch), response, args.credit_strategy)
+    credit = _checked(strategy.assign(batch), response, strategy, args.credit_strategy)
     skipped = _not_finite(signals, rollout, response, strategy.needs)
     bad = response & ~((credit.weights >= 0) & credit.weights.isfinite()) & ~skipped[:, None]
     if bad.any():
@@ -60,11 +60,6 @@ def assign_credit(
         raise ValueError(
             f"credit_strategy: {args.credit_strategy!r} gave the weight {credit.weights[row, column]:g} (row {row}, "
             f"position {column}); a weight is a finite number of 0 or more"
-        )
-    if credit.advantages is not None and not strategy.gives_advantages:
-        raise ValueError(
-            f"credit_strategy: {args.credit_strategy!r} gave advantages without saying so; write "
-            "Strategy(..., gives_advantages=True)"
         )
     weights, advantages = torch.where(response, credit.weights.float(), 1.0), credit.advantages
     if advantages is not None:
@@ -79,8 +74,8 @@ def assign_credit(
     return replace(credit, weights=weights, advantages=advantages).skipping(skipped)
 
 
-def _checked(credit: Any, response_BN: Tensor, name: str) -> Credit:
-    """What a strategy gave, if that is a Credit of the batch."""
+def _checked(credit: Any, response_BN: Tensor, strategy: Strategy, name: str) -> Credit:
+    """What a strategy gave, if that is a Credit of the batch, and what it said it would give."""
     if not isinstance(credit, Credit):
         raise ValueError(
             f"credit_strategy: {name!r} gave a {type(credit).__name__}; return rlcredit.Credit.of(weights)"
@@ -91,6 +86,10 @@ def _checked(credit: Any, response_BN: Tensor, name: str) -> Credit:
                 f"credit_strategy: {name!r} gave {what}s of shape {list(given.shape)} for a batch of "
                 f"{list(response_BN.shape)}; return one {what} for each position"
             )
+    if credit.advantages is not None and not strategy.gives_advantages:
+        raise ValueError(
+            f"credit_strategy: {name!r} gave advantages without saying so; write Strategy(..., gives_advantages=True)"
+        )
     return credit
 
 
