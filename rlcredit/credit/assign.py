@@ -52,33 +52,40 @@ def assign_credit(
             "which single responses do not have; write a strategy that reads attention or entropy"
         )
     batch = Batch(signals, response, row_keys.reshape(response.shape[0], -1), args, rollout)
-    credit = _checked(strategy.assign(batch), response, strategy, args.credit_strategy)
+    credit = _checked(strategy.assign(batch), response, args.credit_strategy, strategy.gives_advantages)
     skipped = _not_finite(signals, rollout, response, strategy.needs)
-    bad = response & ~((credit.weights >= 0) & credit.weights.isfinite()) & ~skipped[:, None]
-    if bad.any():
-        row, column = bad.nonzero()[0].tolist()
-        raise ValueError(
-            f"credit_strategy: {args.credit_strategy!r} gave the weight {credit.weights[row, column]:g} (row {row}, "
-            f"position {column}); a weight is a finite number of 0 or more"
-        )
-    weights, advantages = torch.where(response, credit.weights.float(), 1.0), credit.advantages
+    counts = response & ~skipped[:, None]
+    _refuse(
+        credit.weights, counts & ~((credit.weights >= 0) & credit.weights.isfinite()), args, "weight", " of 0 or more"
+    )
+    advantages = credit.advantages
     if advantages is not None:
-        bad = response & ~advantages.isfinite() & ~skipped[:, None]
-        if bad.any():
-            row, column = bad.nonzero()[0].tolist()
-            raise ValueError(
-                f"credit_strategy: {args.credit_strategy!r} gave the advantage {advantages[row, column]:g} (row "
-                f"{row}, position {column}); an advantage is a finite number"
-            )
-        advantages = torch.where(response & ~skipped[:, None], advantages.float(), 0.0)
+        _refuse(advantages, counts & ~advantages.isfinite(), args, "advantage")
+        advantages = torch.where(counts, advantages.float(), 0.0)
+    weights = torch.where(response, credit.weights.float(), 1.0)
     return replace(credit, weights=weights, advantages=advantages).skipping(skipped)
 
 
-def _checked(credit: Any, response_BN: Tensor, strategy: Strategy, name: str) -> Credit:
-    """What a strategy gave, if that is a Credit of the batch, and what it said it would give."""
+def _refuse(values_BN: Tensor, bad_BN: Tensor, args: CreditArguments, what: str, limit: str = "") -> None:
+    """Raise a ValueError that names the first bad value that a strategy gave."""
+    if bad_BN.any():
+        row, column = bad_BN.nonzero()[0].tolist()
+        article = "an" if what[0] in "aeiou" else "a"
+        raise ValueError(
+            f"credit_strategy: {args.credit_strategy!r} gave the {what} {values_BN[row, column]:g} (row {row}, "
+            f"position {column}); {article} {what} is a finite number{limit}"
+        )
+
+
+def _checked(credit: Any, response_BN: Tensor, name: str, gives_advantages: bool) -> Credit:
+    """What a strategy gave, if that is a Credit of the batch."""
     if not isinstance(credit, Credit):
         raise ValueError(
             f"credit_strategy: {name!r} gave a {type(credit).__name__}; return rlcredit.Credit.of(weights)"
+        )
+    if credit.advantages is not None and not gives_advantages:
+        raise ValueError(
+            f"credit_strategy: {name!r} gave advantages without saying so; write Strategy(..., gives_advantages=True)"
         )
     for what, given in (("weight", credit.weights), ("advantage", credit.advantages)):
         if given is not None and given.shape != response_BN.shape:
@@ -86,10 +93,6 @@ def _checked(credit: Any, response_BN: Tensor, strategy: Strategy, name: str) ->
                 f"credit_strategy: {name!r} gave {what}s of shape {list(given.shape)} for a batch of "
                 f"{list(response_BN.shape)}; return one {what} for each position"
             )
-    if credit.advantages is not None and not strategy.gives_advantages:
-        raise ValueError(
-            f"credit_strategy: {name!r} gave advantages without saying so; write Strategy(..., gives_advantages=True)"
-        )
     return credit
 
 
