@@ -28,12 +28,14 @@ Row = tuple[int, tuple[int, ...], tuple[int, ...]]
 
 
 class Recording:
-    """Keeps the credit weights of every response, without padding."""
+    """Keeps the factor on the advantage of every response, or its own advantages, without padding."""
 
     def _compute_loss(self, model, inputs):
         loss = super()._compute_loss(model, inputs)
         self.weights: dict[Row, Tensor] = getattr(self, "weights", {})
-        for row, weights in enumerate(inputs["credit_weights"]):
+        normalized = self.args.credit_normalize != "none"
+        kept = self._weighted(inputs) if self.strategy.gives_advantages or normalized else inputs["credit_weights"]
+        for row, weights in enumerate(kept):
             prompt, response = (
                 inputs[f"{part}_ids"][row][inputs[f"{part}_mask"][row].bool()] for part in ("prompt", "completion")
             )

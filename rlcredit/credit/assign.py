@@ -53,7 +53,7 @@ def assign_credit(
         )
     batch = Batch(signals, response, row_keys.reshape(response.shape[0], -1), args, rollout)
     credit = _checked(strategy.assign(batch), response, args.credit_strategy, strategy.gives_advantages)
-    skipped = _not_finite(signals, response, strategy.needs)
+    skipped = _not_finite(signals, rollout, response, strategy.needs)
     counts = response & ~skipped[:, None]
     _refuse(
         credit.weights, counts & ~((credit.weights >= 0) & credit.weights.isfinite()), args, "weight", " of 0 or more"
@@ -96,13 +96,18 @@ def _checked(credit: Any, response_BN: Tensor, name: str, gives_advantages: bool
     return credit
 
 
-def _not_finite(signals: AttentionSignals, response_BN: Tensor, needs: frozenset[str]) -> Tensor:
-    """Rows with a response whose needed signals hold a value that is not finite: bool [B]."""
+def _not_finite(
+    signals: AttentionSignals, rollout: Rollout | None, response_BN: Tensor, needs: frozenset[str]
+) -> Tensor:
+    """Rows with a response where something that was read of a pass is not finite: bool [B]."""
     bad_B = torch.zeros_like(response_BN[:, 0])
     if "attention" in needs:
         bad_B = bad_B | ~signals.head_span.isfinite().flatten(1).all(1)
-    if "entropy" in needs and signals.entropy is not None:
-        bad_B = bad_B | (response_BN & ~signals.entropy.isfinite()).any(1)
+    read = [signals.entropy] if "entropy" in needs else []
+    read += [rollout.logps, rollout.log_sum_sq] if rollout is not None else []
+    for x_BN in read:
+        if x_BN is not None:
+            bad_B = bad_B | (response_BN & ~x_BN.isfinite()).any(1)
     return bad_B & response_BN.any(1)
 
 

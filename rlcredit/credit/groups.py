@@ -10,6 +10,14 @@ import torch
 from torch import Tensor
 
 
+def counted(response_BN: Tensor, reward_B: Tensor, *read_BN: Tensor) -> Tensor:
+    """The tokens that a group is made of: of responses that are scored, and where what was read is finite; [B, N]."""
+    out_B = reward_B.isnan()
+    for x_BN in read_BN:
+        out_B = out_B | (response_BN & ~x_BN.isfinite()).any(1)
+    return response_BN & ~out_B[:, None]
+
+
 def to_places(x_BN: Tensor, response_BN: Tensor) -> Tensor:
     """The values of the response's tokens in their order, from the left: [B, N]; 0 beyond its last token."""
     written = response_BN.sort(dim=1, descending=True).values
@@ -38,10 +46,3 @@ def class_moments(x_BN: Tensor, mask_BN: Tensor, class_B: Tensor) -> tuple[Tenso
     mean = class_sum(torch.where(mask_BN, x_BN, 0.0).sum(1, keepdim=True), class_B) / n.clamp(min=1)
     square = class_sum(torch.where(mask_BN, x_BN - mean, 0.0).square().sum(1, keepdim=True), class_B)
     return mean, (square / (n - 1).clamp(min=1)).sqrt()
-
-
-def at_last_token(reward_B: Tensor, response_BN: Tensor) -> Tensor:
-    """A number a response, at its last token: fp64 [B, N], 0 elsewhere; a reward that is nan is 0."""
-    count = response_BN.long().cumsum(1)
-    is_last = response_BN & (count == count[:, -1:])
-    return torch.where(is_last, reward_B.double().nan_to_num(nan=0.0)[:, None], 0.0)

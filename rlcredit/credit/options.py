@@ -13,11 +13,12 @@ class Options:
     """What a strategy takes in `credit_options`.
 
     Args:
+        weights: whether it gives weights; the settings about those are refused where it does not.
         specs: by name: (default number, least, most), where None is no limit; or texts, the first one the default.
     """
 
-    def __init__(self, **specs: Spec) -> None:
-        self._specs = specs
+    def __init__(self, *, weights: bool = True, **specs: Spec) -> None:
+        self._weights, self._specs = weights, specs
 
     def of(self, args: CreditArguments) -> dict[str, Any]:
         """The values of a run: those given, else the defaults."""
@@ -27,6 +28,11 @@ class Options:
 
     def validate(self, args: CreditArguments) -> None:
         """Raises: ValueError of one line that names the option and what it takes."""
+        for name, unused in (("credit_sign", "both"), ("credit_normalize", "none")):
+            if not self._weights and (value := getattr(args, name)) != unused:
+                raise ValueError(
+                    f"{name}: {value!r} is for weights, and {args.credit_strategy} gives advantages; write {unused}"
+                )
         unknown = set(args.credit_options or {}) - self._specs.keys()
         if unknown:
             name, known = sorted(map(str, unknown))[0], ", ".join(self._specs)

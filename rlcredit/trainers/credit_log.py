@@ -14,6 +14,7 @@ from rlcredit.signals import AttentionSignals
 
 logger = logging.getLogger(__name__)
 
+# weight_mean is of gamma as the strategy gives it, before credit_normalize and credit_sign.
 MEANS = ("weight_mean", "amplified_share", "dominated_share", "waad_mean", "fai_mean")
 COLUMNS = {"credit_weight_mean": 1.0, "credit_amplified_share": 0.0}  # and their values without credit
 
@@ -64,6 +65,15 @@ class CreditLog:
         for number, *values in self._trainer.accelerator.gather(torch.cat([numbers, means], dim=1)).tolist():
             for column, value in zip(COLUMNS, values, strict=True):
                 self._extra[column][int(number)] = value
+
+    def note_advantages(self, advantages_BT: Tensor, mask_BT: Tensor, keys_BK: Tensor) -> None:
+        """The table's column of advantages: each completion's mean over its tokens, in place of the group's."""
+        if not (self._trainer.log_completions and self._table_is_rollout):
+            return
+        means = (advantages_BT.double() * mask_BT).sum(1) / mask_BT.sum(1).clamp(min=1)
+        pairs = torch.stack([keys_BK[:, 1].double(), means], dim=1)
+        for number, mean in self._trainer.accelerator.gather(pairs).tolist():
+            self._trainer._logs["advantages"][int(number)] = mean
 
     def note_loss(self, totals_B52: Tensor) -> None:
         """credit/* of one loss: means over the tokens of all processes, and the run's count of rows without credit."""

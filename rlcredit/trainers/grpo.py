@@ -164,6 +164,7 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
         if credit.advantages is not None:
             own_BT, usual_B1 = credit.advantages[:, -length:], batch["advantages"][:, None]
             batch["credit_advantages"] = torch.where(credit.skipped[:, None], usual_B1, own_BT)
+            self.credit_log.note_advantages(batch["credit_advantages"], loss_mask(batch), batch["credit_keys"])
         batch["credit_totals"] = totals_of_rows(credit, signals, response_BN)
         self.credit_log.note_batch(batch, int(credit.skipped.sum()))
 

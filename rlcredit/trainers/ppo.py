@@ -92,7 +92,7 @@ class CreditPPOTrainer(CreditGRPOTrainer):
         batch["returns"], batch["values"], batch["valued"] = returns, values * valued, valued
         batch["num_valued"] = self.accelerator.reduce(valued.sum(), reduction="sum")
         self._note_values(returns, values, valued)
-        self._retable(batch["advantages"], written)
+        self.credit_log.note_advantages(batch["advantages"], written, self._row_keys(len(written)))
 
     def _total_scores(self, rows: int) -> Tensor:
         """The weighted sum of the scores of this process's completions: [B], nan where there is none."""
@@ -179,14 +179,6 @@ class CreditPPOTrainer(CreditGRPOTrainer):
         for when, advantages in (("before", batch["advantages"]), ("after", after)):
             size = self._mean(advantages.abs(), batch["valued"]).item()
             self._metrics["train"][f"advantage/size_{when}_credit"].append(size)
-
-    def _retable(self, advantages: Tensor, written: Tensor) -> None:
-        """The table's column of advantages: each completion's mean, in place of the group's."""
-        means = (advantages.sum(1) / written.sum(1).clamp(min=1)).contiguous()
-        rows, column = self.accelerator.gather(means).tolist(), self._logs["advantages"]
-        for _ in rows:
-            column.pop()
-        column.extend(rows)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The policy, and the critic in the folder `critic` beside it."""

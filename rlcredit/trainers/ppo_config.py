@@ -78,7 +78,22 @@ class CreditPPOConfig(CreditGRPOConfig):
                 f"credit_strategy: {self.credit_strategy!r} gives advantages of the group, and PPO has those of its "
                 "critic; write algorithm: grpo, or a strategy that gives weights"
             )
+        self._refuse_what_only_groups_have()
         self._refuse_per_sequence_options()
+
+    def _refuse_what_only_groups_have(self) -> None:
+        """Strategies that ask for what PPO has not got when credit is assigned."""
+        needs = self.strategy.needs
+        if "advantages" in needs:
+            raise ValueError(
+                f"credit_strategy: {self.credit_strategy!r} needs one advantage a response, and PPO has one a token; "
+                "write algorithm: grpo"
+            )
+        if "groups" in needs and self.num_generations == 1:
+            raise ValueError(
+                f"credit_strategy: {self.credit_strategy!r} compares the responses of a group, and num_generations is "
+                "1; write 2 or more"
+            )
 
     def _refuse_per_sequence_options(self) -> None:
         """What TRL takes one sign of the advantage per response for: PPO's advantages change sign within one."""

@@ -30,6 +30,8 @@ def result(folder, cut, **settings) -> fixed_rollouts.Result:
 
 
 SLOW = pytest.mark.slow
+GROUPS = dict(num_generations=16)  # one group a step: its rows lie on both processes
+SIDES = dict(credit_options={"right_above": 0.15}, **GROUPS)  # every reward is above 0: else all would be right
 SETTINGS = [
     pytest.param({}, id="coupled_rhythm"),
     pytest.param(dict(loss_type="grpo", credit_strategy="local_chunk"), id="grpo-local_chunk", marks=SLOW),
@@ -38,6 +40,11 @@ SETTINGS = [
     pytest.param(dict(credit_head_grouping="frozen", credit_strategy="global_anchor"), id="frozen-heads", marks=SLOW),
     pytest.param(dict(credit_head_grouping="batch"), id="batch-heads", marks=SLOW),
     pytest.param(dict(algorithm="ppo", critic_learning_rate=1e-4, value_clip=0.2), id="ppo", marks=SLOW),
+    pytest.param(dict(credit_strategy="otb", **GROUPS), id="otb", marks=SLOW),
+    pytest.param(dict(credit_strategy="ktae", **SIDES), id="ktae", marks=SLOW),
+    pytest.param(dict(credit_strategy="gtpo", **SIDES), id="gtpo", marks=SLOW),
+    pytest.param(dict(credit_normalize="batch", credit_sign="positive"), id="normalize-batch", marks=SLOW),
+    pytest.param(dict(credit_normalize="batch", algorithm="ppo"), id="normalize-batch-ppo", marks=SLOW),
 ]
 
 

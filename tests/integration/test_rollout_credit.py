@@ -5,13 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import torch.multiprocessing as mp
 from accelerate import Accelerator
 from peft import LoraConfig
 
-from rlcredit import Credit, CreditArguments, CreditGRPOConfig, CreditGRPOTrainer, CreditPPOConfig, Strategy
+from rlcredit import (
+    Credit,
+    CreditArguments,
+    CreditGRPOConfig,
+    CreditGRPOTrainer,
+    CreditPPOConfig,
+    CreditPPOTrainer,
+    Strategy,
+)
 from rlcredit.credit import assign_credit, strategy_of
 from rlcredit.signals import AttentionSignals
 from rlcredit.trainers.rollouts import RolloutMaker
@@ -129,7 +138,55 @@ def test_what_cannot_hold_is_refused_before_a_model_loads(tmp_path):
         runs.arguments(tmp_path, CreditPPOConfig, credit_strategy="otb")
 
 
-@pytest.mark.parametrize("strategy", ["otb", "ktae", "gtpo"])
+@pytest.mark.parametrize(
+    ("strategy", "changes", "said"),
+    [
+        ("groups", {"num_generations": 1}, "compares the responses of a group, and num_generations is 1; write 2"),
+        ("advantages", {}, "needs one advantage a response, and PPO has one a token; write algorithm: grpo"),
+    ],
+)
+def test_what_ppo_has_not_got_is_refused(tmp_path, strategy, changes, said):
+    with pytest.raises(ValueError, match=said):
+        runs.arguments(tmp_path, CreditPPOConfig, credit_strategy=f"{__name__}:of_{strategy}", **changes)
+
+
+of_groups, of_advantages = (Strategy(_assign, needs=frozenset({part})) for part in ("groups", "advantages"))
+
+
+@pytest.mark.parametrize("strategy", [f"{__name__}:spy", "ktae"])
+def test_the_table_shows_the_mean_of_the_strategys_advantages(tmp_path, strategy):
+    made = runs.trained(
+        tmp_path, Seen, credit_strategy=strategy, log_completions=True, num_completions_to_print=0, max_steps=1
+    )
+    table = pd.read_parquet(tmp_path / "completions" / "completions_00001.parquet")
+    assert len(table) == 16
+    for batch in made._buffered_inputs:
+        for (_, number), row, mask in zip(
+            batch["credit_keys"].tolist(), batch["credit_advantages"], batch["completion_mask"].bool(), strict=True
+        ):
+            assert table["advantage"][number] == pytest.approx(row[mask].mean().item(), rel=1e-5)
+
+
+def test_ppo_normalises_too(tmp_path):
+    seen = []
+
+    class Means(CreditPPOTrainer):
+        def _compute_loss(self, model, inputs):
+            loss = super()._compute_loss(model, inputs)
+            seen.append((inputs, self._weighted(inputs)))
+            return loss
+
+    runs.trained(tmp_path, Means, credit_normalize="response", credit_sign="positive", max_steps=2)
+    for batch, weighted in seen:
+        advantages = batch["advantages"]
+        meant = (advantages > 0) & batch["completion_mask"].bool()
+        mean = (batch["credit_weights"] * meant).sum(1, keepdim=True) / meant.sum(1, keepdim=True).clamp(min=1)
+        assert (mean > 1).any()
+        gamma = torch.where(meant, batch["credit_weights"] / mean, 1.0)
+        torch.testing.assert_close(weighted, advantages * gamma)
+
+
+@pytest.mark.parametrize("strategy", ["otb", "ktae", "gtpo", "reweight"])
 def test_the_shipped_ones_train(tmp_path, strategy):
     made = runs.trained(tmp_path, credit_strategy=strategy, max_steps=2)
     assert made.state.global_step == 2 and made.bad_steps.total == 0

@@ -47,13 +47,13 @@ def rollout_of(seed: int) -> dict[str, Tensor]:
     }
 
 
-def advantages_of(strategy: str, x: dict[str, Tensor], **options: Any) -> Tensor:
+def credit_of(strategy: str, x: dict[str, Tensor], **options: Any) -> Credit:
     """What the strategy gives, with everything that it did not ask for left out."""
     args = CreditArguments(credit_strategy=strategy, credit_options=options or None)
     needs = strategy_of(args).needs
     usual = torch.zeros(len(x["group"]))
     for number in x["group"].unique().tolist():
-        at = x["group"] == number
+        at = (x["group"] == number) & ~x["reward"].isnan()
         usual[at] = torch.tensor(loops.grpo(x["reward"][at].tolist()))
     there = lambda name, value: value if name in needs else None  # noqa: E731
     rollout = Rollout(
@@ -61,11 +61,16 @@ def advantages_of(strategy: str, x: dict[str, Tensor], **options: Any) -> Tensor
         logps=there("logps", torch.where(x["mask"], x["logps"], torch.nan)),
         log_sum_sq=there("sum_sq", torch.where(x["mask"], x["squares"], torch.nan)),
         reward=there("rewards", x["reward"]),
+        step_rewards=there("rewards", x.get("steps")),
         advantages=there("advantages", usual),
         groups=there("groups", x["group"]),
     )
     entropy = torch.where(x["mask"] & ("entropy" in needs), x["entropy"], torch.nan)
-    credit = assign_credit(AttentionSignals.without_attention(entropy), x["mask"], args, rollout=rollout)
+    return assign_credit(AttentionSignals.without_attention(entropy), x["mask"], args, rollout=rollout)
+
+
+def advantages_of(strategy: str, x: dict[str, Tensor], **options: Any) -> Tensor:
+    credit = credit_of(strategy, x, **options)
     assert (credit.weights == 1).all() and credit.advantages is not None and credit.advantages.dtype == torch.float32
     return credit.advantages
 
@@ -93,8 +98,14 @@ def otb_loop(rows, of):
     return loops.otb(rows, landed, probabilities, squares)
 
 
+def otb_scaled(rows, of):
+    scale = loops.spread(of("reward")) + 1e-4
+    return [{t: a / scale for t, a in found.items()} for found in otb_loop(rows, of)]
+
+
 CASES: dict[str, tuple[str, dict[str, Any], Callable[..., Any]]] = {
     "otb": ("otb", {}, otb_loop),
+    "otb, scaled": ("otb", {"scale": "group"}, otb_scaled),
     "ktae": ("ktae", {}, lambda rows, of: loops.ktae(rows, of("ids"), of("reward"))),
     "ktae, options": (
         "ktae",
@@ -123,6 +134,72 @@ def test_a_strategy_is_its_loop(case):
     assert moved > 400
 
 
+READ = {"otb": ("logps", "squares"), "ktae": (), "gtpo": ("entropy",)}
+
+
+@pytest.mark.parametrize("strategy", READ)
+def test_a_response_without_a_score_has_no_say_and_no_advantage(strategy):
+    """As in TRL: it is not a wrong one, nor one of reward 0."""
+    for seed in range(40):
+        x = rollout_of(seed)
+        draw = torch.Generator().manual_seed(seed)
+        x["reward"] = torch.where(torch.rand(len(x["reward"]), generator=draw) < 0.3, torch.nan, x["reward"])
+        scored = ~x["reward"].isnan()
+        found = advantages_of(strategy, x)
+        assert (found[~scored] == 0).all()
+        if scored.any():
+            without = advantages_of(strategy, {name: value[scored] for name, value in x.items()})
+            torch.testing.assert_close(found[scored], without, **CLOSE)
+
+
+@pytest.mark.parametrize(("strategy", "what"), [(name, what) for name, read in READ.items() for what in read])
+def test_a_response_whose_pass_was_not_finite_is_skipped_and_has_no_say(strategy, what):
+    for x in map(rollout_of, range(40)):
+        if len(x["group"]) < 2 or not x["mask"][0].any():
+            continue
+        broken, others = x | {what: x[what].clone()}, {name: value[1:] for name, value in x.items()}
+        broken[what][0, x["mask"][0].nonzero()[0]] = torch.nan
+        credit = credit_of(strategy, broken)
+        assert credit.skipped.tolist() == [True] + [False] * (len(x["group"]) - 1)
+        torch.testing.assert_close(credit.advantages[1:], advantages_of(strategy, others), **CLOSE)
+
+
+def test_otb_counts_rewards_within_a_response():
+    # To come: 3, 2 (a step of 1, the rest of 3 at the last token) and 1, 1; equal weights: the means are 2 and 1.5.
+    x = {
+        "group": torch.zeros(2, dtype=torch.long),
+        "reward": torch.tensor([3.0, 1]),
+        "mask": torch.tensor([[False, True, True]] * 2),
+        "logps": torch.full((2, 3), 0.5).log(),
+        "squares": torch.full((2, 3), 0.5).log(),
+        "ids": torch.zeros(2, 3, dtype=torch.long),
+        "entropy": torch.zeros(2, 3),
+        "steps": torch.tensor([[0.0, 1, 0], [0, 0, 0]]),
+    }
+    torch.testing.assert_close(advantages_of("otb", x), torch.tensor([[0.0, 1, 0.5], [0, -1, -0.5]]))
+
+
+def test_reweight_is_its_loop():
+    for seed in range(20):
+        x = rollout_of(seed)
+        found = credit_of("reweight", x, share=0.3)
+        assert found.advantages is None and (found.weights[~x["mask"]] == 1).all()
+        for row, mask, logps in zip(found.weights, x["mask"], x["logps"].tolist(), strict=True):
+            where = mask.nonzero()[:, 0].tolist()
+            wanted = loops.reweight(where, torch.tensor(logps).exp().tolist(), 0.3)
+            assert row[where].tolist() == pytest.approx(list(wanted.values()), rel=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["otb", "ktae", "gtpo"])
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [({"credit_sign": "positive"}, "write both"), ({"credit_normalize": "batch"}, "write none")],
+)
+def test_settings_of_weights_where_there_are_none(strategy, setting, said):
+    with pytest.raises(ValueError, match=f"is for weights, and {strategy} gives advantages; {said}"):
+        strategy_of(CreditArguments(credit_strategy=strategy, **setting))
+
+
 def test_fishers_test_of_every_small_table_is_the_loops():
     tables = [
         (a, b, n - a, m - b) for n in range(7) for m in range(7) if n + m for a in range(n + 1) for b in range(m + 1)
@@ -140,7 +217,8 @@ def test_fishers_test_of_every_small_table_is_the_loops():
         ("gtpo", {"normalize": "both"}, "normalize: 'both' is not one of group, apart"),
         ("ktae", {"exclude_id": 1.5}, "exclude_id: 1.5 is not a whole number of at least -1"),
         ("ktae", {"right_above": True}, "right_above: True is not a number"),
-        ("otb", {"scale": 1}, "takes no options"),
+        ("otb", {"scale": 1}, "scale: 1 is not one of none, group"),
+        ("reweight", {"share": 2}, "share: 2 is not a number from 0.0 to 1.0"),
     ],
 )
 def test_options_that_a_strategy_does_not_take(strategy, options, said):

@@ -18,6 +18,7 @@ from rlcredit.credit.strategies.ktae import ktae
 from rlcredit.credit.strategies.local_chunk import local_chunk
 from rlcredit.credit.strategies.otb import otb
 from rlcredit.credit.strategies.random import random
+from rlcredit.credit.strategies.reweight import reweight
 from rlcredit.credit.strategies.uniform import uniform
 from rlcredit.credit.types import Strategy
 
@@ -31,6 +32,7 @@ CREDIT_STRATEGIES: dict[str, Strategy] = {
     "gtpo": gtpo,
     "ktae": ktae,
     "otb": otb,
+    "reweight": reweight,
 }
 
 

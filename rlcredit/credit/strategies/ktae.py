@@ -9,7 +9,8 @@ Formula:  for each token id of a group the table a, b: right, wrong responses wi
 Reads:    token ids, rewards, groups, advantages. Right: a reward above right_above (0).
 Source:   the authors' code (xiaolizh1/KTAE, May 2025), which sums the tail of Fisher's test.
 Edges:    all right or all wrong, a group of one: V = 0, plain GRPO. A token of one side only has |D| of 1e4 and more:
-          V saturates at -1 or 1 as soon as F + IG > 0, as in the authors' code.
+          V saturates at -1 or 1 as soon as F + IG > 0, as in the authors' code. A response without a score is in no
+          table; V = 0.
 Ours [not in the paper]: exclude_id (the end of text, whose value the authors' code sets to 0 too; -1: none).
 """
 
@@ -19,15 +20,18 @@ from rlcredit.credit.options import Options
 from rlcredit.credit.token_tables import values_of_tokens
 from rlcredit.credit.types import Batch, Credit, Strategy
 
-OPTIONS = Options(right_above=(0.0, None, None), exclude_id=(-1, -1, None))
+OPTIONS = Options(weights=False, right_above=(0.0, None, None), exclude_id=(-1, -1, None))
 
 
 def _assign(batch: Batch) -> Credit:
     response, rollout, options = batch.response, batch.rollout, OPTIONS.of(batch.args)
     assert rollout is not None and rollout.input_ids is not None and rollout.advantages is not None
     assert rollout.reward is not None and rollout.groups is not None
-    right = rollout.reward > options["right_above"]
-    value = values_of_tokens(rollout.input_ids, response, right, rollout.groups)
+    scored, right = ~rollout.reward.isnan(), rollout.reward > options["right_above"]
+    value = torch.zeros(response.shape, dtype=torch.float64, device=response.device)
+    value[scored] = values_of_tokens(
+        rollout.input_ids[scored], response[scored], right[scored], rollout.groups[scored]
+    )
     value = torch.where(rollout.input_ids == options["exclude_id"], 0.0, value)
     advantage = rollout.advantages.double()[:, None] + value
     return Credit.of(advantages=torch.where(response, advantage, 0.0).float())

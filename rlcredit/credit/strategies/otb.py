@@ -7,27 +7,43 @@ Formula:  W_t = sum over j <= t of (1 - 2 pi(y_j) + sum_v pi(v)^2), the energy o
 Reads:    rewards, groups, the log-probability of each token, and log sum_v pi(v)^2, which TRL's fused head gives.
 Source:   the authors' own port, verl's core_algos.py of January 2026; the paper's text was not at hand.
 Edges:    where one response is left, B = G and A = 0; a group of one likewise. All right: A = 0, but where every token
-          so far was certain (W = 0).
-Ours [not in the paper]: the energy is at least 0, against rounding. As in verl, not divided by the group's deviation.
+          so far was certain (W = 0). A response without a score: A = 0, and it is in nobody's baseline.
+Ours [not in the paper]: the energy is at least 0, against rounding. `scale: none` is verl's; `scale: group` divides by
+          the deviation of the group's rewards + 1e-4, so that steps are of GRPO's size.
 """
 
-from rlcredit.credit.groups import at_last_token, class_sum, to_places, to_positions
+import torch
+
+from rlcredit.credit.gae import at_last_token
+from rlcredit.credit.groups import class_moments, class_sum, counted, to_places, to_positions
+from rlcredit.credit.options import Options
 from rlcredit.credit.types import Batch, Credit, Strategy
 
-EPSILON = 1e-8
+EPSILON, SCALE_EPSILON = 1e-8, 1e-4
+OPTIONS = Options(weights=False, scale=("none", "group"))
 
 
 def _assign(batch: Batch) -> Credit:
-    response, rollout = batch.response, batch.rollout
+    rollout = batch.rollout
     assert rollout is not None
     logps, squares, reward, groups = rollout.logps, rollout.log_sum_sq, rollout.reward, rollout.groups
     assert logps is not None and squares is not None and reward is not None and groups is not None
-    to_come = at_last_token(reward, response).flip(1).cumsum(1).flip(1)
-    energy = (1 - 2 * logps.double().exp() + squares.double().exp()).clamp(min=0).nan_to_num(nan=0.0)
-    weight = to_places(energy, response).cumsum(1) * (to_places(response.double(), response))
-    returns = to_places(to_come, response)
+    response, total = counted(batch.response, reward, logps, squares), reward.double().nan_to_num(nan=0.0)
+    steps = torch.zeros_like(logps.double()) if rollout.step_rewards is None else rollout.step_rewards.double()
+    landed = steps + at_last_token(total - steps.sum(1), response)
+    returns = to_places(landed.flip(1).cumsum(1).flip(1), response)
+    energy = (1 - 2 * logps.double().exp() + squares.double().exp()).clamp(min=0)
+    weight = to_places(to_places(energy, response).cumsum(1), to_places(response.double(), response) > 0)
     baseline = class_sum(returns * weight, groups) / (class_sum(weight, groups) + EPSILON)
-    return Credit.of(advantages=to_positions(returns - baseline, response).float())
+    advantage = to_positions(returns - baseline, response)
+    if OPTIONS.of(batch.args)["scale"] == "group":
+        advantage = advantage / (class_moments(total[:, None], ~reward.isnan()[:, None], groups)[1] + SCALE_EPSILON)
+    return Credit.of(advantages=advantage.float())
 
 
-otb = Strategy(_assign, needs=frozenset({"rewards", "groups", "logps", "sum_sq"}), gives_advantages=True)
+otb = Strategy(
+    _assign,
+    needs=frozenset({"rewards", "groups", "logps", "sum_sq"}),
+    validate=OPTIONS.validate,
+    gives_advantages=True,
+)
