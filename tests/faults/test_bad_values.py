@@ -156,8 +156,8 @@ def test_a_row_whose_signals_are_not_finite_loses_its_credit_and_is_counted(tmp_
         return layer_of(self, call._replace(query=query), *masks)
 
     class Recorder(CreditGRPOTrainer):
-        def _assign(self, batch, signals):
-            super()._assign(batch, signals)
+        def _assign(self, batch, signals, rows=None):
+            super()._assign(batch, signals, rows)
             self.weights = [*getattr(self, "weights", []), batch["credit_weights"]]
 
     monkeypatch.setattr(Capture, "_layer", second_row_is_broken)
