@@ -33,10 +33,3 @@ def gae(rewards_BT: Tensor, values_BT: Tensor, written_BT: Tensor, gamma: float,
         next_value = torch.where(written, values[:, t], next_value)
     returns = torch.where(written_BT.bool(), advantages + values, 0.0)
     return advantages.float(), returns.float()
-
-
-def at_last_token(scores_B: Tensor, written_BT: Tensor) -> Tensor:
-    """The score of each response on the last token that the model wrote: [B, T]; 0 elsewhere."""
-    written = written_BT.bool()
-    is_last = written & (written.flip(1).cumsum(1).flip(1) == 1)
-    return torch.where(is_last, scores_B[:, None], 0.0)

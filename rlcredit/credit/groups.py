@@ -30,6 +30,11 @@ def to_positions(x_BN: Tensor, response_BN: Tensor) -> Tensor:
     return torch.where(response_BN, back, 0.0)
 
 
+def to_go(x_BN: Tensor) -> Tensor:
+    """The sum over a position and all later ones: [B, N]."""
+    return x_BN.flip(1).cumsum(1).flip(1)
+
+
 def _order(response_BN: Tensor) -> Tensor:
     return torch.argsort(~response_BN, dim=1, stable=True)
 

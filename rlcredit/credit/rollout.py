@@ -7,7 +7,7 @@ and None for the rest:
     ids         input_ids [B, N]
     logps       logps [B, N]
     sum_sq      log_sum_sq [B, N]
-    rewards     reward [B], rewards_BF; step_rewards and step_ends [B, N] where functions reward parts of a response
+    rewards     reward [B], rewards_BF, step_rewards [B, N], step_ends [B, N]
     advantages  advantages [B]
     groups      groups [B]: then all rows of all processes are given at once, so that every group is whole
     columns     columns: the data set's row of each response
@@ -36,8 +36,9 @@ class Rollout:
         log_sum_sq: [B, N] fp32, log of the sum over the vocabulary of pi(v)^2 where token t was chosen; nan outside.
         reward: [B] fp32, the weighted sum of the functions; nan where none of them scored.
         rewards_BF: [B, F] fp32, each function's; nan where it did not score.
-        step_rewards: [B, N] fp32, the rewards of steps, each at its step's last token; 0 elsewhere.
-        step_ends: [B, N] bool, where a step ends.
+        step_rewards: [B, N] fp32, what adds up to `reward`: that of a step at its last token, that of a function which
+            gives one number at the response's last token; 0 elsewhere.
+        step_ends: [B, N] bool, where such a reward lands.
         advantages: [B] fp32, those that would enter the loss: the group's.
         groups: [B] int64, rows of one prompt share a number.
         columns: of each row, the data set's.

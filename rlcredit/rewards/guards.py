@@ -7,6 +7,8 @@ meaning, "this reward does not apply here"; a completion for which every reward 
 
 A server that does not answer concerns every completion: the call is repeated, and the run stops with a checkpoint if
 that does not help.
+
+A function may reward the steps of a completion (`rlcredit.rewards.parts`); TRL is given the sum.
 """
 
 from __future__ import annotations
@@ -20,11 +22,14 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 from accelerate.utils import gather_object
-from torch import nn
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 from trl.trainer.utils import is_async_callable
 
 from rlcredit.errors import InputError, RunStopped
+from rlcredit.rewards.parts import Landing, is_parts, landings, total_of_parts
 from rlcredit.rewards.signature import check_signature, columns_of, name_of
 from rlcredit.tasks.event_loop import event_loop, within
 
@@ -99,6 +104,31 @@ class GuardedRewards:
         """The rows of the last batch that one of the functions could not score."""
         return set().union(*(guard.failed for guard in self._guards))
 
+    def use(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """The policy's tokenizer, which says at which token a step of a text ends."""
+        for guard in self._guards:
+            guard.tokenizer = tokenizer
+
+    def landings(self, scores_BF: Tensor, weights_F: Tensor, lengths: Sequence[int]) -> list[list[Landing]]:
+        """Where the rewards of each completion of the last batch land, times the weights of their functions.
+
+        Args:
+            scores_BF: what each function gave, nan where it gave nothing; one number lands at the last token.
+            lengths: tokens of each completion.
+        """
+        functions = self.functions if isinstance(self.functions, list) else [self.functions]
+        steps_F = [function.steps if isinstance(function, GuardedReward) else {} for function in functions]
+        steps_F += [{}] * (scores_BF.shape[1] - len(steps_F))  # TRL adds the rewards of environments
+        landed: list[list[Landing]] = []
+        for row, scores_F in enumerate(scores_BF.tolist()):
+            of_row: list[Landing] = []
+            for score, weight, steps in zip(scores_F, weights_F.tolist(), steps_F, strict=True):
+                if not math.isnan(score):
+                    whole = [(lengths[row] - 1, score)]
+                    of_row += [(place, weight * reward) for place, reward in steps.get(row, whole)]
+            landed.append(of_row)
+        return landed
+
     def agree(self) -> None:
         """Raise, on every process, what a function cannot go on from on one of them."""
         errors = [(type(guard.error), str(guard.error)) for guard in self._guards if guard.error is not None]
@@ -142,8 +172,10 @@ class GuardedReward:
         timeout: seconds for one call, or None.
         retries: how often a call is repeated whose server does not answer, after 1, 2, 4, ... seconds.
         rescore: after a call that raised, call once for each completion, to lose only those that cause it.
+        tokenizer: the policy's, for rewards of parts of a text.
 
     Attributes:
+        steps: where rewards land, by the rows of the last call that were given more than one number.
         failed: the rows of the last call that raised, timed out or got a score that is not finite.
         cause: the last frames of what the last call raised, or "".
         error: what ends the run, or None. It is kept, not raised: other processes are waiting for the scores, so all
@@ -151,12 +183,20 @@ class GuardedReward:
     """
 
     def __init__(
-        self, reward: Callable, timeout: float | None = None, retries: int = 0, *, rescore: bool = False
+        self,
+        reward: Callable,
+        timeout: float | None = None,
+        retries: int = 0,
+        *,
+        rescore: bool = False,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
         functools.update_wrapper(self, reward, updated=())
         self.given_name = self.__name__ = name_of(reward)
         self._reward, self._timeout, self._retries, self._rescore = reward, timeout, retries, rescore
         self._reported: set[str] = set()
+        self.tokenizer = tokenizer
+        self.steps: dict[int, list[Landing]] = {}
         self.failed: set[int] = set()
         self.cause = ""
         self.error: InputError | RewardsStopped | None = None
@@ -177,33 +217,35 @@ class GuardedReward:
         time.sleep(seconds)
 
     async def _guarded(self, prompts: Sequence, completions: Sequence, columns: dict[str, Any]) -> list[float | None]:
-        self.failed, self.cause, self.error = set(), "", None
+        self.failed, self.cause, self.error, self.steps = set(), "", None, {}
         log_extra = columns.pop("log_extra", None)
-        scores: list[float | None]
+        given: list[float | list[Landing] | None]
         extras: dict[str, list]
         try:
             try:
-                scores, extras = await self._score(prompts, completions, columns)
+                given, extras = await self._score(prompts, completions, columns)
             except (InputError, RewardsStopped):
                 raise
             except Exception as error:  # whatever a user's function raises
                 self._report(error)
                 if self._rescore and len(completions) > 1:
-                    scores, extras = await self._score_rows(prompts, completions, columns)
+                    given, extras = await self._score_rows(prompts, completions, columns)
                 else:
-                    scores, extras = [math.nan] * len(completions), {}
+                    given, extras = [math.nan] * len(completions), {}
         except (InputError, RewardsStopped) as error:
             self.error = error
             return [math.nan] * len(completions)
         if log_extra is not None:
             for column, values in extras.items():
                 log_extra(column, values)
+        self.steps = {row: steps for row, steps in enumerate(given) if isinstance(steps, list)}
+        scores = [total_of_parts(score) if isinstance(score, list) else score for score in given]
         self.failed |= {row for row, score in enumerate(scores) if score is not None and not math.isfinite(score)}
         return [math.nan if row in self.failed else score for row, score in enumerate(scores)]
 
     async def _score(
         self, prompts: Sequence, completions: Sequence, columns: dict[str, Any]
-    ) -> tuple[list[float | None], dict[str, list]]:
+    ) -> tuple[list[float | list[Landing] | None], dict[str, list]]:
         """One call of the function: its scores, and what it logged (kept back until the call has succeeded)."""
         extras: dict[str, list] = {}
 
@@ -223,7 +265,8 @@ class GuardedReward:
                 f"reward {self.__name__!r} returned {len(scores)} scores for {len(completions)} "
                 "completions; return exactly one for each"
             )
-        return [self._number(score) for score in scores], extras
+        ids = columns.get("completion_ids", [()] * len(completions))
+        return [self._given(*row) for row in zip(scores, completions, ids, strict=True)], extras
 
     async def _answer(self, call: Callable[[], Any]) -> Any:
         """The call's result, asked for again while a server is away. Raises: RewardsStopped if it stays away."""
@@ -244,9 +287,9 @@ class GuardedReward:
 
     async def _score_rows(
         self, prompts: Sequence, completions: Sequence, columns: dict[str, Any]
-    ) -> tuple[list[float | None], dict[str, list]]:
+    ) -> tuple[list[float | list[Landing] | None], dict[str, list]]:
         """Call the function once for each completion."""
-        scores: list[float | None] = []
+        scores: list[float | list[Landing] | None] = []
         extras: dict[str, list] = {}
         timeouts = 0
         for row in range(len(completions)):
@@ -271,7 +314,15 @@ class GuardedReward:
                 earlier.extend(logged.get(column, [None]))
         return scores, extras
 
-    def _number(self, score: Any) -> float | None:
+    def _given(self, score: Any, completion: Any, ids: Sequence[int]) -> float | list[Landing] | None:
+        """The reward of one completion, or of its steps."""
+        if isinstance(score, np.ndarray | Tensor):
+            score = score.tolist()
+        if is_parts(score):
+            try:
+                return landings(score, completion, ids, self.tokenizer)
+            except ValueError as error:
+                raise InputError(f"reward {self.__name__!r} returned {error}") from error
         if score is None:
             return None
         try:

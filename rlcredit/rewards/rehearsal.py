@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from transformers import TrainerState
+from transformers import PreTrainedTokenizerBase, TrainerState
 from trl.trainer.utils import is_async_callable
 
 from rlcredit.errors import InputError
@@ -14,13 +14,20 @@ from rlcredit.rewards.guards import AsyncGuardedReward, GuardedReward, RewardsSt
 from rlcredit.tasks.event_loop import result_of
 
 
-def rehearse(rewards: Sequence[Callable], row: dict[str, Any], timeout: float | None = None) -> list[str]:
+def rehearse(
+    rewards: Sequence[Callable],
+    row: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    timeout: float | None = None,
+) -> list[str]:
     """Call each reward function once, as training will, with a made-up completion of one training row.
 
     rlcredit's own functions are left out: they are tested, and start processes.
 
     Args:
         row: with its `prompt`; the completion is a text, or messages where that is a conversation.
+        tokenizer: the policy's, which the tokens of the completion are of.
+        timeout: seconds for one call, or None.
 
     Returns: a line for each whose server does not answer now.
 
@@ -30,13 +37,14 @@ def rehearse(rewards: Sequence[Callable], row: dict[str, Any], timeout: float | 
     completion = text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
     shape = "a text" if isinstance(prompt, str) else "a list of messages"
     given: dict[str, Any] = {name: [value] for name, value in row.items() if name != "prompt"}
-    given |= {"completion_ids": [[0]], "trainer_state": TrainerState(), "log_metric": lambda *values: None}
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    given |= {"completion_ids": [ids], "trainer_state": TrainerState(), "log_metric": lambda *values: None}
     notes = []
     for reward in rewards:
         if str(getattr(reward, "__module__", "")).startswith("rlcredit."):
             continue
         kind = AsyncGuardedReward if is_async_callable(reward) else GuardedReward
-        guard = kind(reward, timeout)
+        guard = kind(reward, timeout, tokenizer=tokenizer)
         result_of(guard(prompts=[prompt], completions=[completion], **given))
         if isinstance(guard.error, RewardsStopped):
             notes.append(f"{guard.error}, now; a run would ask it again")

@@ -17,10 +17,11 @@ TRL_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "l
 RESERVED_COLUMNS = (*TRL_ARGUMENTS, "completion", "image", "images")
 """These, a column that TRL takes out before it calls the rewards, and those that it reads as pictures."""
 
-RewardFunction = Callable[..., Sequence[float | None]]
+RewardFunction = Callable[..., Sequence[Any]]
 """TRL's reward function: `f(prompts, completions, **columns) -> list[float | None]`, one entry a completion.
 
-Its `__name__` becomes the name of the metric; `None` means that the reward does not apply to that completion.
+Its `__name__` becomes the name of the metric; `None` means that the reward does not apply to that completion. In place
+of a number an entry may be the rewards of the completion's steps (docs/rewards.md).
 """
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ import datasets
 
 from rlcredit.errors import InputError
 from rlcredit.tasks.arithmetic import ExpressionError, evaluate
-from rlcredit.tasks.base import TaskData
+from rlcredit.tasks.base import RewardFunction, TaskData
 from rlcredit.tasks.checkers.answers import completion_text, in_last_tag
 from rlcredit.tasks.checkers.verdict import NO_ANSWER, Verdict
 from rlcredit.tasks.drawn import DrawnOptions, draw_sets, rewards_of
@@ -30,6 +31,7 @@ from rlcredit.tasks.files import Row, read_file
 from rlcredit.tasks.options import (
     is_integer_in,
     is_list_of_integers_in,
+    is_number_from_0,
     is_text,
     options_from,
     require,
@@ -44,6 +46,9 @@ _TEXT_PROMPT = (
     "give the final expression in <answer> </answer> tags, for example <answer>(1 + 2) / 3</answer>.\n"
     "Assistant: Let me solve this step by step.\n<think>"
 )
+
+
+_CALCULATION = re.compile(r"(\(*[0-9]+(?: ?[-+*/] ?\(*[0-9]+\)*){1,8}) ?= ?(-?[0-9]+)")
 
 
 class CountdownInstance(NamedTuple):
@@ -68,6 +73,8 @@ class CountdownOptions(DrawnOptions):
         max_target: targets lie between 1 and this.
         prompt_style: "text" for a language model (after TinyZero, ends with `<think>`), "compact" for a
             character-level policy (`3 7 12 -> 81` and a line break).
+        step_penalty: taken off where a calculation in the reasoning, such as `7*12=84`, is wrong: a reward of steps
+            (docs/rewards.md); 0: calculations are not looked at.
         train: a file of training instances to read in place of drawing them.
         test: the same for the held-out ones.
     """
@@ -76,6 +83,7 @@ class CountdownOptions(DrawnOptions):
     max_number: int = 99
     max_target: int = 100
     prompt_style: str = "text"
+    step_penalty: float = 0.0
     train: str | None = None
     test: str | None = None
 
@@ -86,6 +94,7 @@ class CountdownOptions(DrawnOptions):
         require("numbers", self.numbers, is_list_of_integers_in(2, 6), "a list of integers from 2 to 6 such as [3, 4]")
         object.__setattr__(self, "numbers", tuple(self.numbers))
         require("prompt_style", self.prompt_style, _is_prompt_style, " or ".join(map(repr, PROMPTS)))
+        require("step_penalty", self.step_penalty, is_number_from_0, "a number of 0 or more such as 0.1")
         for name in ("train", "test"):
             require(name, getattr(self, name), lambda value: value is None or is_text(value), "a file")
 
@@ -132,13 +141,19 @@ def load(options: Mapping[str, object], *, train: bool = True, tests: Sequence[s
             f"{settings.test}: has {len(held_out)} instances; write task_options.num_test: {len(held_out)} or less"
         )
     reward = functools.partial(countdown_reward, format_reward=settings.format_reward)
+    rewards: list[RewardFunction] = [
+        functools.update_wrapper(reward, countdown_reward)
+    ]  # a partial has no __name__ of its own
+    if settings.step_penalty:
+        steps = functools.partial(calculations_reward, penalty=settings.step_penalty)
+        rewards.append(functools.update_wrapper(steps, calculations_reward))
     shared = {instance.identity for instance in trained} & {instance.identity for instance in held_out}
     rows = functools.partial(_dataset, prompt=PROMPTS[settings.prompt_style])
     sets = {"countdown": held_out, "countdown_validation": validation}
     return TaskData(
         train=rows(trained) if train else None,
         tests={name: rows(part) for name, part in sets.items() if part and (not tests or name in tests)},
-        rewards=[functools.update_wrapper(reward, countdown_reward)],  # a partial has no __name__ of its own
+        rewards=rewards,
         check=check,
         notes=[f"overlap: {len(shared)} instances are in the training and in the held-out set"] if shared else [],
     )
@@ -221,6 +236,32 @@ def countdown_reward(
     rows = zip(completions, numbers, target, strict=True)
     verdicts = [_verdict(completion_text(completion), given, goal) for completion, given, goal in rows]
     return rewards_of(verdicts, format_reward)
+
+
+def calculations_reward(
+    completions: Sequence[str | Sequence[Mapping[str, object]]],
+    penalty: float = CountdownOptions.step_penalty,
+    **_: object,
+) -> list[list[tuple[int, int, float]]]:
+    """Rewards of steps: each calculation of the reasoning (`7*12=84`) is one, 0 where it is right, else -penalty.
+
+    Calculations within `<answer>` are not looked at. More of them gain nothing.
+    """
+    reasoning = [completion_text(completion).partition("<answer>")[0] for completion in completions]
+    return [
+        [
+            (found.start(), found.end(), 0.0 if _holds(*found.groups()) else -penalty)
+            for found in _CALCULATION.finditer(text)
+        ]
+        for text in reasoning
+    ]
+
+
+def _holds(expression: str, value: str) -> bool:
+    try:
+        return evaluate(expression).value == evaluate(value).value
+    except ExpressionError:
+        return False
 
 
 def check(texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from rlcredit.credit import sums_of_gamma, weighted_advantage
 from rlcredit.errors import InputError
+from rlcredit.rewards.parts import placed
 from rlcredit.signals import AttentionSignals
 from rlcredit.trainers.credit_log import CreditLog, totals_of_rows
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
@@ -77,6 +78,7 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
         self.run_state.components |= {"credit": self.reader, "credit_log": self.credit_log}
         self._awaited: AwaitedPass | None = None
         self._scores: Tensor | None = None
+        self._lengths: list[int] = []
         self._rollouts = RolloutMaker(self.strategy.needs, self.accelerator, self.processing_class)
         if "sum_sq" in self.strategy.needs:
             widen_head(self.model, args, self.temperature)
@@ -119,7 +121,16 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):  # type: ignore[no-untyped-def]
         self._scores = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self._lengths = [len(ids) for ids in completion_ids_list]
         return self._scores
+
+    def _step_rewards(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Weighted rewards of this process's completions where they land, and where steps end: [B, T] each."""
+        assert self._scores is not None
+        rows = len(self._lengths)
+        first = self.accelerator.process_index * rows
+        own = self._scores[first : first + rows]
+        return placed(self.rewards.landings(own, self.reward_weights, self._lengths), loss_mask(batch))
 
     def _rows_of(self, batch: dict[str, Any], awaited: AwaitedPass, inputs: list[dict[str, Any]]) -> Rows | None:
         """What the strategy asks for of the rollout."""
@@ -132,6 +143,7 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
             logps_BT=awaited.logps,
             log_sum_sq_BT=awaited.log_sum_sq,
             scores_BF=self._scores,
+            steps_BT=self._step_rewards(batch) if "rewards" in self.strategy.needs else None,
             weights_F=self.reward_weights,
             inputs=inputs,
             generations=self.num_generations,

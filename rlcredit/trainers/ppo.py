@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rlcredit.credit.gae import at_last_token, gae
+from rlcredit.credit.gae import gae
 from rlcredit.errors import InputError
 from rlcredit.trainers import critic, shards, value_model
 from rlcredit.trainers.grpo import CreditGRPOTrainer
@@ -84,7 +84,7 @@ class CreditPPOTrainer(CreditGRPOTrainer):
         values = self.critic.values(
             joined(batch, "ids"), joined(batch, "mask"), completion, self.args.per_device_train_batch_size
         )
-        rewards = at_last_token(scores.nan_to_num(nan=0.0), written)
+        rewards, _ = self._step_rewards(batch)
         if self.args.kl_in_reward:
             rewards = rewards - self.beta * self._divergence(batch, written)
         advantages, returns = gae(rewards, values, valued, self.args.gamma, self.args.gae_lambda)

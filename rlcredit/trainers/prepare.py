@@ -158,7 +158,7 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig, no
         trusted = {"trust_remote_code": config.trust_remote_code}
         value_model.check(config.critic_model_name_or_path, policy, tokenizer, **trusted)
     notes = [*notes, *task.notes]
-    notes += rehearse(task.rewards, task.train[0], config.reward_timeout)
+    notes += rehearse(task.rewards, task.train[0], tokenizer, config.reward_timeout)
     if checkpoint and config.resume_from_checkpoint != checkpoint:  # the newest that counts
         notes += checkpoints.passed_over(checkpoint)
     if checkpoint and run.dry_run:  # a run says it when it resumes

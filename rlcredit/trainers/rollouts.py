@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
 from rlcredit.credit import Credit, Rollout
@@ -58,6 +59,7 @@ class RolloutMaker:
         logps_BT: Tensor | None,
         log_sum_sq_BT: Tensor | None,
         scores_BF: Tensor,
+        steps_BT: tuple[Tensor, Tensor] | None,
         weights_F: Tensor,
         inputs: list[dict[str, Any]],
         generations: int,
@@ -67,6 +69,7 @@ class RolloutMaker:
         Args:
             logps_BT, log_sum_sq_BT: of the tokens of the completions, where asked for.
             scores_BF: what each function gave the rows of all processes.
+            steps_BT: the rewards of steps and where steps end, where asked for.
             weights_F: of the functions.
             inputs: the data set's rows.
             generations: completions of a prompt.
@@ -79,9 +82,10 @@ class RolloutMaker:
         def placed(x_BT: Tensor | None) -> Tensor | None:
             if x_BT is None:
                 return None
-            x_BN = torch.nn.functional.pad(x_BT.detach().float(), (prompt, 0), value=torch.nan)
+            x_BN = pad(x_BT.detach().float(), (prompt, 0), value=torch.nan)
             return torch.where(response, x_BN, torch.nan)
 
+        step_rewards, step_ends = (None, None) if steps_BT is None else (pad(x, (prompt, 0)) for x in steps_BT)
         scores = scores_BF[first : first + rows]
         numbers = torch.arange(first, first + rows, device=response.device)
         rollout = Rollout(
@@ -91,6 +95,8 @@ class RolloutMaker:
             log_sum_sq=placed(log_sum_sq_BT) if "sum_sq" in needs else None,
             reward=total_of(scores, weights_F) if "rewards" in needs else None,
             rewards_BF=scores if "rewards" in needs else None,
+            step_rewards=step_rewards,
+            step_ends=step_ends,
             advantages=batch["advantages"] if "advantages" in needs else None,
             groups=numbers // generations if "groups" in needs else None,
             columns=inputs if "columns" in needs else None,
@@ -119,7 +125,7 @@ class RolloutMaker:
             if not isinstance(x, Tensor):
                 return gather_object(list(x))
             if x.dim() == 2 and x.shape[1] == length:
-                x = torch.nn.functional.pad(x, pads, value=fill)
+                x = pad(x, pads, value=fill)
             there = accelerator.gather((x.byte() if x.dtype == torch.bool else x).contiguous())
             return there.to(x.dtype)
 

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import torch
 from accelerate.utils import DistributedType
 from datasets import Dataset
-from transformers import PreTrainedModel, TrainerControl
+from transformers import PreTrainedModel, ProcessorMixin, TrainerControl
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
@@ -72,6 +72,8 @@ class SturdyGRPOTrainer(GRPOTrainer):
             extra_columns=kwargs.get("rollout_func") is not None,
         )
         super().__init__(model, self.rewards.functions, args=args, train_dataset=train_dataset, **kwargs)
+        processor = self.processing_class
+        self.rewards.use(processor.tokenizer if isinstance(processor, ProcessorMixin) else processor)
         self.policy_step = PolicyStep(self.accelerator)
         self.bad_steps = BadSteps(self.accelerator, self.policy_step, args.max_bad_steps, self._note_bad_steps)
         self.run_state, self._stop_on_signal = RunState(self), StopOnSignal(self.accelerator)

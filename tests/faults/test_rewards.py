@@ -96,7 +96,7 @@ def test_a_reward_is_called_once_before_weights_load(tmp_path, capsys, monkeypat
     with pytest.raises(
         InputError, match=r"early_bug.py, line 2\), called with the first training row and a list of mes"
     ):
-        rehearse([__import__("early_bug").score], row)
+        rehearse([__import__("early_bug").score], row, tiny.tokenizer())
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"prompt": f"{n}+1=", "answer": n}) + "\n" for n in range(64)))
     words = ["train", "--config", "countdown_tiny/uniform", "--task", "custom", *command]

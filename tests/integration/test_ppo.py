@@ -11,7 +11,7 @@ from transformers import AutoModelForTokenClassification, LlamaConfig
 from trl import GRPOTrainer
 
 from rlcredit import CreditPPOConfig, CreditPPOTrainer
-from rlcredit.credit.gae import at_last_token, gae
+from rlcredit.credit.gae import gae
 from rlcredit.errors import InputError
 from rlcredit.trainers import value_model
 from rlcredit.trainers.rows import joined, loss_mask
@@ -34,6 +34,14 @@ class Recorder(CreditPPOTrainer):
         loss = super()._compute_loss(model, inputs)
         self.losses = [*getattr(self, "losses", []), (dict(inputs), logps, loss.detach())]
         return loss
+
+
+def at_last_token(scores, written):
+    """Each score on the last token that the model wrote: [B, T]."""
+    rewards = torch.zeros(written.shape)
+    for row, (score, mask) in enumerate(zip(scores.tolist(), written, strict=True)):
+        rewards[row, mask.nonzero()[-1]] = score
+    return rewards
 
 
 @torch.no_grad()
@@ -104,6 +112,23 @@ def test_advantages_are_gae_of_the_critics_values_and_the_scores(tmp_path):
     assert {"value/loss", "value/return", "value/explained_variance"} <= line.keys()
     assert line["value/mean"] == pytest.approx(late["values"].sum().item() / late["valued"].sum().item(), abs=1e-5)
     assert line["advantage/size_after_credit"] > line["advantage/size_before_credit"] > 0
+
+
+def test_rewards_of_steps_land_where_they_are_earned(tmp_path):
+    def digits(completions, completion_ids, **kwargs):
+        return [[float(2 <= token < 12) for token in ids] for ids in completion_ids]
+
+    def half(completions, **kwargs):
+        return [0.5] * len(completions)
+
+    made = runs.trained(tmp_path, Recorder, reward=[digits, half], reward_weights=[2.0, 1.0], max_steps=4)
+    for rollout in made.rollouts:
+        written, ids = loss_mask(rollout).bool(), rollout["completion_ids"]
+        rewards = 2.0 * ((ids >= 2) & (ids < 12)) * written + at_last_token(torch.full((len(ids),), 0.5), written)
+        torch.testing.assert_close(rollout["scores"], rewards.sum(1))
+        assert (rewards != 0).sum() > len(ids)
+        _, returns = gae(rewards, rollout["values"], written, made.args.gamma, made.args.gae_lambda)
+        torch.testing.assert_close(rollout["returns"], returns)
 
 
 def test_values_are_of_the_position_before_a_token(tmp_path):

@@ -186,7 +186,7 @@ def test_ppo_normalises_too(tmp_path):
         torch.testing.assert_close(weighted, advantages * gamma)
 
 
-@pytest.mark.parametrize("strategy", ["otb", "ktae", "gtpo", "reweight"])
+@pytest.mark.parametrize("strategy", ["otb", "ktae", "gtpo", "process", "reweight"])
 def test_the_shipped_ones_train(tmp_path, strategy):
     made = runs.trained(tmp_path, credit_strategy=strategy, max_steps=2)
     assert made.state.global_step == 2 and made.bad_steps.total == 0
@@ -203,6 +203,7 @@ def rollout_of(rows: slice, prompt: int, length: int) -> tuple[dict[str, Any], d
     ids = torch.randint(2, 9, (8, 12), generator=made)
     logps, squares, entropy = (torch.rand(8, 8, generator=made) for _ in range(3))
     lengths, before = torch.tensor([3, 5, 2, 5, 8, 6, 8, 1]), torch.tensor([2, 3, 3, 1, 4, 2, 2, 4])
+    steps = torch.randint(-1, 2, (8, 8), generator=made).float() * (torch.arange(8) < lengths[:, None])
     batch = {
         "prompt_ids": ids[rows, 4 - prompt : 4],
         "prompt_mask": (torch.arange(4) >= 4 - before[:, None]).long()[rows, 4 - prompt :],
@@ -215,6 +216,7 @@ def rollout_of(rows: slice, prompt: int, length: int) -> tuple[dict[str, Any], d
         "logps": -logps[rows, :length],
         "squares": -squares[rows, :length],
         "entropy": entropy[rows, :length],
+        "steps": steps[rows, :length],
     }
 
 
@@ -230,6 +232,7 @@ def credit_of(strategy: str, rows: slice, prompt: int, length: int, accelerator:
         AttentionSignals.without_attention(torch.where(response, entropy, torch.nan)),
         logps_BT=read["logps"],
         log_sum_sq_BT=read["squares"],
+        steps_BT=(read["steps"], read["steps"] != 0),
         scores_BF=torch.tensor([[1.0], [0], [0], [1], [0], [1], [1], [torch.nan]]),  # of all processes
         weights_F=torch.ones(1),
         inputs=[{}] * len(response),
@@ -244,7 +247,7 @@ def _of_two(rank: int, folder: Path) -> None:
     join_group(rank, folder)
     accelerator = Accelerator(cpu=True)
     rows, prompt, length = [(slice(0, 4), 3, 5), (slice(4, 8), 4, 8)][rank]
-    found = {name: credit_of(name, rows, prompt, length, accelerator) for name in ("otb", "ktae", "gtpo")}
+    found = {name: credit_of(name, rows, prompt, length, accelerator) for name in ("otb", "ktae", "gtpo", "process")}
     torch.save(found, folder / f"of{rank}.pt")
 
 

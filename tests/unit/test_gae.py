@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlcredit.credit.gae import at_last_token, gae
+from rlcredit.credit.gae import gae
 
 
 def loop(rewards, values, written, gamma, lam):
@@ -52,9 +52,3 @@ def test_lambda_zero_is_the_one_step_td_error():
     written = torch.tensor([[True, False, True, True]])
     advantages, _ = gae(rewards, values, written, 0.5, 0.0)
     assert advantages.tolist() == [[0.5 * 0.25 - 0.5, 0.0, 0.5 * 0.75 - 0.25, 1 - 0.75]]
-
-
-def test_the_score_stands_on_the_last_written_token():
-    written = torch.tensor([[1, 1, 0, 1, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]])
-    placed = at_last_token(torch.tensor([2.0, 3.0, 4.0]), written)
-    assert placed.tolist() == [[0, 0, 0, 2, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 4]]

@@ -47,6 +47,18 @@ def rollout_of(seed: int) -> dict[str, Tensor]:
     }
 
 
+def at_last_token(mask: Tensor, value: Tensor) -> Tensor:
+    placed = torch.zeros(mask.shape)
+    for row, there in enumerate(mask):
+        placed[row, there.nonzero()[-1:]] = value[row]
+    return placed
+
+
+def steps_of(x: dict[str, Tensor]) -> Tensor:
+    """The rewards of steps; without steps that of the response at its last token."""
+    return x.get("steps", at_last_token(x["mask"], x["reward"].nan_to_num()))
+
+
 def credit_of(strategy: str, x: dict[str, Tensor], **options: Any) -> Credit:
     """What the strategy gives, with everything that it did not ask for left out."""
     args = CreditArguments(credit_strategy=strategy, credit_options=options or None)
@@ -61,7 +73,8 @@ def credit_of(strategy: str, x: dict[str, Tensor], **options: Any) -> Credit:
         logps=there("logps", torch.where(x["mask"], x["logps"], torch.nan)),
         log_sum_sq=there("sum_sq", torch.where(x["mask"], x["squares"], torch.nan)),
         reward=there("rewards", x["reward"]),
-        step_rewards=there("rewards", x.get("steps")),
+        step_rewards=there("rewards", steps_of(x)),
+        step_ends=there("rewards", x.get("ends", at_last_token(x["mask"], torch.ones(len(x["group"]))) > 0)),
         advantages=there("advantages", usual),
         groups=there("groups", x["group"]),
     )
@@ -134,7 +147,7 @@ def test_a_strategy_is_its_loop(case):
     assert moved > 400
 
 
-READ = {"otb": ("logps", "squares"), "ktae": (), "gtpo": ("entropy",)}
+READ = {"otb": ("logps", "squares"), "ktae": (), "gtpo": ("entropy",), "process": ()}
 
 
 @pytest.mark.parametrize("strategy", READ)
@@ -174,9 +187,61 @@ def test_otb_counts_rewards_within_a_response():
         "squares": torch.full((2, 3), 0.5).log(),
         "ids": torch.zeros(2, 3, dtype=torch.long),
         "entropy": torch.zeros(2, 3),
-        "steps": torch.tensor([[0.0, 1, 0], [0, 0, 0]]),
+        "steps": torch.tensor([[0.0, 1, 2], [0, 0, 1]]),
     }
     torch.testing.assert_close(advantages_of("otb", x), torch.tensor([[0.0, 1, 0.5], [0, -1, -0.5]]))
+
+
+def with_steps(x: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Steps that end anywhere in a response, some of reward 0, and the sums as the rewards of responses."""
+    draw = torch.Generator().manual_seed(seed)
+    ends = (torch.rand(x["mask"].shape, generator=draw) < 0.4) & x["mask"]
+    steps = torch.where(ends, torch.randint(-1, 3, ends.shape, generator=draw).float(), 0.0)
+    return x | {"steps": steps, "ends": ends, "reward": steps.sum(1)}
+
+
+def steps_to_loop(loop):
+    def over(rows, of):
+        steps = [
+            {t: reward for t, (reward, ends) in enumerate(zip(*both, strict=True)) if ends}
+            for both in zip(of("steps"), of("ends"), strict=True)
+        ]
+        return loop(rows, steps)
+
+    return over
+
+
+@pytest.mark.parametrize(("baseline", "loop"), [("group", loops.process), ("return_to_go", loops.return_to_go)])
+def test_process_is_its_loop(baseline, loop):
+    moved = 0
+    for seed in range(80):
+        x = with_steps(rollout_of(seed), seed)
+        found, wanted = advantages_of("process", x, baseline=baseline), by_loop(x, steps_to_loop(loop))
+        torch.testing.assert_close(found, wanted, **CLOSE)
+        assert (found[~x["mask"]] == 0).all()
+        moved += int((wanted != 0).sum())
+    assert moved > 400
+
+
+@pytest.mark.parametrize(
+    ("baseline", "wanted"),
+    [
+        # Steps of 1, 0 and 2: mean 1, deviation 1. What is still to come: 0 - 1, then -1; 1 on both tokens of the other.
+        ("group", [[-1.0, -1, 0], [1, 1, 0]]),
+        # To come: 1, 0 and 2, 2.
+        ("return_to_go", [[-0.5, -1, 0], [0.5, 1, 0]]),
+    ],
+)
+def test_process_by_hand(baseline, wanted):
+    x = rollout_of(0) | {
+        "group": torch.zeros(2, dtype=torch.long),
+        "reward": torch.tensor([1.0, 2]),
+        "mask": torch.tensor([[True, True, False]] * 2),
+        "steps": torch.tensor([[1.0, 0, 0], [0, 2, 0]]),
+        "ends": torch.tensor([[True, True, False], [False, True, False]]),
+    }
+    x["ids"], x["logps"], x["squares"], x["entropy"] = torch.zeros(4, 2, 3).unbind()
+    torch.testing.assert_close(advantages_of("process", x, baseline=baseline), torch.tensor(wanted), atol=2e-4, rtol=0)
 
 
 def test_reweight_is_its_loop():
@@ -190,7 +255,7 @@ def test_reweight_is_its_loop():
             assert row[where].tolist() == pytest.approx(list(wanted.values()), rel=1e-5)
 
 
-@pytest.mark.parametrize("strategy", ["otb", "ktae", "gtpo"])
+@pytest.mark.parametrize("strategy", ["otb", "ktae", "gtpo", "process"])
 @pytest.mark.parametrize(
     ("setting", "said"),
     [({"credit_sign": "positive"}, "write both"), ({"credit_normalize": "batch"}, "write none")],
@@ -218,6 +283,7 @@ def test_fishers_test_of_every_small_table_is_the_loops():
         ("ktae", {"exclude_id": 1.5}, "exclude_id: 1.5 is not a whole number of at least -1"),
         ("ktae", {"right_above": True}, "right_above: True is not a number"),
         ("otb", {"scale": 1}, "scale: 1 is not one of none, group"),
+        ("process", {"baseline": "value"}, "baseline: 'value' is not one of group, return_to_go"),
         ("reweight", {"share": 2}, "share: 2 is not a number from 0.0 to 1.0"),
     ],
 )

@@ -17,6 +17,7 @@ from rlcredit.credit.strategies.gtpo import gtpo
 from rlcredit.credit.strategies.ktae import ktae
 from rlcredit.credit.strategies.local_chunk import local_chunk
 from rlcredit.credit.strategies.otb import otb
+from rlcredit.credit.strategies.process import process
 from rlcredit.credit.strategies.random import random
 from rlcredit.credit.strategies.reweight import reweight
 from rlcredit.credit.strategies.uniform import uniform
@@ -32,6 +33,7 @@ CREDIT_STRATEGIES: dict[str, Strategy] = {
     "gtpo": gtpo,
     "ktae": ktae,
     "otb": otb,
+    "process": process,
     "reweight": reweight,
 }
 

@@ -12,10 +12,7 @@ Ours [not in the paper]: the energy is at least 0, against rounding. `scale: non
           the deviation of the group's rewards + 1e-4, so that steps are of GRPO's size.
 """
 
-import torch
-
-from rlcredit.credit.gae import at_last_token
-from rlcredit.credit.groups import class_moments, class_sum, counted, to_places, to_positions
+from rlcredit.credit.groups import class_moments, class_sum, counted, to_go, to_places, to_positions
 from rlcredit.credit.options import Options
 from rlcredit.credit.types import Batch, Credit, Strategy
 
@@ -28,10 +25,9 @@ def _assign(batch: Batch) -> Credit:
     assert rollout is not None
     logps, squares, reward, groups = rollout.logps, rollout.log_sum_sq, rollout.reward, rollout.groups
     assert logps is not None and squares is not None and reward is not None and groups is not None
+    assert rollout.step_rewards is not None
     response, total = counted(batch.response, reward, logps, squares), reward.double().nan_to_num(nan=0.0)
-    steps = torch.zeros_like(logps.double()) if rollout.step_rewards is None else rollout.step_rewards.double()
-    landed = steps + at_last_token(total - steps.sum(1), response)
-    returns = to_places(landed.flip(1).cumsum(1).flip(1), response)
+    returns = to_places(to_go(rollout.step_rewards.double()), response)
     energy = (1 - 2 * logps.double().exp() + squares.double().exp()).clamp(min=0)
     weight = to_places(to_places(energy, response).cumsum(1), to_places(response.double(), response) > 0)
     baseline = class_sum(returns * weight, groups) / (class_sum(weight, groups) + EPSILON)
