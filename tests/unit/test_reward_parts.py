@@ -12,11 +12,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from rlcredit import CreditGRPOConfig
 from rlcredit.errors import InputError
 from rlcredit.rewards.guards import GuardedReward, GuardedRewards
 from rlcredit.rewards.parts import landings, placed
 from rlcredit.rewards.rehearsal import rehearse
 from rlcredit.tasks.countdown import calculations_reward, load
+from tests import runs
 
 
 @functools.cache
@@ -94,20 +96,15 @@ def score(completions, **kwargs):
     ]
 
 
-def settings():
-    from rlcredit import CreditGRPOConfig
-
-    return CreditGRPOConfig(report_to=[], use_cpu=True, bf16=False)
-
-
 async def score_in_turn(completions, **kwargs):
     await asyncio.sleep(0)
     return score(completions)
 
 
 @pytest.mark.parametrize("reward", [score, score_in_turn])
-def test_the_sum_is_the_reward_and_the_steps_are_kept(reward):
-    rewards = GuardedRewards([reward], None, settings(), environments=False, extra_columns=False)
+def test_the_sum_is_the_reward_and_the_steps_are_kept(tmp_path, reward):
+    args = runs.arguments(tmp_path, CreditGRPOConfig)
+    rewards = GuardedRewards([reward], None, args, environments=False, extra_columns=False)
     rewards.use(of_bytes())
     (guard,) = rewards.functions
     ids = [ids_of(text)[:3] for text in ("abc", "abc", "abc", "abc", "abc")] + [ids_of("a")]

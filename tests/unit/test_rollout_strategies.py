@@ -226,7 +226,7 @@ def test_process_is_its_loop(baseline, loop):
 @pytest.mark.parametrize(
     ("baseline", "wanted"),
     [
-        # Steps of 1, 0 and 2: mean 1, deviation 1. What is still to come: 0 - 1, then -1; 1 on both tokens of the other.
+        # Steps of 1, 0 and 2, mean 1, deviation 1: 0, -1 and 1 are still to come.
         ("group", [[-1.0, -1, 0], [1, 1, 0]]),
         # To come: 1, 0 and 2, 2.
         ("return_to_go", [[-0.5, -1, 0], [0.5, 1, 0]]),
