@@ -27,12 +27,6 @@ class PromptRenderer:
     tokenizer: PreTrainedTokenizerBase
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
-    def encode(self, prompts: Sequence[Prompt]) -> Any:
-        """Prompts padded on the left: `input_ids` and `attention_mask`, [B, N]."""
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        return self.tokenizer.pad({"input_ids": self.ids(prompts)}, padding_side="left", return_tensors="pt")
-
     def lengths(self, prompts: Sequence[Prompt]) -> list[int]:
         """Tokens of each prompt."""
         return [len(ids) for ids in self.ids(prompts)]

@@ -86,22 +86,46 @@ def complete(
         streams: which problem and which of its samples each prompt is: what, with the seed, decides the sample.
         sampling: temperature and the like.
     """
-    tokenizer, inputs = renderer.tokenizer, renderer.encode(prompts).to(model.device)
-    width = inputs["input_ids"].shape[1]
+    tokenizer = renderer.tokenizer
     ends = end_tokens(model, tokenizer)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
+    drawn = continue_ids(model, renderer.ids(prompts), streams, sampling, ends, tokenizer.pad_token_id)
+    return [Completion(tokenizer.decode(ids, skip_special_tokens=True), ids, ids[-1] not in ends) for ids in drawn]
+
+
+@torch.no_grad()
+def continue_ids(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    streams: Sequence[tuple[int, ...]],
+    sampling: Sampling,
+    ends: Sequence[int],
+    pad: int | None = None,
+) -> list[list[int]]:
+    """The tokens drawn after each text, up to the first that ends it, which is included.
+
+    As `complete`: by these settings alone, in evaluation mode, and nothing is drawn from the global random streams.
+
+    Args:
+        prompts: the tokens of each text; at least one each.
+        streams: what, with the seed, decides the sample of each.
+        ends: the tokens that end a text.
+        pad: the token that fills a batch, on the left; None: the first of `ends`.
+    """
+    pad, width = ends[0] if pad is None else pad, max(map(len, prompts))
+    ids_BN = torch.tensor([[pad] * (width - len(ids)) + list(ids) for ids in prompts], device=model.device)
+    real_BN = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=model.device)
     with evaluating(model), own_decoding(model):
-        ids = model.generate(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
+        drawn = model.generate(
+            input_ids=ids_BN,
+            attention_mask=real_BN,
             max_new_tokens=sampling.max_new_tokens,
             do_sample=False,
-            eos_token_id=ends,
+            eos_token_id=list(ends),
             pad_token_id=pad,
             logits_processor=_processors(sampling, streams, width),
             use_cache=True,
         )[:, width:].tolist()
-    return [_completion(row, ends, tokenizer) for row in ids]
+    return [_until(ids, ends) for ids in drawn]
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -111,13 +135,13 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> li
     return list(dict.fromkeys(token for token in ends if token is not None))
 
 
-def _completion(ids: list[int], ends: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Completion:
-    stop = next((place for place, token in enumerate(ids) if token in ends), None)
-    kept = ids if stop is None else ids[: stop + 1]
-    return Completion(tokenizer.decode(kept, skip_special_tokens=True), kept, stop is None)
+def _until(ids: list[int], ends: Sequence[int]) -> list[int]:
+    """The tokens up to the first that ends a text, which is included."""
+    stop = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+    return ids[: stop + 1]
 
 
-def _processors(sampling: Sampling, streams: Sequence[tuple[int, int]], width: int) -> LogitsProcessorList:
+def _processors(sampling: Sampling, streams: Sequence[tuple[int, ...]], width: int) -> LogitsProcessorList:
     """What turns scores into a choice; nothing at temperature 0."""
     if sampling.temperature == 0:
         return LogitsProcessorList()
@@ -127,7 +151,7 @@ def _processors(sampling: Sampling, streams: Sequence[tuple[int, int]], width: i
     return LogitsProcessorList([*chain, _Draw(_uniform(sampling, streams), width)])
 
 
-def _uniform(sampling: Sampling, streams: Sequence[tuple[int, int]]) -> Tensor:
+def _uniform(sampling: Sampling, streams: Sequence[tuple[int, ...]]) -> Tensor:
     """The numbers of the streams in [0, 1): float64 [B, max_new_tokens]."""
     rows = [
         np.random.Generator(np.random.Philox(np.random.SeedSequence([sampling.seed, *stream]))) for stream in streams
