@@ -20,6 +20,7 @@ from rlcredit.evaluation.held_out import HeldOut
 from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.evaluation.sampling import Sampling
 from rlcredit.models.weight_files import best_of, refuse_broken
+from rlcredit.rewards.process_model import ProcessReward
 from rlcredit.rewards.rehearsal import rehearse
 from rlcredit.rewards.signature import check_signature
 from rlcredit.runs.log import HeldOutLog, JsonlLog
@@ -144,6 +145,8 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig, no
     checks.check_installed(config, model)
     task = TASKS[run.task](run.task_options or {}, tests=None if tested else [])
     assert task.train is not None
+    if run.process_reward_model:
+        task.rewards.append(_process_reward(run, config))
     for reward in task.rewards:
         check_signature(reward, task.train.column_names)
     schedule = schedule_of(config, run.processes or config.world_size, len(task.train))
@@ -175,8 +178,20 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig, no
     return checked
 
 
+def _process_reward(run: RunArguments, config: CreditGRPOConfig) -> ProcessReward:
+    assert run.process_reward_model is not None
+    return ProcessReward(
+        model_path(run.process_reward_model),
+        separator=run.process_reward_separator,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
 def build(checked: Checked) -> CreditGRPOTrainer:
     """Load the policy. Raises: InputError for what TRL and transformers refuse."""
+    for reward in checked.task.rewards:
+        if isinstance(reward, ProcessReward):
+            reward.load()
     try:
         trainer = _trainer(checked)
     except (ValueError, OSError) as error:  # OSError: weights that are missing, a vLLM server that does not answer

@@ -29,6 +29,16 @@ class RunArguments:
     )
     task: str = field(default="countdown", metadata={"help": f"What to learn: {', '.join(TASKS)}."})
     task_options: dict | None = field(default=None, metadata={"help": "Mapping that the task checks."})
+    process_reward_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "A folder or an id on the hub: a model for token or sequence classification whose scores of steps "
+            "are one more reward; null: none."
+        },
+    )
+    process_reward_separator: str = field(
+        default="\n\n", metadata={"help": "What stands between two steps of a completion, for that model."}
+    )
     held_out: int = field(
         default=512,
         metadata={
