@@ -44,6 +44,18 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], i
     return texts + _added(decoded)
 
 
+def tokens_within(texts: Sequence[str], start: int, end: int) -> list[bool]:
+    """Which tokens have a part of the characters from `start` up to `end` of the joined text.
+
+    Tokens of no text are the first ones of a character of several tokens, and go with it.
+    """
+    within, place = [], 0
+    for text in texts:
+        within.append(place < end and place + max(len(text), 1) > start)
+        place += len(text)
+    return within
+
+
 def _start(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int]) -> int:
     """Where the context in the prompt begins: not within a character."""
     start = max(0, len(prompt_ids) - CONTEXT)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlcredit.credit.arguments import CreditArguments
+from rlcredit.credit.call import called
 from rlcredit.credit.rollout import Rollout
 from rlcredit.credit.strategies import strategy_of
 from rlcredit.credit.types import Batch, Credit, Strategy
@@ -39,8 +39,7 @@ def assign_credit(
     Returns: weights of 1 outside the response, and in rows whose signals are not finite (`skipped` says which).
         Computed without gradient.
 
-    Raises: ValueError of one line if the strategy needs a rollout and there is none, gives no Credit, weights or
-        advantages of another shape, a weight that is negative or not finite, or an advantage that is not finite.
+    Raises: ValueError of one line if the strategy needs a rollout and there is none, or for what `called` refuses.
     """
     response = response_mask.bool()
     if row_keys is None:
@@ -51,49 +50,13 @@ def assign_credit(
             f"credit_strategy: {args.credit_strategy!r} needs the rewards and the like of a rollout in training, "
             "which single responses do not have; write a strategy that reads attention or entropy"
         )
-    batch = Batch(signals, response, row_keys.reshape(response.shape[0], -1), args, rollout)
-    credit = _checked(strategy.assign(batch), response, args.credit_strategy, strategy.gives_advantages)
     skipped = _not_finite(signals, rollout, response, strategy.needs)
     counts = response & ~skipped[:, None]
-    _refuse(
-        credit.weights, counts & ~((credit.weights >= 0) & credit.weights.isfinite()), args, "weight", " of 0 or more"
-    )
-    advantages = credit.advantages
-    if advantages is not None:
-        _refuse(advantages, counts & ~advantages.isfinite(), args, "advantage")
-        advantages = torch.where(counts, advantages.float(), 0.0)
+    keys = row_keys.reshape(response.shape[0], -1)
+    credit = called(strategy, Batch(signals, response, keys, args, rollout), counts)
     weights = torch.where(response, credit.weights.float(), 1.0)
+    advantages = None if credit.advantages is None else torch.where(counts, credit.advantages.float(), 0.0)
     return replace(credit, weights=weights, advantages=advantages).skipping(skipped)
-
-
-def _refuse(values_BN: Tensor, bad_BN: Tensor, args: CreditArguments, what: str, limit: str = "") -> None:
-    """Raise a ValueError that names the first bad value that a strategy gave."""
-    if bad_BN.any():
-        row, column = bad_BN.nonzero()[0].tolist()
-        article = "an" if what[0] in "aeiou" else "a"
-        raise ValueError(
-            f"credit_strategy: {args.credit_strategy!r} gave the {what} {values_BN[row, column]:g} (row {row}, "
-            f"position {column}); {article} {what} is a finite number{limit}"
-        )
-
-
-def _checked(credit: Any, response_BN: Tensor, name: str, gives_advantages: bool) -> Credit:
-    """What a strategy gave, if that is a Credit of the batch."""
-    if not isinstance(credit, Credit):
-        raise ValueError(
-            f"credit_strategy: {name!r} gave a {type(credit).__name__}; return rlcredit.Credit.of(weights)"
-        )
-    if credit.advantages is not None and not gives_advantages:
-        raise ValueError(
-            f"credit_strategy: {name!r} gave advantages without saying so; write Strategy(..., gives_advantages=True)"
-        )
-    for what, given in (("weight", credit.weights), ("advantage", credit.advantages)):
-        if given is not None and given.shape != response_BN.shape:
-            raise ValueError(
-                f"credit_strategy: {name!r} gave {what}s of shape {list(given.shape)} for a batch of "
-                f"{list(response_BN.shape)}; return one {what} for each position"
-            )
-    return credit
 
 
 def _not_finite(

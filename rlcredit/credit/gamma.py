@@ -27,7 +27,7 @@ def weighted_advantage(
         mask_BT: the loss mask, for `normalize`.
         normalize: "response": gamma is divided by its mean over the response's tokens [not in the paper], so that arms
             differ in where credit goes and not in how much there is; "batch": by `mean`; "none". The mean is over the
-            tokens whose advantage has the sign.
+            tokens whose advantage has the sign, and of |gamma| where a strategy's gamma is signed.
         mean: [] or [B, 1], that of the optimiser step's tokens (`sums_of_gamma` over all of its rows).
     """
     advantages_BT = advantages.unsqueeze(1) if advantages.dim() == 1 else advantages
@@ -45,10 +45,10 @@ def weighted_advantage(
 def sums_of_gamma(
     advantages: Tensor, weights_BT: Tensor, sign: str, mask_BT: Tensor, *, each_row: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Sum of gamma over the tokens of the mask whose advantage has the sign, and their number: [] or [B, 1] each."""
+    """Sum of |gamma| over the tokens of the mask whose advantage has the sign, and their number: [] or [B, 1] each."""
     advantages_BT = advantages.unsqueeze(1) if advantages.dim() == 1 else advantages
     meant_BT = _of_sign(advantages_BT, sign) & mask_BT.bool()
-    total, count = (weights_BT.double() * meant_BT), meant_BT.double()
+    total, count = (weights_BT.double().abs() * meant_BT), meant_BT.double()
     if each_row:
         return total.sum(1, keepdim=True).float(), count.sum(1, keepdim=True).float()
     return total.sum(), count.sum()

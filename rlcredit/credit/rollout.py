@@ -11,7 +11,9 @@ and None for the rest:
     advantages  advantages [B]
     groups      groups [B]: then all rows of all processes are given at once, so that every group is whole
     columns     columns: the data set's row of each response
-    text        text: the text of each token of each response
+    text        text: the text of each token of prompt and response
+    turns       turns [B, N]
+    answer      answer [B, N]; of tasks that say where the answer of a text is
 """
 
 from __future__ import annotations
@@ -20,9 +22,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-PARTS = frozenset({"ids", "logps", "sum_sq", "rewards", "advantages", "groups", "columns", "text"})
+FIELDS: dict[str, tuple[str, ...]] = {
+    "ids": ("input_ids", "real"),
+    "logps": ("logps",),
+    "sum_sq": ("log_sum_sq",),
+    "rewards": ("reward", "rewards_BF", "step_rewards", "step_ends"),
+    "advantages": ("advantages",),
+    "groups": ("groups",),
+    "columns": ("columns",),
+    "text": ("text",),
+    "turns": ("turns",),
+    "answer": ("answer",),
+}
+"""The fields of a rollout that each part has."""
+PARTS = frozenset(FIELDS)
+PART_OF = {name: part for part, names in FIELDS.items() for name in names}
 
 
 @dataclass(frozen=True)
@@ -42,7 +59,11 @@ class Rollout:
         advantages: [B] fp32, those that would enter the loss: the group's.
         groups: [B] int64, rows of one prompt share a number.
         columns: of each row, the data set's.
-        text: of each row, the texts of its N positions; empty for padding.
+        text: of each row, the texts of its N positions; empty for padding. Joined, they are the text of the prompt
+            and of the response; a character of several tokens is at the last of them.
+        turns: [B, N] int64, which of the response's turns a token is in, from 0; -1 outside the response. A turn is
+            what the model writes until a tool, an environment or the end takes over.
+        answer: [B, N] bool, the tokens of the response's answer; none where it has no answer.
     """
 
     input_ids: Tensor | None = None
@@ -57,3 +78,11 @@ class Rollout:
     groups: Tensor | None = None
     columns: Sequence[dict[str, Any]] | None = None
     text: Sequence[Sequence[str]] | None = None
+    turns: Tensor | None = None
+    answer: Tensor | None = None
+
+
+def turns_of(response_BN: Tensor) -> Tensor:
+    """The number of the turn of each token of a response, -1 elsewhere: int64 [B, N]."""
+    first = response_BN & ~torch.nn.functional.pad(response_BN, (1, -1))
+    return torch.where(response_BN, first.long().cumsum(1) - 1, -1)

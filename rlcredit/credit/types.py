@@ -127,6 +127,7 @@ class Strategy:
         validate: raises a ValueError of one line if `args.credit_options` are not what it takes.
         neutral: whether gamma is 1 everywhere, so that a trainer leaves TRL's advantages as they are.
         gives_advantages: whether it gives advantages in place of the group's; PPO has a critic for them.
+        signed: whether gamma may be below 0.
     """
 
     assign: Callable[[Batch], Credit]
@@ -134,11 +135,17 @@ class Strategy:
     validate: Callable[[CreditArguments], None] = _nothing_to_check
     neutral: bool = False
     gives_advantages: bool = False
+    signed: bool = False
 
     def __post_init__(self) -> None:
+        if not callable(self.assign):
+            raise ValueError(f"Strategy.assign: a {type(self.assign).__name__} is no function; write batch -> Credit")
+        if isinstance(self.needs, str):
+            raise ValueError(f'Strategy.needs: {self.needs!r} is a text; write frozenset({{"{self.needs}"}})')
+        object.__setattr__(self, "needs", frozenset(self.needs))
         if unknown := self.needs - PARTS - SIGNALS:
             names = ", ".join(sorted(SIGNALS | PARTS))
-            raise ValueError(f"Strategy.needs: {', '.join(sorted(unknown))} is not known; there are {names}")
+            raise ValueError(f"Strategy.needs: {', '.join(sorted(map(str, unknown)))} is not known; there are {names}")
 
     @property
     def of_rollout(self) -> bool:

@@ -24,6 +24,9 @@ Its `__name__` becomes the name of the metric; `None` means that the reward does
 of a number an entry may be the rewards of the completion's steps (docs/rewards.md).
 """
 
+AnswerSpan = Callable[[str], tuple[int, int] | None]
+"""Where the answer of a text begins and ends, in characters."""
+
 
 @dataclass(frozen=True)
 class TaskData:
@@ -37,6 +40,8 @@ class TaskData:
         check: the checker of a completion; None for a task that cannot tell right from wrong.
         has_answers: whether the checker says what a completion answered (a reward in its place does not), so that
             answers can be counted.
+        answer_span: where the answer of a completion's text begins and ends, in characters; None for a text without
+            one, and in its place for a task that does not know.
         notes: what its user should know before training starts, a line each (rows left out, for instance).
     """
 
@@ -45,6 +50,7 @@ class TaskData:
     rewards: list[RewardFunction]
     check: Checker | None
     has_answers: bool = True
+    answer_span: AnswerSpan | None = None
     notes: list[str] = field(default_factory=list)
 
 

@@ -24,7 +24,7 @@ import datasets
 from rlcredit.errors import InputError
 from rlcredit.tasks.arithmetic import ExpressionError, evaluate
 from rlcredit.tasks.base import RewardFunction, TaskData
-from rlcredit.tasks.checkers.answers import completion_text, in_last_tag
+from rlcredit.tasks.checkers.answers import completion_text, in_last_tag, tag_span
 from rlcredit.tasks.checkers.verdict import NO_ANSWER, Verdict
 from rlcredit.tasks.drawn import DrawnOptions, draw_sets, rewards_of
 from rlcredit.tasks.files import Row, read_file
@@ -155,6 +155,7 @@ def load(options: Mapping[str, object], *, train: bool = True, tests: Sequence[s
         tests={name: rows(part) for name, part in sets.items() if part and (not tests or name in tests)},
         rewards=rewards,
         check=check,
+        answer_span=tag_span,
         notes=[f"overlap: {len(shared)} instances are in the training and in the held-out set"] if shared else [],
     )
 

@@ -12,11 +12,11 @@ A reward without a checker is the metric of evaluation too: what scores 1 or mor
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rlcredit.config.named import import_named
 from rlcredit.errors import InputError
 from rlcredit.tasks.base import RewardFunction, TaskData
 from rlcredit.tasks.checkers import CHECKERS
@@ -85,14 +85,7 @@ def check_by(reward: RewardFunction) -> Checker:
 
 
 def _function(name: str) -> RewardFunction:
-    module, _, attribute = name.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"task_options.reward: {name!r} cannot be imported ({error}); write "
-            "package.module:function, importable from here"
-        ) from error
+    function = import_named("task_options.reward", name, "function")
     if not callable(function):
         raise InputError(f"task_options.reward: {name!r} is not a function; write package.module:function")
     return function

@@ -26,7 +26,7 @@ import datasets
 
 from rlcredit.errors import InputError
 from rlcredit.tasks.base import TaskData
-from rlcredit.tasks.checkers.answers import completion_text, in_last_tag
+from rlcredit.tasks.checkers.answers import completion_text, in_last_tag, tag_span
 from rlcredit.tasks.checkers.verdict import NO_ANSWER, Verdict
 from rlcredit.tasks.drawn import DrawnOptions, draw_sets, rewards_of
 from rlcredit.tasks.options import is_list_of_integers_in, options_from, require, require_integers
@@ -91,6 +91,7 @@ def load(options: Mapping[str, object], *, train: bool = True, tests: Sequence[s
         tests={name: _dataset(rows) for name, rows in sets.items() if rows and (not tests or name in tests)},
         rewards=[functools.update_wrapper(reward, paths_reward)],  # a partial has no __name__ of its own
         check=check,
+        answer_span=tag_span,
     )
 
 

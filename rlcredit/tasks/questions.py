@@ -19,6 +19,7 @@ import pyarrow
 
 from rlcredit.errors import InputError
 from rlcredit.tasks.base import RESERVED_COLUMNS, TaskData, accuracy_reward
+from rlcredit.tasks.checkers.answers import answer_span
 from rlcredit.tasks.checkers.choice import LETTERS
 from rlcredit.tasks.checkers.verdict import Checker
 from rlcredit.tasks.files import HubSet, Row, hub_set, id_of, is_file_name, read_file, read_hub
@@ -134,6 +135,7 @@ class QuestionTask:
             tests={name: self._dataset(rows, settings) for name, rows in tests.items()},
             rewards=[accuracy_reward(self.check)] if self.check else [],
             check=self.check,
+            answer_span=answer_span if self.check else None,
             notes=[*notes, *shared],
         )
 

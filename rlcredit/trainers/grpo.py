@@ -33,7 +33,7 @@ from rlcredit.trainers.credit_log import CreditLog, totals_of_rows
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
 from rlcredit.trainers.policy import adapter_is_off, head_of, refuse_unreadable, warn_of_dropout, widen_head
 from rlcredit.trainers.reader import CreditReader, Source
-from rlcredit.trainers.rollouts import RolloutMaker, Rows
+from rlcredit.trainers.rollouts import RolloutMaker, Rows, refuse_unknown_answer
 from rlcredit.trainers.rows import advantages_of, joined, loss_mask, response_mask
 from rlcredit.trainers.sturdy import SturdyGRPOTrainer
 from rlcredit.trainers.sturdy_config import SturdyGRPOConfig
@@ -62,15 +62,18 @@ class AwaitedPass:
 class CreditGRPOTrainer(SturdyGRPOTrainer):
     """TRL's `GRPOTrainer`, with `args: CreditGRPOConfig`; everything else as TRL documents it.
 
+    `answer_span` says where the answer of a completion's text is, for strategies that need it.
+
     With `credit_strategy: uniform` losses and gradients are TRL's own bit for bit. Credit draws nothing from the
     global random streams. Evaluation has gamma = 1.
     """
 
     config_class: ClassVar[type[SturdyGRPOConfig]] = CreditGRPOConfig
 
-    def __init__(self, model, reward_funcs=None, args=None, train_dataset=None, **kwargs):  # type: ignore[no-untyped-def]
+    def __init__(self, model, reward_funcs=None, args=None, train_dataset=None, *, answer_span=None, **kwargs):  # type: ignore[no-untyped-def]
         args = self.checked(args)
         self.strategy = args.strategy
+        refuse_unknown_answer(args.credit_strategy, self.strategy.needs, answer_span)
         if "attention" in self.strategy.needs:
             refuse_unreadable(model, args)
         super().__init__(model, reward_funcs, args=args, train_dataset=train_dataset, **kwargs)
@@ -79,7 +82,7 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
         self._awaited: AwaitedPass | None = None
         self._scores: Tensor | None = None
         self._lengths: list[int] = []
-        self._rollouts = RolloutMaker(self.strategy.needs, self.accelerator, self.processing_class)
+        self._rollouts = RolloutMaker(self.strategy.needs, self.accelerator, self.processing_class, answer_span)
         if "sum_sq" in self.strategy.needs:
             widen_head(self.model, args, self.temperature)
         if self.has_images and self.reader.shares_groups:

@@ -32,6 +32,7 @@ from rlcredit.trainers.ppo import CreditPPOTrainer
 from rlcredit.trainers.ppo_config import CreditPPOConfig
 from rlcredit.trainers.progress import Progress
 from rlcredit.trainers.reports import PROMPTS, Reports
+from rlcredit.trainers.rollouts import refuse_unknown_answer
 from rlcredit.trainers.run_arguments import RunArguments
 from rlcredit.trainers.run_state import changes_since, refuse_launch
 from rlcredit.trainers.schedule import Schedule, schedule_of
@@ -149,6 +150,7 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig, no
         task.rewards.append(_process_reward(run, config))
     for reward in task.rewards:
         check_signature(reward, task.train.column_names)
+    refuse_unknown_answer(config.credit_strategy, config.strategy.needs, task.answer_span)
     schedule = schedule_of(config, run.processes or config.world_size, len(task.train))
     if not model.model_name_or_path:
         raise InputError("model_name_or_path: is missing; write a folder or the id of a model on the hub")
@@ -237,6 +239,7 @@ def _trainer(checked: Checked) -> CreditGRPOTrainer:
         processing_class=checked.tokenizer,
         peft_config=get_peft_config(model),
         quantization_config=get_quantization_config(model),
+        answer_span=checked.task.answer_span,
     )
 
 

@@ -7,7 +7,6 @@ and the strategy. It holds the frozen head groups and the seconds spent.
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from enum import Enum, auto
@@ -219,12 +218,6 @@ class CreditReader:
                 )
             except ValueError as error:
                 raise InputError(str(error)) from error
-            except Exception as error:  # whatever a strategy of the user's raises
-                frame = traceback.extract_tb(error.__traceback__)[-1]
-                raise InputError(
-                    f"credit_strategy: {self._args.credit_strategy!r} raised {type(error).__name__}: {error} "
-                    f"({frame.filename}, line {frame.lineno})"
-                ) from error
 
     @contextmanager
     def _clocked(self) -> Iterator[None]:

@@ -12,9 +12,22 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
+from rlcredit.analysis.token_texts import token_texts, tokens_within
 from rlcredit.credit import Credit, Rollout
+from rlcredit.credit.rollout import turns_of
+from rlcredit.errors import InputError
 from rlcredit.signals import AttentionSignals
+from rlcredit.tasks.base import AnswerSpan
 from rlcredit.trainers.rows import joined, response_mask, total_of
+
+
+def refuse_unknown_answer(name: str, needs: frozenset[str], answer_span: AnswerSpan | None) -> None:
+    """Refuse a strategy that needs the answer's place with a task that does not know it."""
+    if "answer" in needs and answer_span is None:
+        raise InputError(
+            f"credit_strategy: {name!r} needs the place of the answer, which the task does not know; write a task with "
+            "a checker, or CreditGRPOTrainer(..., answer_span=...)"
+        )
 
 
 @dataclass
@@ -46,10 +59,18 @@ class RolloutMaker:
         needs: the parts that it names.
         accelerator: gathers them where groups are needed.
         tokenizer: gives the text of tokens.
+        answer_span: where the answer of a text is.
     """
 
-    def __init__(self, needs: frozenset[str], accelerator: Accelerator, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self,
+        needs: frozenset[str],
+        accelerator: Accelerator,
+        tokenizer: PreTrainedTokenizerBase,
+        answer_span: AnswerSpan | None = None,
+    ) -> None:
         self._needs, self._accelerator, self._tokenizer = needs, accelerator, tokenizer
+        self._answer_span = answer_span
 
     def rows_of(
         self,
@@ -99,18 +120,39 @@ class RolloutMaker:
             step_ends=step_ends,
             advantages=batch["advantages"] if "advantages" in needs else None,
             groups=numbers // generations if "groups" in needs else None,
-            columns=inputs if "columns" in needs else None,
+            columns=[dict(row) for row in inputs] if "columns" in needs else None,
             text=self._texts(batch) if "text" in needs else None,
+            turns=turns_of(response) if "turns" in needs else None,
+            answer=self._answers(batch) & response if "answer" in needs else None,
         )
         made = Rows(signals, response, batch["credit_keys"], rollout)
         return self._together(made, prompt) if "groups" in needs else made
 
     def _texts(self, batch: dict[str, Any]) -> list[list[str]]:
-        ids, real = joined(batch, "ids"), joined(batch, "mask").bool()
-        return [
-            [self._tokenizer.decode([token]) if here else "" for token, here in zip(row, there, strict=True)]
-            for row, there in zip(ids.tolist(), real.tolist(), strict=True)
-        ]
+        """The text of each position; "" for padding."""
+        rows = []
+        for prompt, its, completion, theirs in zip(
+            *_lists(batch, "prompt"), *_lists(batch, "completion"), strict=True
+        ):
+            before = [token for token, here in zip(prompt, its, strict=True) if here]
+            after = [token for token, here in zip(completion, theirs, strict=True) if here]
+            texts = [*token_texts(self._tokenizer, [], before), *token_texts(self._tokenizer, before, after)]
+            rows.append([*[""] * (len(prompt) - len(before)), *texts, *[""] * (len(completion) - len(after))])
+        return rows
+
+    def _answers(self, batch: dict[str, Any]) -> Tensor:
+        """The tokens of each completion's answer: bool [B, N]."""
+        assert self._answer_span is not None
+        special, answer = (
+            set(self._tokenizer.all_special_ids),
+            torch.zeros_like(joined(batch, "mask"), dtype=torch.bool),
+        )
+        first = batch["prompt_ids"].shape[1]
+        for row, (texts, ids) in enumerate(zip(self._texts(batch), joined(batch, "ids").tolist(), strict=True)):
+            plain = ["" if token in special else text for token, text in zip(ids[first:], texts[first:], strict=True)]
+            if (span := self._answer_span("".join(plain))) is not None:
+                answer[row, first:] = torch.tensor(tokens_within(plain, *span))
+        return answer
 
     def _together(self, mine: Rows, prompt: int) -> Rows:
         """The rows of all processes in their order, padded on both sides to the longest."""
@@ -137,7 +179,7 @@ class RolloutMaker:
                 **{name: gathered(getattr(signals, name)) for name in ("head_span", "local_heads", "global_heads")},
                 **{name: gathered(getattr(signals, name), nan) for name in ("waad", "fai", "entropy")},
             )
-        fills = {"logps": nan, "log_sum_sq": nan}
+        fills = {"logps": nan, "log_sum_sq": nan, "turns": -1}
         if rollout.text is not None:
             blank = [""] * pads[0], [""] * pads[1]
             rollout = replace(rollout, text=[[*blank[0], *row, *blank[1]] for row in rollout.text])
@@ -147,3 +189,8 @@ class RolloutMaker:
         return Rows(
             signals, gathered(mine.response), accelerator.gather(mine.keys.contiguous()), Rollout(**parts), own
         )
+
+
+def _lists(batch: dict[str, Any], part: str) -> tuple[list[list[int]], list[list[int]]]:
+    """The ids and the mask of the prompts or the completions."""
+    return batch[f"{part}_ids"].tolist(), batch[f"{part}_mask"].tolist()

@@ -336,7 +336,7 @@ def test_advantages_of_another_shape():
 
 
 def test_needs_are_known_and_a_rollout_is_there():
-    with pytest.raises(ValueError, match=r"Strategy.needs: reward is not known; there are advantages, attention"):
+    with pytest.raises(ValueError, match=r"Strategy.needs: reward is not known; there are advantages, "):
         Strategy(lambda batch: Credit.of(torch.ones(1, 4)), frozenset({"reward"}))
     with pytest.raises(ValueError, match="needs the rewards and the like of a rollout in training"):
         given_by(Strategy(lambda batch: Credit.of(torch.ones(1, 4)), frozenset({"rewards"})))

@@ -7,8 +7,8 @@ recipe as `credit_strategy: package.module:strategy`.
 from __future__ import annotations
 
 import difflib
-import importlib
 
+from rlcredit.config.named import import_named
 from rlcredit.credit.arguments import CreditArguments
 from rlcredit.credit.strategies.coupled_rhythm import coupled_rhythm
 from rlcredit.credit.strategies.entropy import entropy
@@ -60,11 +60,7 @@ def find_strategy(name: str) -> Strategy:
 
 
 def _import_strategy(name: str) -> Strategy:
-    module, _, attribute = name.partition(":")
-    try:
-        strategy = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"credit_strategy: {name!r} cannot be imported ({error})") from error
+    strategy = import_named("credit_strategy", name, "strategy")
     if not isinstance(strategy, Strategy):
         raise ValueError(f"credit_strategy: {name!r} is a {type(strategy).__name__}; write a rlcredit.Strategy")
     return strategy

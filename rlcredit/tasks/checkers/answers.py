@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 MAX_ANSWER = 1_000  # characters; a longer text is no answer
 MAX_SHOWN = 200  # characters of `Verdict.answer`
 
+Span = tuple[int, int]
+"""Of characters: the first, and the one after the last."""
+
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 # Escaped braces are characters, not brackets. A doubled backslash is a line break, except in the \\boxed of a text
 # that was escaped once too often. Without braces, only a number or a single letter is taken for the content.
@@ -55,51 +58,83 @@ def boxed(text: str) -> str | None:
     `\boxed 5`, without braces, is a box of a number or a single letter. `None` without a complete box, and where the
     content of the last one is over `MAX_ANSWER` characters.
     """
+    return _text_at(text, _box_span(text))
+
+
+def _box_span(text: str) -> Span | None:
+    """One pass with a stack of the open braces; a box that begins later counts as later, also if it is inside."""
     first = _BOX.search(text)
     if first is None:
         return None
-    content = _last_box(text, first.start())
-    return None if content is None or len(content) > MAX_ANSWER else content
-
-
-def _last_box(text: str, position: int) -> str | None:
-    """One pass with a stack of the open braces; a box that begins later counts as later, also if it is inside."""
-    opened: list[tuple[int, int]] = []  # of each open brace: where its box begins (-1: no box), where its content does
+    opened: list[Span] = []  # of each open brace: where its box begins (-1: no box), where its content does
     last, content = -1, None
-    for token in _TOKEN.finditer(text, position):
+    for token in _TOKEN.finditer(text, first.start()):
         if token["open"]:
             opened.append((token.start(), token.end()))
         elif token["bare"]:
-            last, content = token.start(), token["bare"]
+            last, content = token.start(), token.span("bare")
         elif token["brace"] == "{":
             opened.append((-1, -1))
         elif token["brace"] == "}" and opened:
             start, inside = opened.pop()
             if start > last:
-                last, content = start, text[inside : token.start()].strip()
-    return content
+                last, content = start, (inside, token.start())
+    if content is None:
+        return None
+    start, end = _stripped(text, content)
+    return (start, end) if end - start <= MAX_ANSWER else None
+
+
+def tag_span(text: str) -> Span | None:
+    """Where the text of the last `<answer>...</answer>` begins and ends; `None` if no such place is closed."""
+    end = text.rfind("</answer>")
+    start = text.rfind("<answer>", 0, max(end, 0))
+    return None if start < 0 else (start + len("<answer>"), end)
 
 
 def in_last_tag(text: str) -> str | None:
     """What stands in the last `<answer>...</answer>`, or `None` if no such place is closed."""
-    before, end, _ = text.rpartition("</answer>")
-    _, start, answer = before.rpartition("<answer>")
-    return answer if start and end else None
+    return _text_at(text, tag_span(text))
 
 
 def tagged(text: str) -> str | None:
     """The same, stripped; `None` also for a text that is too long to be an answer."""
-    answer = in_last_tag(text)
-    return None if answer is None or len(answer) > MAX_ANSWER else answer.strip()
+    return _text_at(text, _short(text, tag_span(text)))
 
 
 def phrase(text: str) -> str | None:
     """The rest of the line after the last "answer is" or "answer:"."""
-    end = max((match.end() for match in _PHRASE.finditer(text)), default=None)
-    if end is None:
+    return _text_at(text, _phrase_span(text))
+
+
+def _phrase_span(text: str) -> Span | None:
+    start = max((match.end() for match in _PHRASE.finditer(text)), default=None)
+    if start is None:
         return None
-    line, _, _ = text[end : end + MAX_ANSWER + 1].partition("\n")
-    return line.strip() if len(line) <= MAX_ANSWER else None
+    line, _, _ = text[start : start + MAX_ANSWER + 1].partition("\n")
+    return _short(text, (start, start + len(line)))
+
+
+def _short(text: str, span: Span | None) -> Span | None:
+    """The span without the spaces around it; `None` for one that is too long to be an answer."""
+    return None if span is None or span[1] - span[0] > MAX_ANSWER else _stripped(text, span)
+
+
+def _stripped(text: str, span: Span) -> Span:
+    inside = text[slice(*span)]
+    start = span[0] + len(inside) - len(inside.lstrip())
+    return start, start + len(inside.strip())
+
+
+def _text_at(text: str, span: Span | None) -> str | None:
+    return None if span is None else text[slice(*span)]
+
+
+def answer_span(text: str) -> Span | None:
+    """Where `final_answer` begins and ends in the text."""
+    if has_box(text):
+        return _box_span(text)
+    return _short(text, tag_span(text)) or _phrase_span(text)
 
 
 def final_answer(text: str) -> str | None:
@@ -107,10 +142,7 @@ def final_answer(text: str) -> str | None:
 
     A text whose boxes are all unclosed has no answer: it was cut off while it gave one.
     """
-    if has_box(text):
-        return boxed(text)
-    answer = tagged(text)
-    return phrase(text) if answer is None else answer
+    return _text_at(text, answer_span(text))
 
 
 def plain(answer: str) -> str:
