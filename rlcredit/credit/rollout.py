@@ -2,18 +2,8 @@
 
 Axes: B rows (responses), N positions of prompt and response as in the signals, F reward functions. What has a position
 has it at the token itself: the log-probability at [b, t] is that of token t. A strategy gets what its `needs` name,
-and None for the rest:
-
-    ids         input_ids [B, N]
-    logps       logps [B, N]
-    sum_sq      log_sum_sq [B, N]
-    rewards     reward [B], rewards_BF, step_rewards [B, N], step_ends [B, N]
-    advantages  advantages [B]
-    groups      groups [B]: then all rows of all processes are given at once, so that every group is whole
-    columns     columns: the data set's row of each response
-    text        text: the text of each token of prompt and response
-    turns       turns [B, N]
-    answer      answer [B, N]; of tasks that say where the answer of a text is
+and None for the rest. With "groups", all rows of all processes are given at once, so that every group is whole; with
+"answer", the task has to say where the answer of a text is.
 """
 
 from __future__ import annotations
@@ -37,7 +27,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "turns": ("turns",),
     "answer": ("answer",),
 }
-"""The fields of a rollout that each part has."""
+"""The fields of a rollout that each name in `needs` stands for."""
 PARTS = frozenset(FIELDS)
 PART_OF = {name: part for part, names in FIELDS.items() for name in names}
 

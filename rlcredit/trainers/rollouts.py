@@ -25,8 +25,8 @@ def refuse_unknown_answer(name: str, needs: frozenset[str], answer_span: AnswerS
     """Refuse a strategy that needs the answer's place with a task that does not know it."""
     if "answer" in needs and answer_span is None:
         raise InputError(
-            f"credit_strategy: {name!r} needs the place of the answer, which the task does not know; write a task with "
-            "a checker, or CreditGRPOTrainer(..., answer_span=...)"
+            f"credit_strategy: {name!r} needs the place of the answer, which the task does not know; write a task "
+            "with a checker, or CreditGRPOTrainer(..., answer_span=...)"
         )
 
 
