@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         Batch,
         Credit,
         CreditArguments,
+        Rollout,
         Strategy,
         assign_credit,
         credit_weights,
@@ -29,7 +30,9 @@ __version__ = "0.1.0"
 # Loaded on first use: importing TRL's trainer takes seconds, the command line's answers should not.
 _HOMES = {
     **dict.fromkeys(("analyze", "analyze_thirds"), "rlcredit.attention"),
-    **dict.fromkeys(("CREDIT_STRATEGIES", "Batch", "Credit", "CreditArguments", "Strategy"), "rlcredit.credit"),
+    **dict.fromkeys(
+        ("CREDIT_STRATEGIES", "Batch", "Credit", "CreditArguments", "Rollout", "Strategy"), "rlcredit.credit"
+    ),
     **dict.fromkeys(("assign_credit", "credit_weights"), "rlcredit.credit"),
     **dict.fromkeys(("AttentionSignals", "HeadGroups"), "rlcredit.signals"),
     "CreditGRPOConfig": "rlcredit.trainers.grpo_config",
@@ -51,6 +54,7 @@ __all__ = [
     "CreditPPOConfig",
     "CreditPPOTrainer",
     "HeadGroups",
+    "Rollout",
     "Strategy",
     "SturdyGRPOConfig",
     "SturdyGRPOTrainer",

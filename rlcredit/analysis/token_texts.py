@@ -44,6 +44,13 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], i
     return texts + _added(decoded)
 
 
+def plain_texts(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], ids: Sequence[int]) -> list[str]:
+    """The same with no text for special tokens: joined, what rewards read."""
+    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    texts = token_texts(tokenizer, prompt_ids, ids)
+    return ["" if token in special else text for token, text in zip(ids, texts, strict=True)]
+
+
 def tokens_within(texts: Sequence[str], start: int, end: int) -> list[bool]:
     """Which tokens have a part of the characters from `start` up to `end` of the joined text.
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlcredit.analysis.token_texts import token_texts
+from rlcredit.analysis.token_texts import plain_texts
 
 Landing = tuple[int, float]
 """The place of a token in the completion, and the reward of the step that ends there."""
@@ -62,9 +62,7 @@ def _of_spans(
             raise ValueError(f"the span ({start}, {end}) of a text of {len(text)} characters; return 0 <= start < end")
     if tokenizer is None:
         raise ValueError("spans where no tokenizer is known; return one number for each token of completion_ids")
-    texts = token_texts(tokenizer, [], ids)
-    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-    texts = ["" if token in special else part for token, part in zip(ids, texts, strict=True)]
+    texts = plain_texts(tokenizer, [], ids)
     ends = list(accumulate(map(len, texts)))
     before = "".join(texts).rfind(text)
     if before < 0:

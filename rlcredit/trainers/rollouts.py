@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
-from rlcredit.analysis.token_texts import token_texts, tokens_within
+from rlcredit.analysis.token_texts import plain_texts, token_texts, tokens_within
 from rlcredit.credit import Credit, Rollout
 from rlcredit.credit.rollout import turns_of
 from rlcredit.errors import InputError
@@ -130,28 +131,22 @@ class RolloutMaker:
 
     def _texts(self, batch: dict[str, Any]) -> list[list[str]]:
         """The text of each position; "" for padding."""
+        (_, before), (_, after) = batch["prompt_ids"].shape, batch["completion_ids"].shape
         rows = []
-        for prompt, its, completion, theirs in zip(
-            *_lists(batch, "prompt"), *_lists(batch, "completion"), strict=True
-        ):
-            before = [token for token, here in zip(prompt, its, strict=True) if here]
-            after = [token for token, here in zip(completion, theirs, strict=True) if here]
-            texts = [*token_texts(self._tokenizer, [], before), *token_texts(self._tokenizer, before, after)]
-            rows.append([*[""] * (len(prompt) - len(before)), *texts, *[""] * (len(completion) - len(after))])
+        for prompt, completion in _written(batch):
+            texts = [*token_texts(self._tokenizer, [], prompt), *token_texts(self._tokenizer, prompt, completion)]
+            rows.append([*[""] * (before - len(prompt)), *texts, *[""] * (after - len(completion))])
         return rows
 
     def _answers(self, batch: dict[str, Any]) -> Tensor:
         """The tokens of each completion's answer: bool [B, N]."""
         assert self._answer_span is not None
-        special, answer = (
-            set(self._tokenizer.all_special_ids),
-            torch.zeros_like(joined(batch, "mask"), dtype=torch.bool),
-        )
-        first = batch["prompt_ids"].shape[1]
-        for row, (texts, ids) in enumerate(zip(self._texts(batch), joined(batch, "ids").tolist(), strict=True)):
-            plain = ["" if token in special else text for token, text in zip(ids[first:], texts[first:], strict=True)]
-            if (span := self._answer_span("".join(plain))) is not None:
-                answer[row, first:] = torch.tensor(tokens_within(plain, *span))
+        answer = torch.zeros_like(joined(batch, "mask"), dtype=torch.bool)
+        for row_N, (prompt, completion) in zip(answer, _written(batch), strict=True):
+            texts = plain_texts(self._tokenizer, prompt, completion)
+            if (span := self._answer_span("".join(texts))) is not None:
+                first = batch["prompt_ids"].shape[1]
+                row_N[first : first + len(texts)] = torch.tensor(tokens_within(texts, *span), device=row_N.device)
         return answer
 
     def _together(self, mine: Rows, prompt: int) -> Rows:
@@ -191,6 +186,8 @@ class RolloutMaker:
         )
 
 
-def _lists(batch: dict[str, Any], part: str) -> tuple[list[list[int]], list[list[int]]]:
-    """The ids and the mask of the prompts or the completions."""
-    return batch[f"{part}_ids"].tolist(), batch[f"{part}_mask"].tolist()
+def _written(batch: dict[str, Any]) -> Iterator[tuple[list[int], list[int]]]:
+    """The ids of each row's prompt and completion, without padding."""
+    parts = (batch[f"{part}_{what}"] for part in ("prompt", "completion") for what in ("ids", "mask"))
+    for prompt, its, completion, theirs in zip(*parts, strict=True):
+        yield prompt[its.bool()].tolist(), completion[theirs.bool()].tolist()

@@ -30,7 +30,7 @@ from tests.integration.test_sharded import join_group
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], modules_to_save=None)
 EVERYTHING = frozenset(
-    {"attention", "entropy", "ids", "logps", "sum_sq", "rewards", "advantages", "groups", "columns", "text"}
+    {"attention", "entropy", "ids", "logps", "sum_sq", "rewards", "advantages", "groups", "columns", "text", "turns"}
 )
 
 
@@ -78,6 +78,7 @@ def test_a_strategy_is_given_the_rollout_and_its_advantages_reach_the_loss(tmp_p
     batch, given, logits, prompts = made.rollouts[0]
     rollout, response = given.rollout, response_mask(batch)
     ids = joined(batch, "ids")
+    length = batch["completion_ids"].shape[1]
     assert torch.equal(rollout.input_ids, ids) and torch.equal(given.response, response)
     logps = logits.log_softmax(-1)
     chosen = logps.gather(2, ids[:, 1:, None])[..., 0]
@@ -92,9 +93,10 @@ def test_a_strategy_is_given_the_rollout_and_its_advantages_reach_the_loss(tmp_p
     assert rollout.groups.tolist() == [row // 4 for row in range(len(ids))]
     assert torch.equal(rollout.advantages, batch["advantages"])
     assert [row["prompt"] for row in rollout.columns] == prompts
-    length, decode = batch["completion_ids"].shape[1], made.processing_class.decode
-    for row, tokens, mask in zip(rollout.text, batch["completion_ids"], batch["completion_mask"], strict=True):
-        assert row[-length:] == [decode([token]) if real else "" for token, real in zip(tokens, mask, strict=True)]
+    for row, tokens, mask in zip(rollout.text, ids, rollout.real, strict=True):
+        prompt, written = (made.processing_class.decode(tokens[:stop][mask[:stop]]) for stop in (-length, len(mask)))
+        assert "".join(row[:-length]) == prompt and "".join(row) == written
+    assert torch.equal(rollout.turns, response.long() - 1)
     assert given.signals.waad[response].isfinite().all()
     own = torch.arange(response.numel(), dtype=torch.float32).view(response.shape)[:, -length:] + 1
     for key, row, mask in zip(batch["credit_keys"].tolist(), own, batch["completion_mask"], strict=True):

@@ -9,7 +9,6 @@ from trl import GRPOConfig, GRPOTrainer, TrlParser
 
 from rlcredit import (
     CREDIT_STRATEGIES,
-    Credit,
     CreditGRPOConfig,
     CreditGRPOTrainer,
     CreditPPOConfig,
