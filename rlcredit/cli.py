@@ -164,6 +164,8 @@ def _settle() -> None:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if "OMP_NUM_THREADS" not in os.environ:  # read when torch is loaded; see rlcredit.models.threads
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true but no accelerator is found")
 

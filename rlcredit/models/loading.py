@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from rlcredit.errors import InputError
+from rlcredit.models.threads import choose_threads
 from rlcredit.models.weight_files import refuse_broken
 
 ADAPTER = "adapter_config.json"
@@ -145,6 +146,8 @@ def load_model(path: str, args: ModelArguments, config: PretrainedConfig, device
         model = kind.from_pretrained(path, trust_remote_code=args.trust_remote_code, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"model: {path!r} cannot be loaded ({' '.join(str(error).split())[:200]})") from error
+    if device.type == "cpu":
+        choose_threads(model.num_parameters())
     return model.to(device).eval()
 
 

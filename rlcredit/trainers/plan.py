@@ -13,6 +13,7 @@ from trl import ModelConfig, get_peft_config
 from rlcredit.attention import choose_layers
 from rlcredit.errors import InputError
 from rlcredit.models.loading import auto_class
+from rlcredit.models.threads import choose_threads
 from rlcredit.trainers import launch
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
 from rlcredit.trainers.ppo_config import CreditPPOConfig
@@ -70,6 +71,7 @@ def plan(checked: Checked) -> str:
         "checkpoints": f"every {config.save_steps:g} steps, {config.save_total_limit or 'all'} kept"
         if config.save_strategy == "steps"
         else str(config.save_strategy),
+        **({} if torch.accelerator.is_available() else {"threads": choose_threads(parameters)}),
         "memory": _memory(checked, sizes, max(lengths)),
         "output": str(config.output_dir),
     }

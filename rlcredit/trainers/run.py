@@ -17,6 +17,7 @@ from rlcredit.config import list_keys
 from rlcredit.credit import CreditArguments
 from rlcredit.errors import RunStopped
 from rlcredit.evaluation.held_out import second_name
+from rlcredit.models.threads import choose_threads
 from rlcredit.runs.files import LOG_FILE, Shares, read_accuracies, write_accuracies, write_facts
 from rlcredit.stats.paired import compare
 from rlcredit.tasks import EVALUATION_SETS
@@ -50,6 +51,8 @@ def train(argv: Sequence[str]) -> None:
 
 def _run(checked: Checked, argv: Sequence[str]) -> None:
     trainer = build(checked)
+    if trainer.accelerator.device.type == "cpu":
+        _say([f"threads:    {choose_threads(sum(parameter.numel() for parameter in trainer.model.parameters()))}"])
     if trainer.is_world_process_zero():
         _describe_run(checked, argv)
     first = FirstAccuracies(trainer)
