@@ -1,12 +1,14 @@
-"""Make a one-million-parameter policy: a character-level Llama that is partly trained on Countdown or paths.
+"""Make a one-million-parameter policy: a character-level Llama that is partly trained on a task.
 
     python scripts/make_tiny_policy.py --output recipes/countdown_tiny/policy
     python scripts/make_tiny_policy.py --task paths --output recipes/paths_tiny/policy
+    python scripts/make_tiny_policy.py --task products --output recipes/tools_tiny/policy
 
 The policy is warm-started on demonstrations of two players (players.py), first of the careful one alone, then for a
 short while of both. On Countdown its most likely response is then a hasty one: reinforcement learning has to find out
 that the careful opening pays, and to play better than the demonstrations taught. On paths the careful response stays
-the most likely one; two samples of three are hasty ones. No demonstration uses a held-out instance of the recipe's
+the most likely one; two samples of three are hasty ones. On products they are turns of a conversation, with a chat
+template that has a tool. No demonstration uses a held-out instance of the recipe's
 task options.
 """
 
@@ -23,27 +25,54 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from players import countdown_pair, paths_pair
+from players import countdown_pair, paths_pair, products_pair
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.tasks import TASKS, TaskData
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+CHAT_TAGS = ("<user>", "<assistant>", "<tool>", "<call>", "</call>", "calculator", "expression")
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
+    "{% for call in m.tool_calls or [] %}<call>{{ call.function.name }}"
+    "{% for name, value in call.function.arguments.items() %} {{ name }}={{ value }}{% endfor %}</call>{% endfor %}"
+    "{% if m.role == 'assistant' %}<eos>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+RESPONSE_TEMPLATE = {  # how transformers reads a call out of a response
+    "defaults": {"role": "assistant"},
+    "start_anchor": "<assistant>",
+    "fields": {
+        "tool_calls": {
+            "open_pattern": r"<call>(?P<name>\w+) ",
+            "close": "</call>",
+            "repeats": True,
+            "content": "kv-lines",
+            "content_args": {"line_sep": " ", "kv_sep": "="},
+            "transform": {"type": "function", "function": {"name": "{name}", "arguments": "{content}"}},
+        },
+        "content": {"close": "<eos>", "content": "text"},
+    },
+}
 CHARACTERS = ("\n", *(chr(code) for code in range(ord(" "), ord("~") + 1)))
 MAX_NEW_TOKENS = 56
 BATCHES_SORTED = 16
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer(chat: bool = False) -> PreTrainedTokenizerFast:
     """One token a character (printable ASCII and the line break) and one a tag; decoding gives the text back exactly.
 
-    The tags are added tokens but no special ones: rewards read text decoded without special tokens.
+    With `chat` there are tokens for the parts of a conversation with a calculator, and its template. The tags are
+    added tokens but no special ones: rewards read text decoded without special tokens.
     """
     vocabulary = {token: index for index, token in enumerate(("<pad>", "<eos>", "<unk>", *CHARACTERS))}
     tokenizer = Tokenizer(models.BPE(vocabulary, merges=[], unk_token="<unk>"))
     tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
+    tokenizer.add_tokens(
+        [AddedToken(tag, special=False, normalized=False) for tag in (TAGS + CHAT_TAGS if chat else TAGS)]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
@@ -52,6 +81,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         padding_side="left",
         clean_up_tokenization_spaces=False,
         model_max_length=256,
+        **({"chat_template": CHAT_TEMPLATE, "response_template": RESPONSE_TEMPLATE} if chat else {}),
     )
 
 
@@ -81,11 +111,15 @@ class Lesson:
         options: the task's; held-out and validation instances are those of its recipes.
         pair: prompt and response of a row, of the hasty or the careful player.
         careful_steps: steps with the careful player alone.
+        careful_mark: what responses of the careful player have, and those of the hasty one have not.
+        chat: whether prompts are conversations; then only the first turn is reported.
     """
 
     options: dict
     pair: Callable[[dict, bool, random.Random], tuple[str, str]]
     careful_steps: int
+    careful_mark: str = ":"
+    chat: bool = False
 
 
 LESSONS = {
@@ -105,6 +139,13 @@ LESSONS = {
         {"length": [4, 5], "dead_ends": 2, "num_train": 20_000, "num_validation": 256, "num_test": 512},
         paths_pair,
         careful_steps=2_400,
+    ),
+    "products": Lesson(
+        {"digits": 2, "num_train": 6_000, "num_test": 256},
+        products_pair,
+        careful_steps=600,
+        careful_mark="<call>",
+        chat=True,
     ),
 }
 
@@ -229,13 +270,14 @@ def respond(
     return tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
-def report(policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, task: TaskData) -> None:
+def report(policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, task: TaskData, careful_mark: str) -> None:
     """Print held-out accuracy and the share of careful responses, greedy and sampled."""
     for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
         rows = next(iter(task.tests.values()))
-        responses = respond(policy, tokenizer, rows["prompt"], temperature)
+        prompts = PromptRenderer(tokenizer).texts(list(rows["prompt"]))
+        responses = respond(policy, tokenizer, prompts, temperature)
         accuracy = statistics.mean(verdict.correct for verdict in task.check(responses, rows.to_list()))
-        careful = statistics.mean(":" in response for response in responses)
+        careful = statistics.mean(careful_mark in response for response in responses)
         print(f"held-out {name}: accuracy {accuracy:.3f}, careful {careful:.3f}", flush=True)
 
 
@@ -246,7 +288,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch_size", type=int, default=64, help="demonstrations a step")
     parser.add_argument(
-        "--careful_steps", type=int, help="steps with the careful player alone; countdown 1600, paths 2400"
+        "--careful_steps", type=int, help="steps with the careful player alone, in place of the task's"
     )
     parser.add_argument("--careful_learning_rate", type=float, default=4e-3)
     parser.add_argument("--mixed_steps", type=int, default=250, help="steps with both players")
@@ -263,7 +305,7 @@ def main() -> None:
     task = TASKS[arguments.task](lesson.options)
     careful_steps = lesson.careful_steps if arguments.careful_steps is None else arguments.careful_steps
     rows = task.train.to_list()
-    tokenizer = make_tokenizer()
+    tokenizer = make_tokenizer(lesson.chat)
     policy = make_policy(tokenizer)
     print(f"{policy.num_parameters():,} parameters")
     for hasty_share, steps, learning_rate in (
@@ -272,11 +314,13 @@ def main() -> None:
     ):
         batches = demonstration_batches(lesson, rows, hasty_share, tokenizer, rng, arguments.batch_size)
         warm_start(policy, batches, steps, learning_rate)
-        report(policy, tokenizer, task)
+        report(policy, tokenizer, task, lesson.careful_mark)
     policy.to(torch.bfloat16).save_pretrained(arguments.output)
-    tokenizer.save_pretrained(arguments.output)
+    tokenizer.save_pretrained(arguments.output, save_jinja_files=False)
     print(f"saved to {arguments.output}; as saved (bfloat16):")
-    report(LlamaForCausalLM.from_pretrained(arguments.output, dtype=torch.float32), tokenizer, task)
+    report(
+        LlamaForCausalLM.from_pretrained(arguments.output, dtype=torch.float32), tokenizer, task, lesson.careful_mark
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Two players that demonstrate Countdown and paths to a policy before it learns: a careful one and a hasty one.
+"""Two players that demonstrate a task to a policy before it learns: a careful one and a hasty one.
 
 On Countdown the careful one writes down the goal, considers every calculation, and mostly tries another one after a
 miss; the hasty one only adds and subtracts, in the order given, and hands in whatever comes out:
@@ -12,6 +12,10 @@ the hasty one walks off from the start, takes any fork, and hands in where it ar
 
     bc ag ab ce gh hi a>e                                    bc ag ab ce gh hi a>e
     <think>e: ce bc ab</think><answer>abce</answer>          <think>ag gh hi</think><answer>aghi</answer>
+
+On products the careful one asks the calculator and copies its value, the hasty one guesses:
+
+    <call>calculator expression=37*46</call> 1702 <answer>1702</answer>                     <answer>1602</answer>
 """
 
 from __future__ import annotations
@@ -136,3 +140,16 @@ def plan_back(edges: Sequence[str], start: str, goal: str, rng: random.Random) -
     while walk[0] != start:
         walk = before[walk[0]] + walk
     return walk
+
+
+def products_pair(row: dict, hasty: bool, rng: random.Random) -> tuple[str, str]:
+    """A question and a guess; or one turn of the two that a call takes: the call, or what follows the tool's value."""
+    question = f"{row['a']}*{row['b']}"
+    if hasty:
+        guess = row["a"] * row["b"] + rng.choice((-1, 1)) * 10 ** rng.randrange(4)
+        return f"<user>{question}<assistant>", f"<answer>{abs(guess)}</answer>"
+    call = f"<call>calculator expression={question}</call>"
+    if rng.random() < 0.5:
+        return f"<user>{question}<assistant>", call
+    value = row["a"] * row["b"]
+    return f"<user>{question}<assistant>{call}<eos><tool>{value}<assistant>", f"<answer>{value}</answer>"
