@@ -141,9 +141,14 @@ def read_facts(folder: Path) -> tuple[dict[str, str], int | None]:
 
 
 def read_command(folder: Path, command: str) -> dict[str, Any]:
-    """The flags with which `rlcredit evaluate` or `analyze` do as the run did, from run.json. Raises: InputError."""
+    """The flags with which `rlcredit evaluate` or `analyze` do as the run did, from run.json.
+
+    Raises: InputError where it has none; a text in their place says why.
+    """
     path = folder / FACTS_FILE
     flags = _read_object(path).get(command)
+    if isinstance(flags, str):  # why there are none
+        raise InputError(f"{path}: {flags}")
     if not isinstance(flags, dict):
         raise InputError(f"{path}: says nothing of {command} (a run of rlcredit 0.1.0?); write --model and --task")
     return flags

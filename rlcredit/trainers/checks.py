@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -22,6 +23,7 @@ from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.models.loading import auto_class, describe
 from rlcredit.tasks import TaskData
 from rlcredit.trainers import checkpoints
+from rlcredit.trainers.agents import Agents
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
 
 
@@ -107,8 +109,13 @@ def instead_of(checkpoint: Path) -> str:
     return "write an earlier checkpoint, or start without resume_from_checkpoint"
 
 
+def template_options(config: CreditGRPOConfig, agents: Agents) -> dict[str, Any]:
+    """What the chat template gets beside the conversation."""
+    return {**(config.chat_template_kwargs or {}), **agents.template_options}
+
+
 def check_policy(
-    path: str, model: ModelConfig, config: CreditGRPOConfig, task: TaskData
+    path: str, model: ModelConfig, config: CreditGRPOConfig, task: TaskData, agents: Agents
 ) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
     """Refuse a policy that is not there, cannot be read, or whose context is too short; give what describes it."""
     options = {"revision": model.model_revision, "trust_remote_code": config.trust_remote_code}
@@ -118,7 +125,9 @@ def check_policy(
         choose_layers(policy, config.credit_layers, config.credit_num_layers)
     context = getattr(policy.get_text_config(), "max_position_embeddings", None)
     assert task.train is not None
-    longest = max(PromptRenderer(tokenizer, config.chat_template_kwargs or {}).lengths(list(task.train["prompt"])))
+    agents.check(task, tokenizer)
+    renderer = PromptRenderer(tokenizer, template_options(config, agents))
+    longest = max(renderer.lengths(list(task.train["prompt"])))
     if context and longest + config.max_completion_length > context:
         raise InputError(
             f"max_completion_length: a prompt of {longest} tokens and {config.max_completion_length} of "

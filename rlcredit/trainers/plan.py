@@ -66,6 +66,7 @@ def plan(checked: Checked) -> str:
         "run": f"{sizes.steps:,} steps = {sizes.rollouts:,} rollouts = {sizes.rollouts * sizes.completions:,} "
         f"completions, at most {_many(tokens)} tokens; "
         f"{passes:,.2f} passes over the data",
+        **_agents(checked),
         "credit": _credit(checked),
         "evaluation": _evaluation(checked),
         "checkpoints": f"every {config.save_steps:g} steps, {config.save_total_limit or 'all'} kept"
@@ -185,6 +186,12 @@ def _tests(checked: Checked) -> str:
     return ", ".join(f"{name} {len(rows):,}" for name, rows in checked.task.tests.items()) or "none"
 
 
+def _agents(checked: Checked) -> dict[str, str]:
+    run = checked.run
+    named = {"tools": ", ".join(run.tools), "environment": run.environment_factory, "completions": run.rollout_func}
+    return {name: value for name, value in named.items() if value}
+
+
 def _credit(checked: Checked) -> str:
     config = checked.config
     text = f"{config.credit_strategy}"
@@ -202,12 +209,13 @@ def _credit(checked: Checked) -> str:
 
 
 def _evaluation(checked: Checked) -> str:
-    if (held_out := checked.held_out) is None:
-        return "none"
-    sets = ", ".join(f"{name} ({len(rows)} problems)" for name, rows in held_out.tests.items())
     config = checked.config
     during = f", every {config.eval_steps:g} steps" if config.eval_strategy == "steps" else ""
     during = f", every {config.eval_strategy}" if config.eval_strategy == "epoch" else during
+    if (held_out := checked.held_out) is None:
+        name, rows = next(iter(checked.task.tests.items()), ("", ()))
+        return f"{during[2:]}: mean reward of {name} ({len(rows)} problems)" if during and name else "none"
+    sets = ", ".join(f"{name} ({len(rows)} problems)" for name, rows in held_out.tests.items())
     how = "greedy" if held_out.sampling.temperature == 0 else f"temperature {held_out.sampling.temperature:g}"
     if held_out.second is not None:
         how += f"; the first set at temperature {held_out.second.temperature:g} too"

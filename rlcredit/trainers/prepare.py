@@ -26,6 +26,7 @@ from rlcredit.rewards.signature import check_signature
 from rlcredit.runs.log import HeldOutLog, JsonlLog
 from rlcredit.tasks import TASKS, TaskData
 from rlcredit.trainers import checkpoints, checks, launch, value_model
+from rlcredit.trainers.agents import Agents
 from rlcredit.trainers.grpo import CreditGRPOTrainer
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
 from rlcredit.trainers.ppo import CreditPPOTrainer
@@ -57,6 +58,7 @@ class Checked(NamedTuple):
         path: where the policy is.
         policy: the policy's configuration.
         tokenizer: the policy's.
+        agents: tools and the like that take part in the rollouts.
         schedule: how many rollouts and steps the run has.
         checkpoint: where training goes on, or None.
         notes: what the user should know before training starts.
@@ -69,6 +71,7 @@ class Checked(NamedTuple):
     path: str
     policy: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
+    agents: Agents
     schedule: Schedule
     checkpoint: str | None
     notes: list[str]
@@ -76,7 +79,7 @@ class Checked(NamedTuple):
     @property
     def renderer(self) -> PromptRenderer:
         """How the run's prompts become tokens."""
-        return PromptRenderer(self.tokenizer, self.config.chat_template_kwargs or {})
+        return PromptRenderer(self.tokenizer, checks.template_options(self.config, self.agents))
 
     @property
     def held_out(self) -> HeldOut | None:
@@ -144,12 +147,18 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig, no
         )
     tested = bool(run.held_out) or config.eval_strategy != "no"
     checks.check_installed(config, model)
+    agents = Agents.named(run, config)
     task = TASKS[run.task](run.task_options or {}, tests=None if tested else [])
     assert task.train is not None
     if run.process_reward_model:
         task.rewards.append(_process_reward(run, config))
     for reward in task.rewards:
-        check_signature(reward, task.train.column_names)
+        check_signature(
+            reward,
+            task.train.column_names,
+            environments=bool(agents.factories),
+            extra_columns=agents.rollout_func is not None,
+        )
     refuse_unknown_answer(config.credit_strategy, config.strategy.needs, task.answer_span)
     schedule = schedule_of(config, run.processes or config.world_size, len(task.train))
     if not model.model_name_or_path:
@@ -157,13 +166,14 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig, no
     path = model_path(model.model_name_or_path)
     if config.use_vllm and not run.dry_run:
         checks.check_vllm(config)
-    policy, tokenizer = checks.check_policy(path, model, config, task)
+    policy, tokenizer = checks.check_policy(path, model, config, task, agents)
     if isinstance(config, CreditPPOConfig) and config.critic_model_name_or_path is not None:
         config.critic_model_name_or_path = model_path(config.critic_model_name_or_path)
         trusted = {"trust_remote_code": config.trust_remote_code}
         value_model.check(config.critic_model_name_or_path, policy, tokenizer, **trusted)
     notes = [*notes, *task.notes]
-    notes += rehearse(task.rewards, task.train[0], tokenizer, config.reward_timeout)
+    if not agents.factories and agents.rollout_func is None:  # which give rewards more than the columns
+        notes += rehearse(task.rewards, task.train[0], tokenizer, config.reward_timeout)
     if checkpoint and config.resume_from_checkpoint != checkpoint:  # the newest that counts
         notes += checkpoints.passed_over(checkpoint)
     if checkpoint and run.dry_run:  # a run says it when it resumes
@@ -175,7 +185,7 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig, no
             f"processes: the recipe is meant for {run.processes}, this run has {config.world_size}: batches are "
             f"{config.world_size / run.processes:g} times as large as there"
         )
-    checked = Checked(run, model, config, task, path, policy, tokenizer, schedule, checkpoint, notes)
+    checked = Checked(run, model, config, task, path, policy, tokenizer, agents, schedule, checkpoint, notes)
     checks.check_best_metric(config, checked.held_out)
     return checked
 
@@ -240,6 +250,7 @@ def _trainer(checked: Checked) -> CreditGRPOTrainer:
         peft_config=get_peft_config(model),
         quantization_config=get_quantization_config(model),
         answer_span=checked.task.answer_span,
+        **checked.agents._asdict(),
     )
 
 

@@ -101,7 +101,7 @@ def _describe_run(checked: Checked, argv: Sequence[str]) -> None:
         "credit_strategy": checked.config.credit_strategy,
         "seed": checked.config.seed,
         "eval_samples": checked.run.eval_samples,
-        "evaluate": _evaluate_flags(checked),
+        "evaluate": _evaluate_flags(checked) if not checked.agents else _why_not(checked),
         "analyze": {**_prompt_flags(checked), "temperature": checked.config.temperature},
     }
     write_facts(Path(checked.config.output_dir), facts)
@@ -122,6 +122,13 @@ def _prompt_flags(checked: Checked) -> dict[str, Any]:
         "chat_template_kwargs": checked.config.chat_template_kwargs,
         "max_new_tokens": checked.config.max_completion_length,
     }
+
+
+def _why_not(checked: Checked) -> str:
+    """Why `rlcredit evaluate` does not measure what the run learned."""
+    return (
+        f"the policy was trained with {checked.agents.keys[0]}, and evaluate answers without; write --model and --task"
+    )
 
 
 def _evaluate_flags(checked: Checked) -> dict[str, Any]:
@@ -186,6 +193,8 @@ def _summarize(
     lines = [f"{name}: {trainer.state.global_step} steps"]
     if rewards:
         lines.append(f"reward:     {rewards[0]:.3f} -> {rewards[-1]:.3f}")
+    if measured := [line["eval_reward"] for line in trainer.state.log_history if "eval_reward" in line]:
+        lines.append(f"held out:   reward {measured[0]:.3f} -> {measured[-1]:.3f}")
     if trainer.rewards.unscored:
         lines.append(f"unscored:   {trainer.rewards.unscored} completions in {trainer.rewards.rollouts} rollouts")
     run = checked.run

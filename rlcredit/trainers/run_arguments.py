@@ -39,6 +39,17 @@ class RunArguments:
     process_reward_separator: str = field(
         default="\n\n", metadata={"help": "What stands between two steps of a completion, for that model."}
     )
+    tools: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Functions that the policy may call in its completions, each as package.module:function."},
+    )
+    environment_factory: str | None = field(
+        default=None,
+        metadata={"help": "package.module:class of an environment (or a dict of them), whose methods are tools."},
+    )
+    rollout_func: str | None = field(
+        default=None, metadata={"help": "package.module:function that generates the completions in TRL's place."}
+    )
     held_out: int = field(
         default=512,
         metadata={

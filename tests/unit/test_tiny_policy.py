@@ -1,6 +1,7 @@
 """The policies shipped with the tiny recipes: small, exact in text, and with the structure that the credit needs."""
 
 import random
+import re
 from pathlib import Path
 
 import make_tiny_policy
@@ -16,6 +17,10 @@ from rlcredit.tasks import TASKS
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 PROMPTS = {
     "countdown_tiny": ["3 7 12 -> 33\n", "11 8 2 -> 5\n"],
+    "tools_tiny": [
+        "<user>37*46<assistant>",
+        "<user>37*46<assistant><call>calculator expression=37*46</call><eos><tool>1702<assistant>",
+    ],
     "paths_tiny": ["bc ag ab cd gh hi de ij bk kl lm a>e\n", "qr pa pq rs ab bc st cd tu qx xy yz p>u\n"],
 }
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
@@ -83,10 +88,10 @@ def test_it_answers_in_the_two_places(policy, tokenizer, folder):
     inputs = tokenizer(PROMPTS[folder.parent.name], padding=True, return_tensors="pt")
     with torch.no_grad():
         output = policy.generate(**inputs, do_sample=False, max_new_tokens=56)
+    form = "<answer>[0-9]+</answer>" if folder.parent.name == "tools_tiny" else "<think>.+</think><answer>.*</answer>"
     for text in tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True):
-        assert text.startswith("<think>")
-        assert text.count("</think><answer>") == 1
-        assert text.endswith("</answer>")
+        assert re.fullmatch(form, text, re.DOTALL)
+        assert text.count("<answer>") == 1
 
 
 # ---- what the script teaches --------------------------------------------------------------------------------------
@@ -122,3 +127,28 @@ def test_a_plan_from_the_goal_and_a_walk_from_the_start():
     }
     prompts = {players.paths_pair(row, True, random.Random(seed))[0] for seed in range(50)}
     assert len(prompts) > 40 and all(sorted(prompt.split()[:-1]) == sorted(edges) for prompt in prompts)
+
+
+def test_a_demonstration_with_a_tool_is_what_the_chat_template_makes():
+    tokenizer, row = make_tiny_policy.make_tokenizer(chat=True), {"a": 37, "b": 46}
+    function = {"name": "calculator", "arguments": {"expression": "37*46"}}
+    conversation = [
+        {"role": "user", "content": "37*46"},
+        {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]},
+        {"role": "tool", "name": "calculator", "content": "1702"},
+        {"role": "assistant", "content": "<answer>1702</answer>"},
+    ]
+    turns = set()
+    for end in (2, 4):
+        prompt = tokenizer.apply_chat_template(conversation[: end - 1], tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template(conversation[:end], tokenize=False)
+        turns.add((prompt, whole.removeprefix(prompt).removesuffix("<eos>")))
+        ids = tokenizer(whole.removeprefix(prompt))["input_ids"]
+        parsed = tokenizer.parse_response(ids, prefix=tokenizer(prompt)["input_ids"])
+        assert parsed == {name: part for name, part in conversation[end - 1].items() if part}
+    assert {players.products_pair(row, False, random.Random(seed)) for seed in range(20)} == turns
+    guesses = {players.products_pair(row, True, random.Random(seed)) for seed in range(200)}
+    assert {prompt for prompt, _ in guesses} == {"<user>37*46<assistant>"}
+    assert {response for _, response in guesses} == {
+        f"<answer>{1702 + sign * 10**place}</answer>" for sign in (-1, 1) for place in range(4)
+    }
