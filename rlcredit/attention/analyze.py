@@ -37,6 +37,7 @@ def analyze(
     heads: HeadGroups | None = None,
     entropy: bool | None = None,
     temperature: float = 1.0,
+    answer_mask: Tensor | None = None,
 ) -> AttentionSignals:
     """WAAD, FAI and the head groups of a batch (arXiv 2510.13554, eq. 7-10).
 
@@ -53,14 +54,23 @@ def analyze(
         entropy: also read the entropy of each token's distribution (a full pass); by default where the strategy
             of `args` needs it.
         temperature: sampling temperature, for the entropy.
+        answer_mask: [B, N], true at the tokens of the answer, for `credit_fai_rows: answer`; FAI is undefined in rows
+            without one.
 
     Raises: ValueError, naming the argument and the rows.
     """
     args = args or CreditArguments()
+    if (answer_mask is not None) != (args.credit_fai_rows == "answer"):
+        raise ValueError(
+            f"answer_mask: is {'missing' if answer_mask is None else 'given'}, and credit_fai_rows is "
+            f"{args.credit_fai_rows}; give it where that is answer, and only there"
+        )
     if entropy is None:
         entropy = "entropy" in strategy_of(args).needs
     layers = choose_layers(unwrapped(model).config, args.credit_layers, args.credit_num_layers)
-    statistics, logits = _read(model, input_ids, attention_mask, response_mask, args, layers, whole=entropy)
+    statistics, logits = _read(
+        model, input_ids, attention_mask, response_mask, args, layers, whole=entropy, fai_rows=answer_mask
+    )
     signals = signals_maker(args, heads)(statistics)
     if not entropy:
         return signals
@@ -123,12 +133,13 @@ def _read(
     layers: list[int],
     *,
     whole: bool,
+    fai_rows: Tensor | None = None,
 ) -> tuple[HeadStatistics, Tensor]:
     """(statistics of these layers, logits), from a forward that stops after the last of them unless `whole`."""
     check_masks(input_ids, attention_mask, response_mask)
     # a process that stops early would leave the others waiting for its shards
     stop_early = not whole and not _is_sharded(model)
-    capture = _capture(model, layers, args, attention_mask, response_mask, stop_early=stop_early)
+    capture = _capture(model, layers, args, attention_mask, response_mask, fai_rows=fai_rows, stop_early=stop_early)
     logits = torch.empty(0)
     with evaluating(model), capture.reading(), suppress(StopForward):
         logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits

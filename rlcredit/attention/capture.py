@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import torch
@@ -33,6 +33,25 @@ class StopForward(Exception):
     """Raised inside a forward when the last layer needed has been read (a truncated pass)."""
 
 
+class Masks(NamedTuple):
+    """Which positions of some rows count: bool [B, N] each.
+
+    Attributes:
+        real: no padding.
+        response: the rows of A that are read.
+        fai_rows: those among them that FAI is a mean over; None: all.
+    """
+
+    real: Tensor
+    response: Tensor
+    fai_rows: Tensor | None
+
+    def rows(self, first: int, count: int) -> Masks:
+        real, response, fai_rows = (None if mask is None else mask[first : first + count] for mask in self)
+        assert real is not None and response is not None
+        return Masks(real, response, fai_rows)
+
+
 class Capture:
     """Per-head statistics of chosen layers, read while the model runs over a batch in one or more chunks.
 
@@ -41,6 +60,7 @@ class Capture:
         layers: layer indices to read.
         real_mask, response_mask: [B, N] bool over the whole batch; chunks of rows run through the model in order.
         window, horizon: W and (H_lo, H_hi), in tokens.
+        fai_rows: [B, N] bool, the response rows that FAI is a mean over; None: all of them.
         finish: applied to the statistics of each chunk as soon as its layers are complete, so that per-head values
             need not be kept for the whole batch.
         stop_early: raise `StopForward` once a chunk's last layer is read.
@@ -54,13 +74,15 @@ class Capture:
         response_mask: Tensor,
         window: int,
         horizon: tuple[int, int],
+        fai_rows: Tensor | None = None,
         finish: Callable[[HeadStatistics], Any] = lambda statistics: statistics,
         stop_early: bool = False,
     ) -> None:
         self._model, self._model_name = model, type(unwrapped(model)).__name__
         self._index = _layer_indices(model)
         self._layers = layers
-        self._real, self._response = real_mask.bool(), response_mask.bool()
+        response = response_mask.bool()
+        self._masks = Masks(real_mask.bool(), response, None if fai_rows is None else fai_rows.bool() & response)
         self._window, self._horizon = window, horizon
         self._finish, self._stop_early = finish, stop_early
         self._chunk: dict[int, Statistics] = {}
@@ -89,7 +111,7 @@ class Capture:
 
         Raises: RuntimeError if a layer was never seen or rows are missing: never silence.
         """
-        if self._chunk or self._rows_done != len(self._response):
+        if self._chunk or self._rows_done != len(self._masks.response):
             seen = sorted(self._chunk) or ("none" if not self.chunks else "all, but not for every row")
             raise RuntimeError(
                 f"{self._model_name}: attention layers {self._layers} were to be read, seen: {seen}. "
@@ -106,28 +128,26 @@ class Capture:
             self._see_call(index, call)
 
     def _see_call(self, index: int, call: AttentionCall) -> None:
-        self._see(index, call.query, lambda *masks: self._read_call(call, *masks))
+        self._see(index, call.query, lambda masks: self._read_call(call, masks))
 
     def _see_map(self, index: int, attention: Tensor) -> None:
-        N = self._real.shape[1]
+        N = self._masks.real.shape[1]
         if attention.shape[-2:] == (N, N):
-            self._see(index, attention, lambda *masks: self._read_map(attention.detach(), *masks))
+            self._see(index, attention, lambda masks: self._read_map(attention.detach(), masks))
 
-    def _see(self, index: int, shown: Tensor, read: Callable[[Tensor, Tensor], Statistics]) -> None:
+    def _see(self, index: int, shown: Tensor, read: Callable[[Masks], Statistics]) -> None:
         """Read one layer of the chunk at hand."""
         started = time.perf_counter()
         if index in self._chunk:
             raise RuntimeError(
                 f"{self._model_name}: layer {index} ran twice before layers {self._layers} were all seen"
             )
-        left = slice(self._rows_done, None)
         rows = shown.shape[0]
         if shown.dim() == 3:  # a map [B * H, N, N]
             rows //= unwrapped(self._model).config.get_text_config().num_attention_heads
-        real, response = self._real[left][:rows], self._response[left][:rows]
         # Statistics are fp32 without gradient, also inside an autocast region.
         with torch.no_grad(), torch.autocast(shown.device.type, enabled=False):
-            self._chunk[index] = read(real, response)
+            self._chunk[index] = read(self._masks.rows(self._rows_done, rows))
             if len(self._chunk) == len(self._layers):
                 self._complete()
         self.seconds += time.perf_counter() - started
@@ -143,7 +163,8 @@ class Capture:
 
     # ---- one layer ------------------------------------------------------------------------------------------------
 
-    def _read_call(self, call: AttentionCall, real: Tensor, response: Tensor) -> Statistics:
+    def _read_call(self, call: AttentionCall, masks: Masks) -> Statistics:
+        real, response, fai_rows = masks
         query, key = call.query.detach(), call.key.detach()
         if any(call.options.get(name) is not None for name in PACKED):
             raise RuntimeError(
@@ -160,11 +181,12 @@ class Capture:
         if call.eager is not None and call.module not in _AGREEING and response.any():
             if not eager.agrees(layer, call, response):
                 blocks = eager.blocks(layer, call, response)
-                return statistics_of_blocks(blocks, query.shape[1], response, self._window, self._horizon)
+                return statistics_of_blocks(blocks, query.shape[1], response, self._window, self._horizon, fai_rows)
             _AGREEING.add(call.module)
-        return head_statistics(layer, response, self._window, self._horizon)
+        return head_statistics(layer, response, self._window, self._horizon, fai_rows)
 
-    def _read_map(self, attention: Tensor, real: Tensor, response: Tensor) -> Statistics:
+    def _read_map(self, attention: Tensor, masks: Masks) -> Statistics:
+        real, response, fai_rows = masks
         N = response.shape[1]
         attention = attention.view(len(response), -1, N, N)
         if ((attention.triu(1).sum(-1) > 0) & response[:, None]).any():  # rows of padding may not be finite
@@ -174,7 +196,7 @@ class Capture:
             Block(rows, slice(0, rows.stop), attention[:, :, rows, : rows.stop].float() * seen[..., : rows.stop])
             for rows in row_blocks(response, 4 * N * len(response) * attention.shape[1])
         )
-        return statistics_of_blocks(blocks, attention.shape[1], response, self._window, self._horizon)
+        return statistics_of_blocks(blocks, attention.shape[1], response, self._window, self._horizon, fai_rows)
 
     def _layer(self, call: AttentionCall, real: Tensor, response: Tensor) -> AttentionInputs:
         options = call.options

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlcredit.attention import eager
-from rlcredit.attention.capture import Capture, StopForward
+from rlcredit.attention.capture import Capture, Masks, StopForward
 from rlcredit.attention.seams import AttentionCall
 from rlcredit.attention.stream import Block, Statistics, row_blocks, score_blocks
 from rlcredit.models.modes import evaluating
@@ -54,16 +54,16 @@ class _MapCapture(Capture):
         N = real.shape[1]
         self.sums = (torch.zeros(N, N), torch.zeros(N, N))
 
-    def _see(self, index: int, shown: Tensor, read: Callable[[Tensor, Tensor], Statistics]) -> None:
+    def _see(self, index: int, shown: Tensor, read: Callable[[Masks], Statistics]) -> None:
         self._at = self._layers.index(index)
         super()._see(index, shown, read)
 
-    def _read_call(self, call: AttentionCall, real: Tensor, response: Tensor) -> Statistics:
-        layer = self._layer(call, real, response)
+    def _read_call(self, call: AttentionCall, masks: Masks) -> Statistics:
+        layer, response = self._layer(call, masks.real, masks.response), masks.response
         return self._add(eager.blocks(layer, call, response) if call.eager else score_blocks(layer, response))
 
-    def _read_map(self, attention: Tensor, real: Tensor, response: Tensor) -> Statistics:
-        N = response.shape[1]
+    def _read_map(self, attention: Tensor, masks: Masks) -> Statistics:
+        response, N = masks.response, masks.response.shape[1]
         attention = attention.view(len(response), -1, N, N).float()
         rows = row_blocks(response, 4 * N * attention.shape[1])
         return self._add(Block(r, slice(0, r.stop), attention[:, :, r, : r.stop]) for r in rows)

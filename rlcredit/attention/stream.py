@@ -47,29 +47,45 @@ class Block(NamedTuple):
     attention_BHRC: Tensor
 
 
-def head_statistics(inputs: AttentionInputs, response_BN: Tensor, window: int, horizon: tuple[int, int]) -> Statistics:
-    """The statistics of one layer over the response rows."""
-    if _triton_fits(inputs):
-        return _swept_on_gpu(inputs, response_BN, window, horizon)
-    if _fused_kernel_fits(inputs, horizon):
-        return _swept_on_cpu(inputs, response_BN, window, horizon)
-    return statistics_of_blocks(
-        score_blocks(inputs, response_BN), inputs.q_BHND.shape[1], response_BN, window, horizon
-    )
+def head_statistics(
+    inputs: AttentionInputs,
+    response_BN: Tensor,
+    window: int,
+    horizon: tuple[int, int],
+    fai_rows_BN: Tensor | None = None,
+) -> Statistics:
+    """The statistics of one layer over the response rows; `fai_rows_BN` are those that FAI is a mean over, or all."""
+    if not (_triton_fits(inputs) or _fused_kernel_fits(inputs, horizon)):
+        blocks = score_blocks(inputs, response_BN)
+        return statistics_of_blocks(blocks, inputs.q_BHND.shape[1], response_BN, window, horizon, fai_rows_BN)
+    sweep = _swept_on_gpu if _triton_fits(inputs) else _swept_on_cpu
+    statistics = sweep(inputs, response_BN, window, horizon)
+    if fai_rows_BN is None:
+        return statistics
+    blocks = score_blocks(inputs, fai_rows_BN)
+    of_rows = statistics_of_blocks(blocks, inputs.q_BHND.shape[1], response_BN, window, horizon, fai_rows_BN)
+    return statistics._replace(fai_BHN=of_rows.fai_BHN)
 
 
 def statistics_of_blocks(
-    blocks: Iterable[Block], heads: int, response_BN: Tensor, window: int, horizon: tuple[int, int]
+    blocks: Iterable[Block],
+    heads: int,
+    response_BN: Tensor,
+    window: int,
+    horizon: tuple[int, int],
+    fai_rows_BN: Tensor | None = None,
 ) -> Statistics:
     """The statistics of rows of A, given a block at a time; together the blocks hold every response row once."""
     B, N = response_BN.shape
+    if fai_rows_BN is None:
+        fai_rows_BN = response_BN
     away_BHN, waad_BHN, received_BHN = torch.zeros(3, B, heads, N, device=response_BN.device)
     for rows, cols, attention_BHRC in blocks:
         delta_RC = distance(rows, cols, attention_BHRC.device)
         away_BHN[:, :, rows] = torch.einsum("bhrc,rc->bhr", attention_BHRC, delta_RC.float())
         waad_BHN[:, :, rows] = waad_of_rows(attention_BHRC, delta_RC, window, attention_BHRC.sum(-1))
-        received_BHN[:, :, cols] += fai_of_columns(attention_BHRC, delta_RC, response_BN[:, rows], horizon)
-    return _finish(away_BHN, waad_BHN, received_BHN, response_BN, horizon)
+        received_BHN[:, :, cols] += fai_of_columns(attention_BHRC, delta_RC, fai_rows_BN[:, rows], horizon)
+    return _finish(away_BHN, waad_BHN, received_BHN, response_BN, horizon, fai_rows_BN)
 
 
 def row_blocks(response_BN: Tensor, row_bytes: int) -> list[slice]:
@@ -112,13 +128,13 @@ def _swept_on_gpu(inputs: AttentionInputs, response_BN: Tensor, window: int, hor
         sliding_window=inputs.sliding_window,
         sinks_H=inputs.sinks_H,
     )
-    return _finish(sums.away_BHN, sums.waad_BHN, sums.received_BHN, response_BN, horizon)
+    return _finish(sums.away_BHN, sums.waad_BHN, sums.received_BHN, response_BN, horizon, response_BN)
 
 
 def _swept_on_cpu(inputs: AttentionInputs, response_BN: Tensor, window: int, horizon: tuple[int, int]) -> Statistics:
     lse_BHN, mass_BHN, away_BHN = _fused_sweep(inputs)
     shortfall_BHN, received_BHN = _bands(inputs, lse_BHN, response_BN, window, horizon)
-    return _finish(away_BHN, window * mass_BHN - shortfall_BHN, received_BHN, response_BN, horizon)
+    return _finish(away_BHN, window * mass_BHN - shortfall_BHN, received_BHN, response_BN, horizon, response_BN)
 
 
 def _bands(
@@ -168,10 +184,15 @@ def _bands(
 
 
 def _finish(
-    away_BHN: Tensor, waad_BHN: Tensor, received_BHN: Tensor, response_BN: Tensor, horizon: tuple[int, int]
+    away_BHN: Tensor,
+    waad_BHN: Tensor,
+    received_BHN: Tensor,
+    response_BN: Tensor,
+    horizon: tuple[int, int],
+    fai_rows_BN: Tensor,
 ) -> Statistics:
     """Means over R and over T(s) from sums; nan where nothing is defined."""
-    count_BN = fai_counts(response_BN, horizon)
+    count_BN = fai_counts(fai_rows_BN, horizon)
     defined_BN = response_BN & (count_BN > 0)
     span_BH = torch.where(response_BN[:, None], away_BHN, 0.0).sum(-1) / response_BN.sum(1)[:, None]
     fai_BHN = torch.where(defined_BN[:, None], received_BHN / count_BN[:, None].clamp(min=1), torch.nan)

@@ -95,6 +95,14 @@ class CreditArguments:
         default_factory=lambda: [10, 100],
         metadata={"help": "[H_lo, H_hi] in tokens (eq. 10); -1 as the second means: to the end."},
     )
+    credit_fai_rows: str = field(
+        default="response",
+        metadata={
+            "help": "FAI is a mean over the rows of the 'response' (eq. 10), or of the 'answer' alone, where the task "
+            "says where that is [ours].",
+            "choices": ["response", "answer"],
+        },
+    )
     # None first: transformers' argument parser, which TrlParser is, takes a string and lists in this spelling alone.
     credit_layers: None | str | list[int] = field(  # noqa: RUF036
         default="middle",

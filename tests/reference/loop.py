@@ -53,11 +53,11 @@ def waad(local_map, response, window):
     return {t: sum(a * min(t - s, window) for s, a in enumerate(local_map[t]) if s <= t) for t in response}
 
 
-def fai(global_map, response, lo, hi):
-    """{s: FAI_s}, where defined."""
+def fai(global_map, response, lo, hi, rows=None):
+    """{s: FAI_s}, where defined; `rows`: the tokens that it is a mean over, all of the response if left out."""
     found = {}
     for s in response:
-        later = [t for t in response if t >= s + lo and (hi == -1 or t <= s + hi)]
+        later = [t for t in (response if rows is None else rows) if t >= s + lo and (hi == -1 or t <= s + hi)]
         if later:
             found[s] = sum(global_map[t][s] for t in later) / len(later)
     return found

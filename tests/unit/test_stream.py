@@ -86,8 +86,8 @@ def maps_of(layer: AttentionInputs) -> torch.Tensor:
     return scores.softmax(-1)[..., :length].nan_to_num(nan=0.0)
 
 
-def compare(found: stream.Statistics, case: Case) -> None:
-    maps = maps_of(case.layer)
+def compare(found: stream.Statistics, case: Case, fai_rows: torch.Tensor | None = None) -> None:
+    maps, fai_rows = maps_of(case.layer), case.response if fai_rows is None else fai_rows
     assert found.span_BH.dtype == found.waad_BHN.dtype == found.fai_BHN.dtype == torch.float32
     for row in range(len(maps)):
         where = case.response[row].nonzero().flatten().tolist()
@@ -96,7 +96,7 @@ def compare(found: stream.Statistics, case: Case) -> None:
             ((span,),) = loop.spans([[attention]], where)
             assert found.span_BH[row, head].item() == pytest.approx(span, rel=1e-4, abs=1e-5)
             waad = loop.waad(attention, where, case.window)
-            fai = loop.fai(attention, where, *case.horizon)
+            fai = loop.fai(attention, where, *case.horizon, rows=fai_rows[row].nonzero().flatten().tolist())
             for t in where:
                 assert found.waad_BHN[row, head, t].item() == pytest.approx(waad[t], abs=1e-4)
                 got = found.fai_BHN[row, head, t].item()
@@ -122,6 +122,14 @@ def test_blocks_of_scores_agree_with_the_loop(case):
         blocks = stream.score_blocks(case.layer, case.response)
         heads = case.layer.q_BHND.shape[1]
         compare(stream.statistics_of_blocks(blocks, heads, case.response, case.window, case.horizon), case)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases(), st.integers(0, 2**31))
+def test_fai_over_some_of_the_rows_agrees_with_the_loop(case, seed):
+    some = case.response & (torch.rand(case.response.shape, generator=torch.Generator().manual_seed(seed)) < 0.4)
+    with mock.patch.multiple(stream, BLOCK_ROWS=case.block_rows, FUSED_FROM=2):
+        compare(stream.head_statistics(case.layer, case.response, case.window, case.horizon, some), case, some)
 
 
 def own_eager(module, query, key, value, attention_mask, scaling, dropout=0.0, **options):
