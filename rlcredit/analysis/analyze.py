@@ -57,6 +57,10 @@ class AnalysisCredit(CreditArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.credit_fai_rows == "answer":
+            raise ValueError(
+                "credit_fai_rows: 'answer' is for training, where the task knows the answer; write response"
+            )
         strategy_of(self)  # refuses a strategy that does not exist, before a model loads
 
 

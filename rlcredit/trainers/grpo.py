@@ -73,7 +73,7 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
     def __init__(self, model, reward_funcs=None, args=None, train_dataset=None, *, answer_span=None, **kwargs):  # type: ignore[no-untyped-def]
         args = self.checked(args)
         self.strategy = args.strategy
-        refuse_unknown_answer(args.credit_strategy, self.strategy.needs, answer_span)
+        refuse_unknown_answer(args, answer_span)
         if "attention" in self.strategy.needs:
             refuse_unreadable(model, args)
         super().__init__(model, reward_funcs, args=args, train_dataset=train_dataset, **kwargs)
@@ -205,10 +205,15 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
             mask = nn.functional.pad(mask, (0, logits_to_keep - mask.shape[1]), value=1)
             response_BN[:, -logits_to_keep:] &= mask.bool()
         with self._noting_sums_of_squares(awaited, logits_to_keep):
-            result, awaited.signals = self.reader.read(model, attention_mask, response_BN, score)
+            masks = attention_mask, response_BN, self._fai_rows(input_ids, attention_mask, logits_to_keep)
+            result, awaited.signals = self.reader.read(model, *masks, score)
         awaited.logps = result[0].detach()
         awaited.then(awaited.signals)
         return result
+
+    def _fai_rows(self, ids_BN: Tensor, real_BN: Tensor, length: int) -> Tensor | None:
+        """The rows that FAI is a mean over where these are the answer's, else None."""
+        return self._rollouts.answers(ids_BN, real_BN, length) if self.args.reads_answer_rows else None
 
     @contextmanager
     def _noting_sums_of_squares(self, awaited: AwaitedPass, length: int) -> Iterator[None]:
@@ -240,7 +245,13 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
 
         whole = self.reader.needs_entropy or self.reader.needs_scores or self.is_sharded
         awaited.signals = self.reader.read_in_own_pass(
-            self.model, ids, real, response_mask(batch), rows_at_once=size, score=scored if whole else None
+            self.model,
+            ids,
+            real,
+            response_mask(batch),
+            self._fai_rows(ids, real, length),
+            rows_at_once=size,
+            score=scored if whole else None,
         )
         return awaited
 

@@ -40,5 +40,10 @@ class CreditGRPOConfig(CreditArguments, SturdyGRPOConfig):
         strategy of a user's may hold what cannot be pickled.)"""
         return strategy_of(self)
 
+    @property
+    def reads_answer_rows(self) -> bool:
+        """Whether attention is read of the rows of the answer, whose place the task has to know."""
+        return self.credit_fai_rows == "answer" and "attention" in self.strategy.needs
+
     def compared_settings(self) -> dict[str, Any]:
         return {**super().compared_settings(), **self.credit_settings()}

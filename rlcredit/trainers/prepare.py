@@ -159,7 +159,7 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig, no
             environments=bool(agents.factories),
             extra_columns=agents.rollout_func is not None,
         )
-    refuse_unknown_answer(config.credit_strategy, config.strategy.needs, task.answer_span)
+    refuse_unknown_answer(config, task.answer_span)
     schedule = schedule_of(config, run.processes or config.world_size, len(task.train))
     if not model.model_name_or_path:
         raise InputError("model_name_or_path: is missing; write a folder or the id of a model on the hub")

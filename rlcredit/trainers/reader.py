@@ -32,6 +32,7 @@ HEAD_SETTINGS = (
     "credit_head_fraction",
     "credit_heads",
     "credit_fai_horizon",  # receiver heads are ranked by FAI
+    "credit_fai_rows",
 )
 
 
@@ -82,18 +83,24 @@ class CreditReader:
     # ---- passes ---------------------------------------------------------------------------------------------------
 
     def read(
-        self, model: nn.Module, real_BN: Tensor, response_BN: Tensor, score: Callable[..., Any]
+        self,
+        model: nn.Module,
+        real_BN: Tensor,
+        response_BN: Tensor,
+        fai_rows_BN: Tensor | None,
+        score: Callable[..., Any],
     ) -> tuple[Any, AttentionSignals]:
         """Run a log-probability pass of TRL's, and read it on the way: (what it gives, its signals).
 
         Args:
             model: the policy, wrapped or not.
             real_BN, response_BN: tokens, and those among them that carry credit.
+            fai_rows_BN: those that FAI is a mean over; None: all of the response.
             score: runs the pass; its second result is the entropy [B, T] if `compute_entropy` is asked for.
         """
         if self.needs_entropy:
             score = partial(score, compute_entropy=True)
-        capture = self._open(model, real_BN, response_BN) if self.needs_attention else None
+        capture = self._open(model, real_BN, response_BN, fai_rows_BN) if self.needs_attention else None
         with capture.reading() if capture else nullcontext():
             result = score()
         with torch.no_grad(), torch.autocast(real_BN.device.type, enabled=False):
@@ -106,6 +113,7 @@ class CreditReader:
         ids_BN: Tensor,
         real_BN: Tensor,
         response_BN: Tensor,
+        fai_rows_BN: Tensor | None,
         *,
         rows_at_once: int,
         score: Callable[..., Any] | None,
@@ -120,9 +128,9 @@ class CreditReader:
         started, before = time.perf_counter(), self._seconds
         with evaluating(model):
             if score is not None:
-                _, signals = self.read(model, real_BN, response_BN, score)
+                _, signals = self.read(model, real_BN, response_BN, fai_rows_BN, score)
             else:
-                capture = self._open(model, real_BN, response_BN, stop_early=True)
+                capture = self._open(model, real_BN, response_BN, fai_rows_BN, stop_early=True)
                 with capture.reading():
                     for ids, real in zip(ids_BN.split(rows_at_once), real_BN.split(rows_at_once), strict=True):
                         with suppress(StopForward), self._accelerator.autocast():
@@ -131,8 +139,16 @@ class CreditReader:
         self._seconds = before + time.perf_counter() - started  # all of it, reading included
         return signals
 
-    def _open(self, model: nn.Module, real_BN: Tensor, response_BN: Tensor, *, stop_early: bool = False) -> Capture:
-        options: dict[str, Any] = {"stop_early": stop_early}
+    def _open(
+        self,
+        model: nn.Module,
+        real_BN: Tensor,
+        response_BN: Tensor,
+        fai_rows_BN: Tensor | None,
+        *,
+        stop_early: bool = False,
+    ) -> Capture:
+        options: dict[str, Any] = {"stop_early": stop_early, "fai_rows": fai_rows_BN}
         if not self._needs_whole_rollout:  # per-head values are reduced chunk by chunk
             options["finish"] = signals_maker(self._args, self.frozen if self.shares_groups else None)
         return open_capture(model, self._args, real_BN, response_BN, **options)

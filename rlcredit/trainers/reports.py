@@ -31,7 +31,7 @@ class Reports(TrainerCallback):
 
     The main process writes them; it alone runs their passes, unless weights are sharded, which takes all. Nothing is
     drawn from the global random streams. The same prompts each time, their responses greedy, FAI to the end of the
-    response as in the paper's analysis (section 4).
+    response as in the paper's analysis (section 4). Strategies that see the rollout mark no tokens in them.
 
     Args:
         args: the run's configuration.
@@ -53,7 +53,10 @@ class Reports(TrainerCallback):
         in_step: bool = False,
     ) -> None:
         settings = {item.name: getattr(args, item.name) for item in fields(CreditArguments)}
-        self._credit = AnalysisCredit(**{**settings, "credit_fai_horizon": [0, -1]})
+        settings |= {"credit_fai_horizon": [0, -1], "credit_fai_rows": "response"}
+        if args.strategy.of_rollout:  # the fixed prompts have no rollout
+            settings |= {"credit_strategy": "uniform", "credit_options": None}
+        self._credit = AnalysisCredit(**settings)
         self._questions = [Question(str(number), prompt) for number, prompt in enumerate(prompts[:PROMPTS])]
         self._every, self._length, self._folder = every, args.max_completion_length, args.output_dir
         self._generating, self._renderer, self._in_step = generating, renderer, in_step

@@ -19,16 +19,24 @@ from rlcredit.credit.rollout import turns_of
 from rlcredit.errors import InputError
 from rlcredit.signals import AttentionSignals
 from rlcredit.tasks.base import AnswerSpan
+from rlcredit.trainers.grpo_config import CreditGRPOConfig
 from rlcredit.trainers.rows import joined, response_mask, total_of
 
 
-def refuse_unknown_answer(name: str, needs: frozenset[str], answer_span: AnswerSpan | None) -> None:
-    """Refuse a strategy that needs the answer's place with a task that does not know it."""
-    if "answer" in needs and answer_span is None:
-        raise InputError(
-            f"credit_strategy: {name!r} needs the place of the answer, which the task does not know; write a task "
-            "with a checker, or CreditGRPOTrainer(..., answer_span=...)"
-        )
+def refuse_unknown_answer(args: CreditGRPOConfig, answer_span: AnswerSpan | None) -> None:
+    """Refuse settings that need the answer's place with a task that does not know it."""
+    if answer_span is not None:
+        return
+    settings = {
+        f"credit_strategy: {args.credit_strategy!r}": "answer" in args.strategy.needs,
+        f"credit_fai_rows: {args.credit_fai_rows!r}": args.reads_answer_rows,
+    }
+    for setting, asks in settings.items():
+        if asks:
+            raise InputError(
+                f"{setting} needs the place of the answer, which the task does not know; write a task with a checker, "
+                "or CreditGRPOTrainer(..., answer_span=...)"
+            )
 
 
 @dataclass
@@ -99,7 +107,7 @@ class RolloutMaker:
         needs, response = self._needs, response_mask(batch)
         rows, length = len(response), batch["completion_ids"].shape[1]
         first = self._accelerator.process_index * rows
-        prompt = response.shape[1] - length
+        prompt, ids, real = response.shape[1] - length, joined(batch, "ids"), joined(batch, "mask").bool()
 
         def placed(x_BT: Tensor | None) -> Tensor | None:
             if x_BT is None:
@@ -111,8 +119,8 @@ class RolloutMaker:
         scores = scores_BF[first : first + rows]
         numbers = torch.arange(first, first + rows, device=response.device)
         rollout = Rollout(
-            input_ids=joined(batch, "ids") if "ids" in needs else None,
-            real=joined(batch, "mask").bool() if "ids" in needs else None,
+            input_ids=ids if "ids" in needs else None,
+            real=real if "ids" in needs else None,
             logps=placed(logps_BT) if "logps" in needs else None,
             log_sum_sq=placed(log_sum_sq_BT) if "sum_sq" in needs else None,
             reward=total_of(scores, weights_F) if "rewards" in needs else None,
@@ -122,30 +130,29 @@ class RolloutMaker:
             advantages=batch["advantages"] if "advantages" in needs else None,
             groups=numbers // generations if "groups" in needs else None,
             columns=[dict(row) for row in inputs] if "columns" in needs else None,
-            text=self._texts(batch) if "text" in needs else None,
+            text=self._texts(ids, real, length) if "text" in needs else None,
             turns=turns_of(response) if "turns" in needs else None,
-            answer=self._answers(batch) & response if "answer" in needs else None,
+            answer=response & self.answers(ids, real, length) if "answer" in needs else None,
         )
         made = Rows(signals, response, batch["credit_keys"], rollout)
         return self._together(made, prompt) if "groups" in needs else made
 
-    def _texts(self, batch: dict[str, Any]) -> list[list[str]]:
-        """The text of each position; "" for padding."""
-        (_, before), (_, after) = batch["prompt_ids"].shape, batch["completion_ids"].shape
-        rows = []
-        for prompt, completion in _written(batch):
+    def _texts(self, ids_BN: Tensor, real_BN: Tensor, after: int) -> list[list[str]]:
+        """The text of each position; "" for padding. The last `after` positions are the completion's."""
+        before, rows = ids_BN.shape[1] - after, []
+        for prompt, completion in _written(ids_BN, real_BN, after):
             texts = [*token_texts(self._tokenizer, [], prompt), *token_texts(self._tokenizer, prompt, completion)]
             rows.append([*[""] * (before - len(prompt)), *texts, *[""] * (after - len(completion))])
         return rows
 
-    def _answers(self, batch: dict[str, Any]) -> Tensor:
-        """The tokens of each completion's answer: bool [B, N]."""
+    def answers(self, ids_BN: Tensor, real_BN: Tensor, length: int) -> Tensor:
+        """The tokens of each completion's answer, bool [B, N]; a completion is the last `length` positions."""
         assert self._answer_span is not None
-        answer = torch.zeros_like(joined(batch, "mask"), dtype=torch.bool)
-        for row_N, (prompt, completion) in zip(answer, _written(batch), strict=True):
+        answer = torch.zeros_like(real_BN, dtype=torch.bool)
+        for row_N, (prompt, completion) in zip(answer, _written(ids_BN, real_BN, length), strict=True):
             texts = plain_texts(self._tokenizer, prompt, completion)
             if (span := self._answer_span("".join(texts))) is not None:
-                first = batch["prompt_ids"].shape[1]
+                first = len(row_N) - length
                 row_N[first : first + len(texts)] = torch.tensor(tokens_within(texts, *span), device=row_N.device)
         return answer
 
@@ -186,8 +193,7 @@ class RolloutMaker:
         )
 
 
-def _written(batch: dict[str, Any]) -> Iterator[tuple[list[int], list[int]]]:
+def _written(ids_BN: Tensor, real_BN: Tensor, length: int) -> Iterator[tuple[list[int], list[int]]]:
     """The ids of each row's prompt and completion, without padding."""
-    parts = (batch[f"{part}_{what}"] for part in ("prompt", "completion") for what in ("ids", "mask"))
-    for prompt, its, completion, theirs in zip(*parts, strict=True):
-        yield prompt[its.bool()].tolist(), completion[theirs.bool()].tolist()
+    for ids, real in zip(ids_BN, real_BN.bool(), strict=True):
+        yield ids[:-length][real[:-length]].tolist(), ids[-length:][real[-length:]].tolist()

@@ -21,12 +21,16 @@ from rlcredit import (
     CreditPPOTrainer,
     Strategy,
 )
+from rlcredit.analysis.token_texts import plain_texts, tokens_within
+from rlcredit.attention import choose_layers
 from rlcredit.credit import assign_credit, strategy_of
 from rlcredit.signals import AttentionSignals
 from rlcredit.trainers.rollouts import RolloutMaker
 from rlcredit.trainers.rows import joined, response_mask
 from tests import runs, tiny
 from tests.integration.test_sharded import join_group
+from tests.reference import loop
+from tests.reference import rollout_methods as loops
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], modules_to_save=None)
 EVERYTHING = frozenset(
@@ -186,6 +190,64 @@ def test_ppo_normalises_too(tmp_path):
         assert (mean > 1).any()
         gamma = torch.where(meant, batch["credit_weights"] / mean, 1.0)
         torch.testing.assert_close(weighted, advantages * gamma)
+
+
+def last_digit(text: str) -> tuple[int, int] | None:
+    """The answer of a text is its last digit but two, so that tokens follow it."""
+    places = [place for place, letter in enumerate(text) if letter.isdigit()]
+    return (places[-3], places[-3] + 1) if len(places) > 2 else None
+
+
+class Answering(Seen):
+    """Knows where answers are, and keeps the weights that each response was trained with."""
+
+    def __init__(self, *args, **kwargs):
+        self.weights_of = {}
+        super().__init__(*args, answer_span=last_digit, **kwargs)
+
+    def _compute_loss(self, model, inputs):
+        loss = super(Seen, self)._compute_loss(model, inputs)
+        keys = map(tuple, inputs["credit_keys"].tolist())
+        self.weights_of = dict(zip(keys, inputs["credit_weights"].tolist(), strict=True)) | self.weights_of
+        return loss
+
+
+def of_answer_attention(attention, where, places):
+    return loops.answer_attention(where, places, attention, floor=0.2)
+
+
+def of_global_anchor(attention, where, places):
+    return loop.global_anchor(loop.fai(attention, where, 0, -1, rows=places), where)
+
+
+@pytest.mark.parametrize("schedule", [runs.MISALIGNED, runs.ALIGNED])
+@pytest.mark.parametrize(
+    ("strategy", "options", "wanted_of"),
+    [("answer_attention", {"floor": 0.2}, of_answer_attention), ("global_anchor", None, of_global_anchor)],
+)
+def test_attention_of_the_answer_is_the_loops_on_the_models_own_maps(tmp_path, schedule, strategy, options, wanted_of):
+    GIVEN[:] = [None]
+    policy = tiny.model_of("llama", "eager", spread=0.15)
+    settings = dict(credit_fai_rows="answer", credit_fai_horizon=[0, -1], credit_heads="all", credit_options=options)
+    made = runs.trained(tmp_path, Answering, policy, max_steps=4, credit_strategy=strategy, **settings, **schedule)
+    batch = made.rollouts[0][0]
+    ids, real, response = joined(batch, "ids"), joined(batch, "mask"), response_mask(batch)
+    with torch.no_grad():
+        maps = policy(input_ids=ids, attention_mask=real, output_attentions=True).attentions
+    mean_BNN = torch.stack([maps[layer].mean(1) for layer in choose_layers(policy.config, "middle", 5)]).mean(0)
+    chosen = 0
+    for key, prompt_and_response, answered, attention in zip(
+        batch["credit_keys"].tolist(), ids, response, mean_BNN.tolist(), strict=True
+    ):
+        where = answered.nonzero()[:, 0].tolist()
+        texts = plain_texts(made.processing_class, [], prompt_and_response[where].tolist())
+        span = last_digit("".join(texts))
+        inside = tokens_within(texts, *span) if span else [False] * len(texts)
+        wanted = wanted_of(attention, where, [t for t, is_answer in zip(where, inside, strict=True) if is_answer])
+        given = made.weights_of[tuple(key)][: len(where)]
+        assert given == pytest.approx([wanted[t] for t in where], abs=1e-3)
+        chosen += len({round(weight, 3) for weight in given}) > 1
+    assert chosen > 2
 
 
 @pytest.mark.parametrize("strategy", ["otb", "ktae", "gtpo", "process", "reweight"])

@@ -10,6 +10,7 @@ import difflib
 
 from rlcredit.config.named import import_named
 from rlcredit.credit.arguments import CreditArguments
+from rlcredit.credit.strategies.answer_attention import answer_attention
 from rlcredit.credit.strategies.coupled_rhythm import coupled_rhythm
 from rlcredit.credit.strategies.entropy import entropy
 from rlcredit.credit.strategies.global_anchor import global_anchor
@@ -30,6 +31,7 @@ CREDIT_STRATEGIES: dict[str, Strategy] = {
     "local_chunk": local_chunk,
     "global_anchor": global_anchor,
     "coupled_rhythm": coupled_rhythm,
+    "answer_attention": answer_attention,
     "gtpo": gtpo,
     "ktae": ktae,
     "otb": otb,

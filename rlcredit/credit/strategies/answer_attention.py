@@ -3,10 +3,11 @@
 Formula:  x_s = log(mean over the answer's rows t and the heads of A[t, s] + 1e-10), over the tokens s of the response
           before the answer;  z = (x - mean) / std;  gamma_s = floor + (1 - floor) * sigmoid(z / temperature).
           The answer's own tokens keep gamma = 1.
-Reads:    FAI over the answer's rows: credit_fai_rows: answer, credit_fai_horizon: [0, -1], credit_heads: all.
-Source:   tests/reference/rollout_methods.py; floor 0.5, temperature 1. The authors' code and text were not at hand.
+Reads:    FAI over the answer's rows: credit_fai_rows: answer, credit_fai_horizon: [0, -1], credit_heads: all. The
+          authors read the last layer alone: credit_layers: [its index].
+Source:   descriptions by others; the authors, who have dropped it since, were not at hand. floor 0.5, temperature 1.
 Edges:    no answer found, or nothing before it: gamma = 1. All equal: sigmoid(0).
-Ours [not in the paper]: the layers are those that credit_layers names; tokens after the answer have gamma = 1.
+Ours [not in the paper]: tokens after the answer have gamma = 1.
 """
 
 import torch
