@@ -6,12 +6,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from rlcredit import CreditGRPOConfig
 from rlcredit.analysis.token_texts import tokens_within
 from rlcredit.credit import Rollout
 from rlcredit.credit.rollout import turns_of
 from rlcredit.errors import InputError
 from rlcredit.tasks.checkers.answers import answer_span, tag_span
 from rlcredit.trainers.rollouts import RolloutMaker, refuse_unknown_answer
+from tests import runs
 from tests.unit.test_token_texts import byte_level, tokens_of
 
 
@@ -107,8 +109,18 @@ def test_where_an_answer_stands(text, answer):
     assert (None if span is None else text[slice(*span)]) == answer
 
 
-def test_a_task_that_does_not_know_is_refused():
-    refuse_unknown_answer("mine:it", frozenset({"answer"}), tag_span)
-    refuse_unknown_answer("mine:it", frozenset({"text"}), None)
-    with pytest.raises(InputError, match="'mine:it' needs the place of the answer, which the task does not know; wri"):
-        refuse_unknown_answer("mine:it", frozenset({"answer"}), None)
+ANSWER_ROWS = {"credit_fai_rows": "answer", "credit_fai_horizon": [0, -1], "credit_heads": "all"}
+
+
+def test_a_task_that_does_not_know_is_refused(tmp_path):
+    rows = runs.arguments(tmp_path, CreditGRPOConfig, **ANSWER_ROWS)
+    strategy = runs.arguments(tmp_path, CreditGRPOConfig, credit_strategy="answer_attention", **ANSWER_ROWS)
+    neither = runs.arguments(tmp_path, CreditGRPOConfig, credit_strategy="uniform", credit_fai_rows="answer")
+    refuse_unknown_answer(rows, tag_span)
+    refuse_unknown_answer(strategy, tag_span)
+    refuse_unknown_answer(neither, None)
+    for args, setting in ((rows, "credit_fai_rows: 'answer'"), (strategy, "credit_strategy: 'answer_attention'")):
+        with pytest.raises(
+            InputError, match=f"^{setting} needs the place of the answer, which the task does not know"
+        ):
+            refuse_unknown_answer(args, None)
