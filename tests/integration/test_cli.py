@@ -158,14 +158,11 @@ def test_a_model_without_softmax_attention_is_refused_before_its_weights(capsys,
 def test_recipes_of_one_algorithm_differ_in_their_credit_only(algorithm):
     found = {recipe.name: yaml.safe_load(recipe.path.read_text()) for recipe in TINY}
     found = {name: recipe for name, recipe in found.items() if recipe.get("algorithm", "grpo") == algorithm}
-    assert {recipe["credit_strategy"] for recipe in found.values()} == {
-        "uniform",
-        "random",
-        "entropy",
-        "local_chunk",
-        "global_anchor",
-        "coupled_rhythm",
-    }
+    of_both = {"uniform", "random", "entropy", "local_chunk", "global_anchor", "coupled_rhythm"}
+    of_grpo = {"answer_attention", "process"} if algorithm == "grpo" else set()
+    assert {recipe["credit_strategy"] for recipe in found.values()} == of_both | of_grpo
+    for recipe in found.values():
+        assert recipe["task_options"].pop("step_penalty", None) in (None, 0.2)
     rest = [
         {key: value for key, value in recipe.items() if not key.startswith("credit_") and key != "output_dir"}
         for recipe in found.values()
@@ -174,7 +171,8 @@ def test_recipes_of_one_algorithm_differ_in_their_credit_only(algorithm):
     assert all(recipe["output_dir"] == f"outputs/{name}" for name, recipe in found.items())
     first = {recipe.name: recipe.path.read_text().splitlines()[1:] for recipe in TINY if recipe.name in found}
     texts = {
-        tuple(line for line in lines if not line.startswith(("credit_", "output_dir"))) for lines in first.values()
+        tuple(line for line in lines if not line.startswith(("credit_", "output_dir", "  step_penalty")))
+        for lines in first.values()
     }
     assert len(texts) == 1
 

@@ -120,7 +120,5 @@ def test_a_task_that_does_not_know_is_refused(tmp_path):
     refuse_unknown_answer(strategy, tag_span)
     refuse_unknown_answer(neither, None)
     for args, setting in ((rows, "credit_fai_rows: 'answer'"), (strategy, "credit_strategy: 'answer_attention'")):
-        with pytest.raises(
-            InputError, match=f"^{setting} needs the place of the answer, which the task does not know"
-        ):
+        with pytest.raises(InputError, match=f"^{setting} needs the place of the answer, which the task does"):
             refuse_unknown_answer(args, None)
