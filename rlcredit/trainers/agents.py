@@ -74,7 +74,7 @@ class Agents(NamedTuple):
     def named(cls, run: RunArguments, config: CreditGRPOConfig) -> Agents:
         """Those that the keys of a run name. Raises: InputError for a name that is no such thing, and for settings
         that do not go with them."""
-        tools = [_callable("tools", name, "function") for name in run.tools]
+        tools = [_callable("tools", name, "function") for name in run.tools or []]
         factory = rollout = None
         if run.environment_factory is not None:
             factory = import_named("environment_factory", run.environment_factory, "class")

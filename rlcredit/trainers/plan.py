@@ -188,7 +188,11 @@ def _tests(checked: Checked) -> str:
 
 def _agents(checked: Checked) -> dict[str, str]:
     run = checked.run
-    named = {"tools": ", ".join(run.tools), "environment": run.environment_factory, "completions": run.rollout_func}
+    named = {
+        "tools": ", ".join(run.tools or []),
+        "environment": run.environment_factory,
+        "completions": run.rollout_func,
+    }
     return {name: value for name, value in named.items() if value}
 
 

@@ -145,7 +145,7 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig, no
             f"output_dir: {config.output_dir} holds {earlier[-1].name} of an earlier run; write "
             "--resume_from_checkpoint latest to go on, --overwrite true to delete it, or another output_dir"
         )
-    tested = bool(run.held_out) or config.eval_strategy != "no"
+    tested = bool(run.held_out) or _evaluates(config)
     checks.check_installed(config, model)
     agents = Agents.named(run, config)
     task = TASKS[run.task](run.task_options or {}, tests=None if tested else [])
@@ -199,6 +199,10 @@ def _process_reward(run: RunArguments, config: CreditGRPOConfig) -> ProcessRewar
     )
 
 
+def _evaluates(config: CreditGRPOConfig) -> bool:
+    return config.eval_strategy != "no" or config.eval_on_start
+
+
 def build(checked: Checked) -> CreditGRPOTrainer:
     """Load the policy. Raises: InputError for what TRL and transformers refuse."""
     for reward in checked.task.rewards:
@@ -245,7 +249,7 @@ def _trainer(checked: Checked) -> CreditGRPOTrainer:
         checked.task.rewards,
         args=config,
         train_dataset=checked.task.train,
-        eval_dataset=tests if config.eval_strategy != "no" else None,
+        eval_dataset=tests if _evaluates(config) else None,
         processing_class=checked.tokenizer,
         peft_config=get_peft_config(model),
         quantization_config=get_quantization_config(model),

@@ -39,8 +39,8 @@ class RunArguments:
     process_reward_separator: str = field(
         default="\n\n", metadata={"help": "What stands between two steps of a completion, for that model."}
     )
-    tools: list[str] = field(
-        default_factory=list,
+    tools: list[str] | None = field(
+        default=None,
         metadata={"help": "Functions that the policy may call in its completions, each as package.module:function."},
     )
     environment_factory: str | None = field(

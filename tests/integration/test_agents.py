@@ -204,3 +204,11 @@ def test_the_recipe_learns_to_call_the_tool(tmp_path):
     assert sum(rewards[:2]) / 2 < 0.5 and sum(rewards[-5:]) / 5 > 0.85
     facts = json.loads((tmp_path / "run.json").read_text())
     assert facts["evaluate"].startswith("the policy was trained with tools, and evaluate answers without")
+
+
+@pytest.mark.thorough
+def test_an_evaluation_on_start_alone_has_its_set(tmp_path):
+    words = ("--eval_strategy=no", "--max_steps=1", f"--output_dir={tmp_path}", "--disable_tqdm=true")
+    done = command.run("--config=tools_tiny/coupled_rhythm", *words)
+    assert done.returncode == 0, done.stderr
+    assert [line["step"] for line in command.lines_of(tmp_path) if "eval/reward" in line] == [0]

@@ -10,6 +10,8 @@ from transformers import AutoTokenizer
 
 from rlcredit.config import recipes_root
 from rlcredit.errors import InputError
+from rlcredit.evaluation.of_run import flags_of
+from rlcredit.runs.files import write_facts
 from rlcredit.tasks import TaskData
 from rlcredit.tasks.products import calculator
 from rlcredit.trainers.agents import Agents
@@ -193,3 +195,10 @@ def test_a_dry_run_says_it_too(capsys):
     done = command.run("--config=tools_tiny/coupled_rhythm", "--held_out=8", "--dry_run=true")
     assert done.returncode == 2 and "held_out: held-out sets are answered without tools" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_what_a_run_with_tools_learned_is_not_measured_without_them(tmp_path):
+    write_facts(tmp_path, {"evaluate": "the policy was trained with tools", "analyze": {"task": "products"}})
+    with pytest.raises(InputError, match=r"run.json: the policy was trained with tools$"):
+        flags_of("evaluate", [str(tmp_path)])
+    assert "--task=products" in flags_of("analyze", [str(tmp_path)])
