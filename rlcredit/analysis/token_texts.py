@@ -26,6 +26,11 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], i
     """
     start = _start(tokenizer, prompt_ids)
     every = [*prompt_ids[start:], *ids]
+    alone = {token: tokenizer.decode([token]) for token in set(ids)}
+    if not any(UNFINISHED in text for text in alone.values()):  # mostly each token is written the same everywhere
+        texts = [alone[token] for token in ids]
+        if tokenizer.decode(every[: len(every) - len(ids)]) + "".join(texts) == tokenizer.decode(every):
+            return texts
     # ids beyond the vocabulary, which a model can draw, have no token
     is_byte = [bool(_BYTE.fullmatch(str(token))) for token in tokenizer.convert_ids_to_tokens(every)]
     cut = len(every) - len(ids)

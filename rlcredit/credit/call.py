@@ -49,7 +49,7 @@ def called(strategy: Strategy, batch: Batch, counts_BN: Tensor) -> Credit:
     try:
         credit = strategy.assign(given)
     except Exception as error:
-        raise ValueError(f"{begins} {_told(error)}") from error
+        raise ValueError(f"{begins} {_told(error, strategy.needs)}") from error
     changed = [name for name, value in _contents(batch).items() if value != before[name]]
     moved = [name for name, state in _random_states().items() if state != drawn[name]]
     fault = (
@@ -64,11 +64,12 @@ def called(strategy: Strategy, batch: Batch, counts_BN: Tensor) -> Credit:
     return credit
 
 
-def _told(error: Exception) -> str:
+def _told(error: Exception, needs: frozenset[str]) -> str:
     """What a strategy raised, and what to write instead where that is known."""
-    if isinstance(error, AttributeError) and error.obj is None and error.name in PART_OF:
+    name = error.name or "" if isinstance(error, AttributeError) and error.obj is None else ""
+    if name in PART_OF and PART_OF[name] not in needs:
         _, where, place = raised(error).rpartition(" (")
-        return f'reads rollout.{error.name} without asking for it; name "{PART_OF[error.name]}" in needs{where}{place}'
+        return f'reads rollout.{name} without asking for it; name "{PART_OF[name]}" in needs{where}{place}'
     told = raised(error)
     if "does not require grad" in str(error):
         told += "; credit is computed without gradient: write `with torch.enable_grad():` around what you train"

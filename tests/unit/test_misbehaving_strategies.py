@@ -130,6 +130,7 @@ CASES = {
         rf'reads rollout.reward without asking for it; name "rewards" in needs \({HERE}, line \d+\)$',
     ),
     "no_rollout": (lambda batch: Credit.of(batch.rollout.text), {}, 'reads rollout.text .*; name "text" in needs'),
+    "none_of_its_own": (lambda batch: None.text, {"needs": {"text"}}, "raised AttributeError: 'NoneType' object has"),
     "no_such_field": (lambda batch: batch.rollout.rewards, {"needs": NEEDS}, "raised AttributeError: .*'rewards'"),
 }  # fmt: skip
 
