@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlcredit.errors import InputError
-from rlcredit.evaluation.evaluate import SETTINGS_FILE
 from rlcredit.evaluation.identity import differences, is_of_the_policy
 from rlcredit.evaluation.of_run import EVALUATIONS, evaluations_of
-from rlcredit.evaluation.samples import SAMPLES_FILE, read_samples, table
+from rlcredit.evaluation.samples import sample_store, table
+from rlcredit.evaluation.store import SETTINGS_FILE
 from rlcredit.runs.files import FACTS_FILE
 from rlcredit.stats.paired import compare as paired
 
@@ -78,7 +78,7 @@ def _read(folder: Path) -> Evaluation:
         settings = json.loads((folder / SETTINGS_FILE).read_text())
         if not isinstance(settings, dict):
             raise ValueError(f"{SETTINGS_FILE} is not a JSON object")
-        records = read_samples(folder / SAMPLES_FILE)
+        records = sample_store(folder).records()
         drawn = table(records)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(

@@ -7,7 +7,6 @@ samples are those of one process that was never stopped.
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -26,17 +25,17 @@ from rlcredit.config import list_keys, model_path, parse
 from rlcredit.config.ranges import Range, at_least, check_ranges
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.evaluation.decoding import note_of
-from rlcredit.evaluation.identity import Identity, differences, identity, in_words, prompts_digest
+from rlcredit.evaluation.identity import Identity, identity, prompts_digest
 from rlcredit.evaluation.of_run import flags_of
 from rlcredit.evaluation.prompts import PromptRenderer
-from rlcredit.evaluation.samples import SAMPLES_FILE, SampleBatch, Store, batches, draw, table
+from rlcredit.evaluation.samples import SAMPLES_FILE, SampleBatch, batches, draw, sample_store, table
 from rlcredit.evaluation.sampling import Sampling
+from rlcredit.evaluation.store import SETTINGS_FILE, Store, open_folder
 from rlcredit.files import write_whole
 from rlcredit.models.loading import ModelArguments, load_model, load_tokenizer
 from rlcredit.stats.estimates import summarize
 from rlcredit.tasks import EVALUATION_SETS, TaskData, load_set
 
-SETTINGS_FILE = "settings.json"
 METRICS_FILE = "metrics.json"
 _RANGES: tuple[Range, ...] = (
     *at_least(1, "samples", "max_new_tokens", "batch_size"),
@@ -108,7 +107,9 @@ def evaluate(argv: Sequence[str]) -> None:
         if state.is_main_process:
             print(json.dumps(wanted_identity, indent=2))
         return
-    store = _open(args, wanted_identity, state)
+    made = (METRICS_FILE, SAMPLES_FILE)
+    open_folder(args.folder, wanted_identity, "an evaluation", made, state, overwrite=args.overwrite)
+    store = sample_store(args.folder)
     wanted = batches(rows, loaded.renderer, args.samples, args.batch_size)
     todo = store.missing(wanted)
     state.wait_for_everyone()  # every process has to see the same batches missing
@@ -167,30 +168,6 @@ def _with_progress(mine: Sequence[SampleBatch], in_all: int, name: str, state: P
 
 
 # ---- the folder ---------------------------------------------------------------------------------------------------
-
-
-def _open(args: EvaluateArguments, settings: Identity, state: PartialState) -> Store:
-    """The output folder: new, or of the same evaluation. Raises: InputError if it holds another one."""
-    folder = args.folder
-    file = folder / SETTINGS_FILE
-    if state.is_main_process and args.overwrite and file.is_file():
-        for name in ("parts", SETTINGS_FILE, METRICS_FILE, SAMPLES_FILE):
-            shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
-    state.wait_for_everyone()
-    try:
-        earlier = json.loads(file.read_text()) if file.is_file() else None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"output: {file} is not JSON; write another --output, or delete it") from error
-    state.wait_for_everyone()
-    if earlier is not None and earlier != settings:
-        earlier = earlier if isinstance(earlier, dict) else {}
-        said = in_words(differences(earlier, settings))
-        raise InputError(
-            f"output: {folder} holds an evaluation with {said}; write another --output, or --overwrite true"
-        )
-    if state.is_main_process:
-        write_whole(file, json.dumps(settings, indent=2) + "\n")
-    return Store(folder)
 
 
 def _identity(

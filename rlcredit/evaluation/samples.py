@@ -7,21 +7,20 @@ same, and none that is stored is drawn twice.
 
 from __future__ import annotations
 
-import os
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Dataset
 from transformers import PreTrainedModel
 
 from rlcredit.errors import InputError
 from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.evaluation.sampling import Sampling, complete
+from rlcredit.evaluation.store import Record, Store
 from rlcredit.tasks.checkers.verdict import Checker
 
 SAMPLES_FILE = "samples.parquet"
@@ -39,7 +38,6 @@ SCHEMA = pa.schema(
         ("truncated", pa.bool_()),
     ]
 )
-Record = dict[str, Any]
 
 
 class SampleBatch(NamedTuple):
@@ -141,52 +139,6 @@ def table(records: Iterable[Record], *, has_answers: bool = True) -> SampleTable
     )
 
 
-class Store:
-    """The samples of one evaluation, in a folder: a file a batch while it runs, one file at the end."""
-
-    def __init__(self, folder: Path) -> None:
-        self._parts, self._whole = folder / "parts", folder / SAMPLES_FILE
-
-    @property
-    def is_complete(self) -> bool:
-        return self._whole.is_file()
-
-    def missing(self, wanted: Sequence[SampleBatch]) -> list[SampleBatch]:
-        """The batches that are not stored yet."""
-        return [] if self.is_complete else [batch for batch in wanted if not self._part(batch).is_file()]
-
-    def keep(self, batch: SampleBatch, records: Sequence[Record]) -> None:
-        """Store a batch: all of it, or nothing if the process dies on the way."""
-        self._parts.mkdir(parents=True, exist_ok=True)
-        _write(self._part(batch), records)
-
-    def close(self, wanted: Sequence[SampleBatch]) -> None:
-        """Join the stored batches into one file."""
-        if not self.is_complete:
-            records = [record for batch in wanted for record in read_samples(self._part(batch))]
-            _write(self._whole, sorted(records, key=lambda record: (record["problem"], record["sample"])))
-        for part in self._parts.glob("*.parquet"):
-            part.unlink()
-        if self._parts.is_dir():
-            self._parts.rmdir()
-
-    def records(self) -> list[Record]:
-        return read_samples(self._whole)
-
-    def _part(self, batch: SampleBatch) -> Path:
-        return self._parts / f"{batch.number:05d}.parquet"
-
-
-def read_samples(path: Path) -> list[Record]:
-    """The samples of a parquet file. Raises: InputError."""
-    try:
-        return pq.read_table(path, schema=SCHEMA).to_pylist()
-    except (OSError, ValueError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: is not a table of samples ({reason:.120}); write --overwrite true") from error
-
-
-def _write(path: Path, records: Sequence[Record]) -> None:
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    pq.write_table(pa.Table.from_pylist(list(records), schema=SCHEMA), unfinished)
-    os.replace(unfinished, path)
+def sample_store(folder: Path) -> Store:
+    """The samples of one evaluation."""
+    return Store(folder, SAMPLES_FILE, SCHEMA, ("problem", "sample"))

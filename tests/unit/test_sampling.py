@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 from rlcredit.evaluation.decoding import left_out, note_of
 from rlcredit.evaluation.prompts import PromptRenderer
-from rlcredit.evaluation.samples import SampleBatch, Store, batches, draw, table
+from rlcredit.evaluation.samples import SampleBatch, batches, draw, sample_store, table
 from rlcredit.evaluation.sampling import Sampling, complete
 from rlcredit.tasks.checkers.verdict import Verdict
 from tests import tiny
@@ -152,18 +152,18 @@ def test_a_stopped_evaluation_draws_what_is_missing_and_ends_the_same(policy, re
             store.keep(batch, draw(policy, renderer, rows(), batch, Sampling(8, 1.0), check))
             drawn.append(batch.number)
 
-    straight = Store(tmp_path / "a")
+    straight = sample_store(tmp_path / "a")
     go(straight)
     straight.close(cut)
     drawn.clear()
-    go(Store(tmp_path / "b"), stop_after=2)
-    assert not Store(tmp_path / "b").is_complete
-    go(Store(tmp_path / "b"))
-    Store(tmp_path / "b").close(cut)
+    go(sample_store(tmp_path / "b"), stop_after=2)
+    assert not sample_store(tmp_path / "b").is_complete
+    go(sample_store(tmp_path / "b"))
+    sample_store(tmp_path / "b").close(cut)
     assert drawn == [0, 1, 2, 3]
     assert (tmp_path / "a/samples.parquet").read_bytes() == (tmp_path / "b/samples.parquet").read_bytes()
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["samples.parquet"]
-    assert Store(tmp_path / "b").missing(cut) == []
+    assert sample_store(tmp_path / "b").missing(cut) == []
 
 
 def test_a_part_is_whole_or_not_there(tmp_path, monkeypatch):
@@ -171,7 +171,7 @@ def test_a_part_is_whole_or_not_there(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("rlcredit.evaluation.samples.os.replace", dies)
-    store, batch = Store(tmp_path), SampleBatch(0, [(0, 0)])
+    store, batch = sample_store(tmp_path), SampleBatch(0, [(0, 0)])
     with pytest.raises(KeyboardInterrupt):
         store.keep(batch, [record(0, 0)])
     assert store.missing([batch]) == [batch]
