@@ -25,7 +25,7 @@ SETTINGS_FILE, PARTS = "settings.json", "parts"
 Record = dict[str, Any]
 
 
-class Batch(Protocol):
+class Numbered(Protocol):
     """What is drawn and stored at once."""
 
     @property
@@ -50,16 +50,16 @@ class Store:
     def is_complete(self) -> bool:
         return self._whole.is_file()
 
-    def missing(self, wanted: Sequence[Batch]) -> list[Any]:
+    def missing(self, wanted: Sequence[Numbered]) -> list[Any]:
         """The batches that are not stored yet."""
         return [] if self.is_complete else [batch for batch in wanted if not self._part(batch).is_file()]
 
-    def keep(self, batch: Batch, records: Sequence[Record]) -> None:
+    def keep(self, batch: Numbered, records: Sequence[Record]) -> None:
         """Store a batch: all of it, or nothing if the process dies on the way."""
         self._parts.mkdir(parents=True, exist_ok=True)
         self._write(self._part(batch), records)
 
-    def close(self, wanted: Sequence[Batch]) -> None:
+    def close(self, wanted: Sequence[Numbered]) -> None:
         """Join the stored batches into one file."""
         if not self.is_complete:
             records = [record for batch in wanted for record in read_table(self._part(batch), self._schema)]
@@ -72,7 +72,7 @@ class Store:
     def records(self) -> list[Record]:
         return read_table(self._whole, self._schema)
 
-    def _part(self, batch: Batch) -> Path:
+    def _part(self, batch: Numbered) -> Path:
         return self._parts / f"{batch.number:05d}.parquet"
 
     def _write(self, path: Path, records: Sequence[Record]) -> None:

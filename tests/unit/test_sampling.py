@@ -13,6 +13,7 @@ from rlcredit.evaluation.decoding import left_out, note_of
 from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.evaluation.samples import SampleBatch, batches, draw, sample_store, table
 from rlcredit.evaluation.sampling import Sampling, complete
+from rlcredit.evaluation.store import Store
 from rlcredit.tasks.checkers.verdict import Verdict
 from tests import tiny
 
@@ -170,7 +171,7 @@ def test_a_part_is_whole_or_not_there(tmp_path, monkeypatch):
     def dies(source, target):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rlcredit.evaluation.samples.os.replace", dies)
+    monkeypatch.setattr("rlcredit.evaluation.store.os.replace", dies)
     store, batch = sample_store(tmp_path), SampleBatch(0, [(0, 0)])
     with pytest.raises(KeyboardInterrupt):
         store.keep(batch, [record(0, 0)])

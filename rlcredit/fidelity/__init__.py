@@ -1,0 +1,1 @@
+"""`rlcredit fidelity`: does a strategy choose the tokens at which the outcome is decided?"""
