@@ -23,6 +23,8 @@ rlcredit: token-level credit for RL fine-tuning of language models
   rlcredit evaluate RUN [...]                        the same with the task, options and sampling of a training run
   rlcredit analyze --model M --task SET [...]        write a page: where the model plans and anchors
   rlcredit analyze RUN [...]                         the same with the prompts of a training run
+  rlcredit fidelity --model M --task SET [...]       measure where the outcome is decided, and who finds it
+  rlcredit fidelity RUN [...]                        the same with the policy and task of a training run
   rlcredit report RUN [RUN ...]                      write a page of a run's log, or of several runs
   rlcredit compare A B                               compare two evaluations, problem by problem
   rlcredit prepare-model SOURCE OUTPUT               make a checkpoint from GGUF (smollm2-135m, or a file)
@@ -30,12 +32,13 @@ rlcredit: token-level credit for RL fine-tuning of language models
   rlcredit --version                                 print the version
 
 A RECIPE is a YAML file, or the name of one that comes with rlcredit, such as countdown_tiny/coupled_rhythm.
-rlcredit train, benchmark, evaluate and analyze list their keys with --help.
+rlcredit train, benchmark, evaluate, analyze and fidelity list their keys with --help.
 """
 TURN = 20.0  # seconds, for the first process to end and the launcher to see it
 RESUMABLE = {
     "train": "--resume_from_checkpoint latest resumes from the newest checkpoint",
     "evaluate": "the same command continues where it was",
+    "fidelity": "the same command continues where it was",
     "benchmark": "the same command continues the grid",
 }
 
@@ -75,6 +78,7 @@ CREDIT_KEYS = "rlcredit/credit/arguments.py"
 MODEL_KEYS = "rlcredit/models/loading.py"
 EVALUATE_KEYS = (MODEL_KEYS, "rlcredit/evaluation/evaluate.py")
 ANALYZE_KEYS = (CREDIT_KEYS, MODEL_KEYS, "rlcredit/analysis/analyze.py")
+FIDELITY_KEYS = (CREDIT_KEYS, MODEL_KEYS, "rlcredit/fidelity/arguments.py")
 TRAIN_KEYS = (
     CREDIT_KEYS,
     *(f"rlcredit/trainers/{name}.py" for name in ("run_arguments", "sturdy_config", "grpo_config", "ppo_config")),
@@ -147,6 +151,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "benchmark": _lazily("rlcredit.benchmark.run", "benchmark"),
     "evaluate": _lazily("rlcredit.evaluation.evaluate", "evaluate", EVALUATE_KEYS, run_in_front=True),
     "analyze": _lazily("rlcredit.analysis.analyze", "analyze", ANALYZE_KEYS, run_in_front=True),
+    "fidelity": _lazily("rlcredit.fidelity.command", "measure", FIDELITY_KEYS, run_in_front=True),
     "report": _lazily("rlcredit.runs.report", "report"),
     "compare": _lazily("rlcredit.evaluation.compare", "compare"),
     "prepare-model": _prepare_model,

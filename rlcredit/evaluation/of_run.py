@@ -1,4 +1,4 @@
-"""`rlcredit evaluate RUN` and `rlcredit analyze RUN`: the settings that a training run wrote down, as flags."""
+"""`rlcredit evaluate RUN`, `analyze RUN` and `fidelity RUN`: the settings that a training run wrote down, as flags."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from rlcredit.errors import InputError
 from rlcredit.runs.files import FACTS_FILE, read_command
 
 # What a run may set: never whether code that comes with a model is run.
+OF_ANALYZE = ("task", "task_options", "chat_template_kwargs", "max_new_tokens", "temperature")
 KEYS = {
     "evaluate": (
         *("task", "task_options", "chat_template_kwargs", "limit"),
         *("max_new_tokens", "samples", "temperature", "seed", "batch_size"),
     ),
-    "analyze": ("task", "task_options", "chat_template_kwargs", "max_new_tokens", "temperature"),
+    "analyze": OF_ANALYZE,
+    "fidelity": OF_ANALYZE,
 }
+WRITTEN_AS = {"fidelity": "analyze"}
+"""The command whose flags run.json has, where that is another one: the same prompts, length and temperature."""
 OF_THE_SET = ("task_options", "limit")  # of no use where another task or other data are asked for
 EVALUATIONS = "evaluations"  # in a run's folder: a folder for each set
 
@@ -26,7 +30,7 @@ def flags_of(command: str, argv: Sequence[str]) -> list[str]:
     """The words of the command; a run's folder in front of them becomes the flags that it stands for.
 
     Args:
-        command: evaluate or analyze.
+        command: evaluate, analyze or fidelity.
         argv: its words. Flags among them replace the run's.
 
     Raises: InputError where the folder is not that of a run, or of an earlier version.
@@ -36,7 +40,11 @@ def flags_of(command: str, argv: Sequence[str]) -> list[str]:
     folder, words = Path(argv[0]), list(argv[1:])
     given = {word[2:].partition("=")[0] for word in words if word.startswith("--")}
     home = home_of(folder)
-    settings = {key: value for key, value in read_command(home, command).items() if key in KEYS[command]}
+    settings = {
+        key: value
+        for key, value in read_command(home, WRITTEN_AS.get(command, command)).items()
+        if key in KEYS[command]
+    }
     settings = {**settings, "model": str(folder)}
     if not given.isdisjoint({"prompts", "completions"}):
         settings.pop("task", None)

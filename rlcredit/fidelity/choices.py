@@ -29,7 +29,7 @@ DRAWS = 200
 CURVES = ("waad", "fai", "entropy")
 
 
-class Read(NamedTuple):
+class Chosen(NamedTuple):
     """What was read of one response.
 
     Attributes:
@@ -43,7 +43,7 @@ class Read(NamedTuple):
 
 def read(
     model: PreTrainedModel, response: Valued, settings: Mapping[str, CreditArguments], temperature: float
-) -> Read:
+) -> Chosen:
     """The signals of a response, and what each strategy chooses. Raises: ValueError if it cannot be read."""
     ids = torch.tensor([[*response.prompt_ids, *response.ids]], device=model.device)
     mask = torch.ones_like(ids)
@@ -61,7 +61,7 @@ def read(
         choices[name] = choice_of(credit.weights[0, written[0]].cpu().numpy(), args.credit_quantile)
     assert first is not None
     curves = {name: vars(first)[name][0, written[0]].double().cpu().numpy() for name in CURVES}
-    return Read(curves, choices)
+    return Chosen(curves, choices)
 
 
 READ_WITH = frozenset(

@@ -92,6 +92,8 @@ def value_changes(values_P: np.ndarray, places_P: Sequence[int], reward: float, 
 
 def squared_changes(rewards_PK: np.ndarray, places_P: Sequence[int], reward: float, tokens: int) -> np.ndarray:
     """D of every token, from the rewards of K continuations at each place (K even): [T]."""
+    if not len(places_P):
+        return np.zeros(tokens)
     halves = rewards_PK.reshape(len(places_P), 2, -1).mean(2)
     first_T, second_T = (value_changes(halves[:, half], places_P, reward, tokens) for half in range(2))
     return first_T * second_T
