@@ -6,6 +6,7 @@ from rlcredit.credit.gamma import sums_of_gamma, weighted_advantage
 from rlcredit.credit.rollout import Rollout
 from rlcredit.credit.strategies import CREDIT_STRATEGIES, find_strategy, strategy_of
 from rlcredit.credit.types import Batch, Credit, Strategy
+from rlcredit.credit.values import Valuing
 
 __all__ = [
     "CREDIT_STRATEGIES",
@@ -14,6 +15,7 @@ __all__ = [
     "CreditArguments",
     "Rollout",
     "Strategy",
+    "Valuing",
     "assign_credit",
     "credit_weights",
     "find_strategy",

@@ -22,6 +22,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "rewards": ("reward", "rewards_BF", "step_rewards", "step_ends"),
     "advantages": ("advantages",),
     "groups": ("groups",),
+    "values": ("values",),
     "columns": ("columns",),
     "text": ("text",),
     "turns": ("turns",),
@@ -48,6 +49,8 @@ class Rollout:
         step_ends: [B, N] bool, where such a reward lands.
         advantages: [B] fp32, those that would enter the loss: the group's.
         groups: [B] int64, rows of one prompt share a number.
+        values: [B, N] fp32, at token t the estimate of V(s_t), the expected reward from the state before t; nan where
+            none was taken.
         columns: of each row, the data set's.
         text: of each row, the texts of its N positions; empty for padding. Joined, they are the text of the prompt
             and of the response; a character of several tokens is at the last of them.
@@ -66,6 +69,7 @@ class Rollout:
     step_ends: Tensor | None = None
     advantages: Tensor | None = None
     groups: Tensor | None = None
+    values: Tensor | None = None
     columns: Sequence[dict[str, Any]] | None = None
     text: Sequence[Sequence[str]] | None = None
     turns: Tensor | None = None

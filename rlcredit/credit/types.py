@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rlcredit.credit.arguments import CreditArguments
 from rlcredit.credit.rollout import PARTS, Rollout
+from rlcredit.credit.values import Valuing
 from rlcredit.signals import AttentionSignals
 
 NO_INTRO = -1
@@ -128,6 +129,7 @@ class Strategy:
         neutral: whether gamma is 1 everywhere, so that a trainer leaves TRL's advantages as they are.
         gives_advantages: whether it gives advantages in place of the group's; PPO has a critic for them.
         signed: whether gamma may be below 0.
+        values: which states are valued, where it needs `values`.
     """
 
     assign: Callable[[Batch], Credit]
@@ -136,6 +138,7 @@ class Strategy:
     neutral: bool = False
     gives_advantages: bool = False
     signed: bool = False
+    values: Valuing | None = None
 
     def __post_init__(self) -> None:
         if not callable(self.assign):
@@ -146,6 +149,10 @@ class Strategy:
         if unknown := self.needs - PARTS - SIGNALS:
             names = ", ".join(sorted(SIGNALS | PARTS))
             raise ValueError(f"Strategy.needs: {', '.join(sorted(map(str, unknown)))} is not known; there are {names}")
+        if ("values" in self.needs) != (self.values is not None):
+            raise ValueError(
+                "Strategy.values: says which states are valued; write it together with 'values' among the needs"
+            )
 
     @property
     def of_rollout(self) -> bool:

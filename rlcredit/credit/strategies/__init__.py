@@ -17,6 +17,7 @@ from rlcredit.credit.strategies.global_anchor import global_anchor
 from rlcredit.credit.strategies.gtpo import gtpo
 from rlcredit.credit.strategies.ktae import ktae
 from rlcredit.credit.strategies.local_chunk import local_chunk
+from rlcredit.credit.strategies.monte_carlo import monte_carlo
 from rlcredit.credit.strategies.otb import otb
 from rlcredit.credit.strategies.process import process
 from rlcredit.credit.strategies.random import random
@@ -34,6 +35,7 @@ CREDIT_STRATEGIES: dict[str, Strategy] = {
     "answer_attention": answer_attention,
     "gtpo": gtpo,
     "ktae": ktae,
+    "monte_carlo": monte_carlo,
     "otb": otb,
     "process": process,
     "reweight": reweight,
