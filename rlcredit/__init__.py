@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         CreditArguments,
         Rollout,
         Strategy,
+        Valuing,
         assign_credit,
         credit_weights,
     )
@@ -31,7 +32,8 @@ __version__ = "0.1.0"
 _HOMES = {
     **dict.fromkeys(("analyze", "analyze_thirds"), "rlcredit.attention"),
     **dict.fromkeys(
-        ("CREDIT_STRATEGIES", "Batch", "Credit", "CreditArguments", "Rollout", "Strategy"), "rlcredit.credit"
+        ("CREDIT_STRATEGIES", "Batch", "Credit", "CreditArguments", "Rollout", "Strategy", "Valuing"),
+        "rlcredit.credit",
     ),
     **dict.fromkeys(("assign_credit", "credit_weights"), "rlcredit.credit"),
     **dict.fromkeys(("AttentionSignals", "HeadGroups"), "rlcredit.signals"),
@@ -58,6 +60,7 @@ __all__ = [
     "Strategy",
     "SturdyGRPOConfig",
     "SturdyGRPOTrainer",
+    "Valuing",
     "analyze",
     "analyze_thirds",
     "assign_credit",

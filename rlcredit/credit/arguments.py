@@ -39,7 +39,8 @@ class CreditArguments:
         default="coupled_rhythm",
         metadata={
             "help": "Who gets more of the advantage: uniform, random, entropy, local_chunk, global_anchor, "
-            "coupled_rhythm, gtpo, ktae, otb, reweight, or package.module:strategy for one of your own."
+            "coupled_rhythm, answer_attention, gtpo, ktae, monte_carlo, otb, process, reweight, or "
+            "package.module:strategy for one of your own."
         },
     )
     credit_quantile: float = field(
@@ -129,9 +130,7 @@ class CreditArguments:
     credit_seed: int = field(default=0, metadata={"help": "Seed of the 'random' strategy, >= 0."})
     credit_options: dict | str | None = field(
         default=None,
-        metadata={
-            "help": "Mapping of a strategy's own options (gtpo, ktae, otb, reweight, or yours), which it checks."
-        },
+        metadata={"help": "Mapping of a strategy's own options, which it checks (docs/strategies-of-the-field.md)."},
     )
 
     def __post_init__(self) -> None:

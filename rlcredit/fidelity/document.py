@@ -73,7 +73,8 @@ def sentence(name: str, fidelity: Fidelity) -> str:
     if math.isnan(fidelity.lift.value):
         return f"{name}: cannot be told; the values do not change by more than their noise."
     share, held = fidelity.chosen.value, fidelity.capture.value
-    numbers = f"{percent(share)} of the tokens hold {percent(held)} of the squared change of value (lift {fidelity.lift:.2f})"
+    numbers = f"{percent(share)} of the tokens hold {percent(held)} of the squared change of value"
+    numbers += f" (lift {fidelity.lift:.2f})"
     said = {
         True: "finds the decisive tokens: the chosen",
         False: "chooses other tokens than the decisive ones: the chosen",

@@ -23,6 +23,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -31,7 +32,7 @@ from trl.trainer.utils import is_async_callable
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.rewards.parts import Landing, is_parts, landings, total_of_parts
 from rlcredit.rewards.signature import check_signature, columns_of, name_of
-from rlcredit.tasks.event_loop import event_loop, within
+from rlcredit.tasks.event_loop import event_loop, result_of, within
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +129,19 @@ class GuardedRewards:
                     of_row += [(place, weight * reward) for place, reward in steps.get(row, whole)]
             landed.append(of_row)
         return landed
+
+    def of_others(self, prompts: Sequence[Any], completions: Sequence[Any], columns: dict[str, Any]) -> Tensor:
+        """What each function gives completions that are not the run's own, such as continuations: [B, F].
+
+        nan where it gives nothing. Every process calls `agree` after it.
+        """
+        by_function = [result_of(guard(prompts=prompts, completions=completions, **columns)) for guard in self._guards]
+        return torch.tensor([[math.nan if x is None else x for x in scores] for scores in by_function]).T
+
+    @property
+    def are_functions(self) -> bool:
+        """Whether all of them are functions, none a model."""
+        return len(self._guards) == (len(self.functions) if isinstance(self.functions, list) else 1)
 
     def agree(self) -> None:
         """Raise, on every process, what a function cannot go on from on one of them."""

@@ -25,10 +25,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from rlcredit.credit import sums_of_gamma, weighted_advantage
+from rlcredit.credit import Rollout, Valuing, sums_of_gamma, weighted_advantage
 from rlcredit.errors import InputError
 from rlcredit.rewards.parts import placed
 from rlcredit.signals import AttentionSignals
+from rlcredit.trainers.continuations import AGENT_KEYS, RolloutValues, refuse_other_than_text
 from rlcredit.trainers.credit_log import CreditLog, totals_of_rows
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
 from rlcredit.trainers.policy import adapter_is_off, head_of, refuse_unreadable, warn_of_dropout, widen_head
@@ -82,6 +83,7 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
         self._awaited: AwaitedPass | None = None
         self._scores: Tensor | None = None
         self._lengths: list[int] = []
+        self._values = None if self.strategy.values is None else self._rollout_values(self.strategy.values, kwargs)
         self._rollouts = RolloutMaker(self.strategy.needs, self.accelerator, self.processing_class, answer_span)
         if "sum_sq" in self.strategy.needs:
             widen_head(self.model, args, self.temperature)
@@ -92,6 +94,19 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
             )
         if self.reader.needs_attention:
             warn_of_dropout(self.model)
+
+    def _rollout_values(self, valuing: Valuing, others: dict[str, Any]) -> RolloutValues:
+        refuse_other_than_text(
+            self.args, [name for name in AGENT_KEYS if others.get(name)], has_images=self.has_images
+        )
+        if not self.rewards.are_functions:
+            raise InputError(
+                f"credit_strategy: {self.args.credit_strategy!r} rewards continuations by functions alone; write the "
+                "reward model as a reward function, or another strategy"
+            )
+        vllm = self.vllm_generation if self.use_vllm else None
+        parts = self.accelerator, self.policy_tokenizer, self.rewards, self.generating
+        return RolloutValues(valuing, self.args, *parts, vllm)
 
     @property
     def _credits_now(self) -> bool:
@@ -150,7 +165,18 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
             weights_F=self.reward_weights,
             inputs=inputs,
             generations=self.num_generations,
+            valued=partial(self._valued, batch, inputs),
         )
+
+    def _valued(
+        self, batch: dict[str, Any], inputs: list[dict[str, Any]], response_BN: Tensor, rollout: Rollout
+    ) -> Tensor:
+        """The values of the states that the strategy names: [B, N]."""
+        assert self._values is not None
+        values_BN, cost = self._values.of(batch, inputs, self.reward_weights, self.state, response_BN, rollout)
+        for name, value in cost.items():
+            self._metrics["train"][name].append(value)
+        return values_BN
 
     @property
     def _rollout_is_scored(self) -> bool:

@@ -202,7 +202,16 @@ def _credit(checked: Checked) -> str:
     if config.strategy.neutral:
         return f"{text}: every token alike"
     if config.strategy.gives_advantages:
-        return f"{text}: advantages of its own, from the whole rollout"
+        text += ": advantages of its own, from the whole rollout"
+    if config.strategy.values is not None:
+        most, tokens = config.strategy.values.most(config, config.max_completion_length)
+        completions = checked.schedule.completions
+        text += (
+            f"; at most {_many(most * completions)} continuations of {_many(tokens * completions)} tokens a rollout, "
+            f"{config.strategy.values.samples(config)} a place"
+        )
+    if config.strategy.gives_advantages:
+        return text
     text += f": q {config.credit_quantile:g}, a {config.credit_amplification:g}"
     if "attention" not in config.strategy.needs:
         return text

@@ -27,6 +27,7 @@ from rlcredit.runs.log import HeldOutLog, JsonlLog
 from rlcredit.tasks import TASKS, TaskData
 from rlcredit.trainers import checkpoints, checks, launch, value_model
 from rlcredit.trainers.agents import Agents
+from rlcredit.trainers.continuations import refuse_other_than_text
 from rlcredit.trainers.grpo import CreditGRPOTrainer
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
 from rlcredit.trainers.ppo import CreditPPOTrainer
@@ -160,6 +161,8 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig, no
             extra_columns=agents.rollout_func is not None,
         )
     refuse_unknown_answer(config, task.answer_span)
+    columns = set(task.train.column_names)
+    refuse_other_than_text(config, agents.keys, has_images=not columns.isdisjoint({"image", "images"}))
     schedule = schedule_of(config, run.processes or config.world_size, len(task.train))
     if not model.model_name_or_path:
         raise InputError("model_name_or_path: is missing; write a folder or the id of a model on the hub")

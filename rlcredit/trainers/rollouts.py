@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -93,6 +93,7 @@ class RolloutMaker:
         weights_F: Tensor,
         inputs: list[dict[str, Any]],
         generations: int,
+        valued: Callable[[Tensor, Rollout], Tensor] | None = None,
     ) -> Rows:
         """The rows of TRL's batch, before it is shuffled.
 
@@ -103,6 +104,7 @@ class RolloutMaker:
             weights_F: of the functions.
             inputs: the data set's rows.
             generations: completions of a prompt.
+            valued: gives the values of states, of the response mask and the rollout, where asked for.
         """
         needs, response = self._needs, response_mask(batch)
         rows, length = len(response), batch["completion_ids"].shape[1]
@@ -134,6 +136,9 @@ class RolloutMaker:
             turns=turns_of(response) if "turns" in needs else None,
             answer=response & self.answers(ids, real, length) if "answer" in needs else None,
         )
+        if "values" in needs:
+            assert valued is not None
+            rollout = replace(rollout, values=valued(response, rollout))
         made = Rows(signals, response, batch["credit_keys"], rollout)
         return self._together(made, prompt) if "groups" in needs else made
 
@@ -181,7 +186,7 @@ class RolloutMaker:
                 **{name: gathered(getattr(signals, name)) for name in ("head_span", "local_heads", "global_heads")},
                 **{name: gathered(getattr(signals, name), nan) for name in ("waad", "fai", "entropy")},
             )
-        fills = {"logps": nan, "log_sum_sq": nan, "turns": -1}
+        fills = {"logps": nan, "log_sum_sq": nan, "values": nan, "turns": -1}
         if rollout.text is not None:
             blank = [""] * pads[0], [""] * pads[1]
             rollout = replace(rollout, text=[[*blank[0], *row, *blank[1]] for row in rollout.text])

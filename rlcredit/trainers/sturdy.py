@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import torch
 from accelerate.utils import DistributedType
 from datasets import Dataset
-from transformers import PreTrainedModel, ProcessorMixin, TrainerControl
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerControl
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
@@ -72,8 +72,7 @@ class SturdyGRPOTrainer(GRPOTrainer):
             extra_columns=kwargs.get("rollout_func") is not None,
         )
         super().__init__(model, self.rewards.functions, args=args, train_dataset=train_dataset, **kwargs)
-        processor = self.processing_class
-        self.rewards.use(processor.tokenizer if isinstance(processor, ProcessorMixin) else processor)
+        self.rewards.use(self.policy_tokenizer)
         self.policy_step = PolicyStep(self.accelerator)
         self.bad_steps = BadSteps(self.accelerator, self.policy_step, args.max_bad_steps, self._note_bad_steps)
         self.run_state, self._stop_on_signal = RunState(self), StopOnSignal(self.accelerator)
@@ -105,6 +104,12 @@ class SturdyGRPOTrainer(GRPOTrainer):
                 "has every setting of trl.GRPOConfig"
             )
         return args
+
+    @property
+    def policy_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The policy's tokenizer, that of its processor where it has one."""
+        processor = self.processing_class
+        return processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
 
     @property
     def is_sharded(self) -> bool:

@@ -159,7 +159,7 @@ def test_recipes_of_one_algorithm_differ_in_their_credit_only(algorithm):
     found = {recipe.name: yaml.safe_load(recipe.path.read_text()) for recipe in TINY}
     found = {name: recipe for name, recipe in found.items() if recipe.get("algorithm", "grpo") == algorithm}
     of_both = {"uniform", "random", "entropy", "local_chunk", "global_anchor", "coupled_rhythm"}
-    of_grpo = {"answer_attention", "process"} if algorithm == "grpo" else set()
+    of_grpo = {"answer_attention", "monte_carlo", "process"} if algorithm == "grpo" else set()
     assert {recipe["credit_strategy"] for recipe in found.values()} == of_both | of_grpo
     for recipe in found.values():
         assert recipe["task_options"].pop("step_penalty", None) in (None, 0.2)

@@ -250,7 +250,7 @@ def test_attention_of_the_answer_is_the_loops_on_the_models_own_maps(tmp_path, s
     assert chosen > 2
 
 
-@pytest.mark.parametrize("strategy", ["otb", "ktae", "gtpo", "process", "reweight"])
+@pytest.mark.parametrize("strategy", ["otb", "ktae", "gtpo", "monte_carlo", "process", "reweight"])
 def test_the_shipped_ones_train(tmp_path, strategy):
     made = runs.trained(tmp_path, credit_strategy=strategy, max_steps=2)
     assert made.state.global_step == 2 and made.bad_steps.total == 0

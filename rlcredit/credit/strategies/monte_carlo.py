@@ -15,7 +15,7 @@ Units:    reward, or with `scale: rollout` standard deviations of reward.
 Source:   the papers' equations.
 Edges:    a response without a score: A = 0. A state none of whose continuations has a score is left out: the one
           before it stands for it, too. No decisive token: A = 0. All rewards of a rollout alike: not scaled.
-          K = 1 leaves the most noise: the standard deviation of A is up to sqrt(2 V (1 - V) / K) for rewards of 0 and 1.
+          The noise of A, for rewards of 0 and 1, has a standard deviation of up to sqrt(2 V (1 - V) / K).
 Ours [not in the paper]: `decisive`, and p_max (0.95) without any other sign of a cut point; `scale: rollout`, so that
           steps are of GRPO's size (the group's deviation is 0 where V still moves); equal prefixes of a prompt's
           responses share one estimate.
