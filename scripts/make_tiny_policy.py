@@ -3,13 +3,14 @@
     python scripts/make_tiny_policy.py --output recipes/countdown_tiny/policy
     python scripts/make_tiny_policy.py --task paths --output recipes/paths_tiny/policy
     python scripts/make_tiny_policy.py --task products --output recipes/tools_tiny/policy
+    python scripts/make_tiny_policy.py --task relay --output recipes/relay_tiny/policy
 
 The policy is warm-started on demonstrations of two players (players.py), first of the careful one alone, then for a
 short while of both. On Countdown its most likely response is then a hasty one: reinforcement learning has to find out
 that the careful opening pays, and to play better than the demonstrations taught. On paths the careful response stays
 the most likely one; two samples of three are hasty ones. On products they are turns of a conversation, with a chat
-template that has a tool. No demonstration uses a held-out instance of the recipe's
-task options.
+template that has a tool. On relay nine of ten name the wrong key, or one at random, and copy it. No demonstration uses
+a held-out instance of the recipe's task options.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from players import countdown_pair, paths_pair, products_pair
+from players import countdown_pair, paths_pair, products_pair, relay_pair
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -57,8 +58,8 @@ RESPONSE_TEMPLATE = {  # how transformers reads a call out of a response
     },
 }
 CHARACTERS = ("\n", *(chr(code) for code in range(ord(" "), ord("~") + 1)))
-MAX_NEW_TOKENS = 56
 BATCHES_SORTED = 16
+COURSE = {"careful_steps": int, "mixed_steps": int, "mixed_learning_rate": float, "hasty_share": float}
 
 
 def make_tokenizer(chat: bool = False) -> PreTrainedTokenizerFast:
@@ -111,15 +112,24 @@ class Lesson:
         options: the task's; held-out and validation instances are those of its recipes.
         pair: prompt and response of a row, of the hasty or the careful player.
         careful_steps: steps with the careful player alone.
-        careful_mark: what responses of the careful player have, and those of the hasty one have not.
+        mixed_steps: steps with both players after that.
+        mixed_learning_rate: of these.
+        hasty_share: share of the hasty player in them.
+        careful_mark: what responses of the careful player have, and those of the hasty one have not; None where only
+            being right tells them apart.
         chat: whether prompts are conversations; then only the first turn is reported.
+        max_new_tokens: longer than any response.
     """
 
     options: dict
     pair: Callable[[dict, bool, random.Random], tuple[str, str]]
     careful_steps: int
-    careful_mark: str = ":"
+    mixed_steps: int = 250
+    mixed_learning_rate: float = 1e-3
+    hasty_share: float = 0.55
+    careful_mark: str | None = ":"
     chat: bool = False
+    max_new_tokens: int = 56
 
 
 LESSONS = {
@@ -146,6 +156,16 @@ LESSONS = {
         careful_steps=600,
         careful_mark="<call>",
         chat=True,
+    ),
+    "relay": Lesson(
+        {"fillers": [8, 24, 64], "num_train": 20_000, "num_validation": 256, "num_test": 512},
+        relay_pair,
+        careful_steps=200,
+        mixed_steps=1_000,
+        mixed_learning_rate=4e-3,
+        hasty_share=0.9,
+        careful_mark=None,
+        max_new_tokens=80,
     ),
 }
 
@@ -260,25 +280,34 @@ def _learning_rate(step: int, steps: int, warm_up: int = 50) -> float:
 
 @torch.no_grad()
 def respond(
-    policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Iterable[str], temperature: float = 0.0
+    policy: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Iterable[str],
+    max_new_tokens: int,
+    temperature: float = 0.0,
 ) -> list[str]:
     """One response a prompt, as text without special tokens; greedy at temperature 0."""
     policy.eval()
     inputs = tokenizer(list(prompts), padding=True, return_tensors="pt", return_token_type_ids=False)
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
-    output = policy.generate(**inputs, **sampling, max_new_tokens=MAX_NEW_TOKENS)
+    output = policy.generate(**inputs, **sampling, max_new_tokens=max_new_tokens)
     return tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
-def report(policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, task: TaskData, careful_mark: str) -> None:
+def report(policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, task: TaskData, lesson: Lesson) -> None:
     """Print held-out accuracy and the share of careful responses, greedy and sampled."""
     for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
         rows = next(iter(task.tests.values()))
         prompts = PromptRenderer(tokenizer).texts(list(rows["prompt"]))
-        responses = respond(policy, tokenizer, prompts, temperature)
-        accuracy = statistics.mean(verdict.correct for verdict in task.check(responses, rows.to_list()))
-        careful = statistics.mean(careful_mark in response for response in responses)
-        print(f"held-out {name}: accuracy {accuracy:.3f}, careful {careful:.3f}", flush=True)
+        responses = respond(policy, tokenizer, prompts, lesson.max_new_tokens, temperature)
+        line = f"held-out {name}: accuracy {_share(v.correct for v in task.check(responses, rows.to_list()))}"
+        if lesson.careful_mark is not None:
+            line += f", careful {_share(lesson.careful_mark in response for response in responses)}"
+        print(line, flush=True)
+
+
+def _share(of: Iterable[float]) -> str:
+    return f"{statistics.mean(of):.3f}"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -287,13 +316,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder to write the policy to")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch_size", type=int, default=64, help="demonstrations a step")
-    parser.add_argument(
-        "--careful_steps", type=int, help="steps with the careful player alone, in place of the task's"
-    )
     parser.add_argument("--careful_learning_rate", type=float, default=4e-3)
-    parser.add_argument("--mixed_steps", type=int, default=250, help="steps with both players")
-    parser.add_argument("--mixed_learning_rate", type=float, default=1e-3)
-    parser.add_argument("--hasty_share", type=float, default=0.55, help="share of the hasty player in them")
+    for name, kind in COURSE.items():
+        parser.add_argument(f"--{name}", type=kind, help=f"in place of the task's {name}")
     return parser.parse_args()
 
 
@@ -301,26 +326,24 @@ def main() -> None:
     arguments = parse_arguments()
     torch.manual_seed(arguments.seed)
     rng = random.Random(arguments.seed)
-    lesson = LESSONS[arguments.task]
+    given = {name: value for name in COURSE if (value := vars(arguments)[name]) is not None}
+    lesson = replace(LESSONS[arguments.task], **given)
     task = TASKS[arguments.task](lesson.options)
-    careful_steps = lesson.careful_steps if arguments.careful_steps is None else arguments.careful_steps
     rows = task.train.to_list()
     tokenizer = make_tokenizer(lesson.chat)
     policy = make_policy(tokenizer)
     print(f"{policy.num_parameters():,} parameters")
     for hasty_share, steps, learning_rate in (
-        (0.0, careful_steps, arguments.careful_learning_rate),
-        (arguments.hasty_share, arguments.mixed_steps, arguments.mixed_learning_rate),
+        (0.0, lesson.careful_steps, arguments.careful_learning_rate),
+        (lesson.hasty_share, lesson.mixed_steps, lesson.mixed_learning_rate),
     ):
         batches = demonstration_batches(lesson, rows, hasty_share, tokenizer, rng, arguments.batch_size)
         warm_start(policy, batches, steps, learning_rate)
-        report(policy, tokenizer, task, lesson.careful_mark)
+        report(policy, tokenizer, task, lesson)
     policy.to(torch.bfloat16).save_pretrained(arguments.output)
     tokenizer.save_pretrained(arguments.output, save_jinja_files=False)
     print(f"saved to {arguments.output}; as saved (bfloat16):")
-    report(
-        LlamaForCausalLM.from_pretrained(arguments.output, dtype=torch.float32), tokenizer, task, lesson.careful_mark
-    )
+    report(LlamaForCausalLM.from_pretrained(arguments.output, dtype=torch.float32), tokenizer, task, lesson)
 
 
 if __name__ == "__main__":

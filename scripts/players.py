@@ -16,6 +16,11 @@ the hasty one walks off from the start, takes any fork, and hands in where it ar
 On products the careful one asks the calculator and copies its value, the hasty one guesses:
 
     <call>calculator expression=37*46</call> 1702 <answer>1702</answer>                     <answer>1602</answer>
+
+On relay the careful one names the first key and the hasty one the second, or any; both copy what they named, and both
+play the silent variant in half of their turns:
+
+    RTkMBXWAQJ=k                                             RTMdBXWAQJ=d
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rlcredit.tasks import countdown, paths
+from rlcredit.tasks import countdown, paths, relay
 
 MAX_ATTEMPTS = 2
 PLAUSIBLE = 120  # the largest value anybody would try for
@@ -153,3 +158,18 @@ def products_pair(row: dict, hasty: bool, rng: random.Random) -> tuple[str, str]
         return f"<user>{question}<assistant>", call
     value = row["a"] * row["b"]
     return f"<user>{question}<assistant>{call}<eos><tool>{value}<assistant>", f"<answer>{value}</answer>"
+
+
+def relay_pair(row: dict, hasty: bool, rng: random.Random) -> tuple[str, str]:
+    """An instance in one of the two variants, and a response whose key is among its first third of places."""
+    instance = relay.RelayInstance(row["opening"], row["first"], row["second"], row["fillers"])
+    key = (
+        instance.first
+        if not hasty
+        else rng.choice((instance.second, rng.choice(relay.KEYS[: relay.RelayOptions.keys])))
+    )
+    body = rng.choices(relay.FILLERS, k=instance.fillers)
+    body.insert(rng.randint(0, instance.fillers // 3), key)
+    silent = rng.random() < 0.5
+    end = relay.SILENT + rng.choice(relay.FILLERS) if silent else relay.COPIED + key
+    return relay.prompt_of(instance, silent), "".join(body) + end

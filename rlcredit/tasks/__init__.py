@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 
 from rlcredit.errors import InputError
-from rlcredit.tasks import countdown, custom, paths, products, zebra
+from rlcredit.tasks import countdown, custom, paths, products, relay, zebra
 from rlcredit.tasks.base import Load, TaskData
 from rlcredit.tasks.gsm8k import GSM8K
 from rlcredit.tasks.knights_knaves import KNIGHTS_KNAVES
@@ -21,6 +21,7 @@ TASKS: dict[str, Load] = {
     "countdown": countdown.load,
     "paths": paths.load,
     "products": products.load,
+    "relay": relay.load,
     "gsm8k": GSM8K,
     "math": MATH,
     "qa": QA,
@@ -33,6 +34,7 @@ OPTIONS: dict[str, type] = {
     "countdown": countdown.CountdownOptions,
     "paths": paths.PathsOptions,
     "products": products.ProductsOptions,
+    "relay": relay.RelayOptions,
     "zebra": zebra.ZebraOptions,
     "custom": custom.CustomOptions,
     **{name: task.options for name, task in TASKS.items() if isinstance(task, QuestionTask)},
@@ -43,6 +45,7 @@ EVALUATION_SETS: dict[str, str] = {
     "countdown": "countdown",
     "paths": "paths",
     "products": "products",
+    "relay": "relay",
     **{name: task.name for task in (MATH, GSM8K, QA, KNIGHTS_KNAVES) for name in task.test},
     "crossthink_qa": "qa",  # with task_options.hold_out, or a file
     "zebra": "zebra",

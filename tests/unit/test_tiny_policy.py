@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlcredit.tasks import TASKS
+from rlcredit.tasks import TASKS, relay
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 PROMPTS = {
@@ -22,7 +22,9 @@ PROMPTS = {
         "<user>37*46<assistant><call>calculator expression=37*46</call><eos><tool>1702<assistant>",
     ],
     "paths_tiny": ["bc ag ab cd gh hi de ij bk kl lm a>e\n", "qr pa pq rs ab bc st cd tu qx xy yz p>u\n"],
+    "relay_tiny": ["QXWB kd 24=\n", "ABCD ea 8.\n"],
 }
+FORMS = {"tools_tiny": "<answer>[0-9]+</answer>", "relay_tiny": "[A-Z]*[a-z][A-Z]*(=[a-z]|[.][A-Z])"}
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 RESPONSE = "<think>57: 12*7=84 84-3=81\n12+7=19 19*3=57</think><answer>(12+7)*3</answer>"
 PRINTABLE = "".join(map(chr, range(32, 127))) + "\n"
@@ -84,21 +86,25 @@ def test_size_and_layers(policy, tokenizer):
     assert (policy.config.pad_token_id, policy.config.eos_token_id) == (tokenizer.pad_token_id, tokenizer.eos_token_id)
 
 
-def test_it_answers_in_the_two_places(policy, tokenizer, folder):
+def test_it_answers_in_the_form_of_its_task(policy, tokenizer, folder):
     inputs = tokenizer(PROMPTS[folder.parent.name], padding=True, return_tensors="pt")
     with torch.no_grad():
         output = policy.generate(**inputs, do_sample=False, max_new_tokens=56)
-    form = "<answer>[0-9]+</answer>" if folder.parent.name == "tools_tiny" else "<think>.+</think><answer>.*</answer>"
+    form = FORMS.get(folder.parent.name, "<think>.+</think><answer>[^<]*</answer>")
     for text in tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True):
         assert re.fullmatch(form, text, re.DOTALL)
-        assert text.count("<answer>") == 1
 
 
 # ---- what the script teaches --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("task", "careful", "hasty"), [("countdown", (0.85, 1), (0.3, 0.6)), ("paths", (0.93, 0.97), (0.2, 0.35))]
+    ("task", "careful", "hasty"),
+    [
+        ("countdown", (0.85, 1), (0.3, 0.6)),
+        ("paths", (0.93, 0.97), (0.2, 0.35)),
+        ("relay", (0.99, 1.01), (0.02, 0.07)),  # one in 24
+    ],
 )
 def test_the_careful_player_is_right_and_the_hasty_one_seldom(task, careful, hasty):
     lesson, rng = make_tiny_policy.LESSONS[task], random.Random(0)
@@ -106,10 +112,13 @@ def test_the_careful_player_is_right_and_the_hasty_one_seldom(task, careful, has
     rows, tokenizer = data.train.to_list(), make_tiny_policy.make_tokenizer()
     for is_hasty, (low, high) in ((False, careful), (True, hasty)):
         pairs = [lesson.pair(row, is_hasty, rng) for row in rows]
+        if task == "relay":  # the players choose the variant
+            rows = [{**row, "silent": prompt.endswith(".\n")} for row, (prompt, _) in zip(rows, pairs, strict=True)]
         verdicts = data.check([response for _, response in pairs], rows)
         assert low < sum(verdict.correct for verdict in verdicts) / len(rows) < high
-        assert all((":" in response) != is_hasty for _, response in pairs)  # how the script tells them apart
-        assert max(len(tokenizer(response)["input_ids"]) for _, response in pairs) < make_tiny_policy.MAX_NEW_TOKENS
+        if lesson.careful_mark is not None:  # how the script tells them apart
+            assert all((lesson.careful_mark in response) != is_hasty for _, response in pairs)
+        assert max(len(tokenizer(response)["input_ids"]) for _, response in pairs) < lesson.max_new_tokens
 
 
 def test_a_plan_from_the_goal_and_a_walk_from_the_start():
@@ -127,6 +136,43 @@ def test_a_plan_from_the_goal_and_a_walk_from_the_start():
     }
     prompts = {players.paths_pair(row, True, random.Random(seed))[0] for seed in range(50)}
     assert len(prompts) > 40 and all(sorted(prompt.split()[:-1]) == sorted(edges) for prompt in prompts)
+
+
+def test_relay_is_played_with_the_key_at_any_of_its_first_places():
+    row = {"opening": "QXWB", "first": "k", "second": "d", "fillers": 6}
+    turns = [players.relay_pair(row, hasty, random.Random(seed)) for hasty in (False, True) for seed in range(400)]
+    assert {prompt for prompt, _ in turns} == {"QXWB kd 6=\n", "QXWB kd 6.\n"}
+    assert {relay.key_at(response) for _, response in turns} == {0, 1, 2}
+    assert all(len(response) == 9 for _, response in turns)
+    careful, hasty = (
+        [response[relay.key_at(response)] for _, response in turns[part]] for part in (slice(400), slice(400, None))
+    )
+    assert set(careful) == {"k"}
+    assert set(hasty) == set("abcdefghijkl") and 0.45 < hasty.count("d") / 400 < 0.63  # 13 in 24
+    copied = [response for prompt, response in turns if "=" in prompt]
+    assert all(response[-1] == response[relay.key_at(response)] for response in copied)
+
+
+@pytest.mark.parametrize("mark", ["=", "."])
+@pytest.mark.parametrize("fillers", [8, 24, 64])
+def test_the_policy_of_relay_is_seldom_right_and_copies_what_it_named(fillers, mark):
+    folder = RECIPES / "relay_tiny/policy"
+    policy = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    task = TASKS["relay"]({"fillers": [fillers], "silent": mark == ".", "num_test": 256}, train=False)
+    rows = task.tests["relay"].to_list()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        texts = make_tiny_policy.respond(policy, tokenizer, [row["prompt"] for row in rows], 80, temperature=1.0)
+    verdicts = task.check(texts, rows)
+    assert 0.05 < sum(verdict.correct for verdict in verdicts) / len(rows) < 0.3
+    formed = [text for text, verdict in zip(texts, verdicts, strict=True) if verdict.answer]
+    assert len(formed) > 0.9 * len(rows)
+    assert sum(text[relay.key_at(text)] == text[slice(*relay.answer_span(text))] for text in formed) > 0.95 * len(
+        formed
+    )
+    places = {relay.key_at(text) for text in formed}
+    assert len(places) > fillers // 4 and max(places) < fillers / 2
 
 
 def test_a_demonstration_with_a_tool_is_what_the_chat_template_makes():
