@@ -47,6 +47,8 @@ KEPT = (
     "credit/dominated_share",
     "credit/time_share",
     "credit/rows_skipped",
+    "credit/continuations",
+    "credit/continuation_tokens",
     "value/loss",
     "value/explained_variance",
     "step_time",
@@ -82,6 +84,7 @@ def collect(folder: Path, cell: Cell, expected: Expected, **told: str) -> dict[s
         "steps": expected.steps,
         "completions_a_rollout": expected.completions_a_rollout,
         "steps_a_rollout": expected.steps_a_rollout,
+        "generated_tokens": _generated(run, expected),
         "seconds_a_step": _seconds_a_step(run, expected.steps_a_rollout),
         "credit_share": _credit_share(run),
         "last_entropy": rounded(last_tenth(run.curves["entropy"].value_T), DIGITS)
@@ -108,6 +111,15 @@ def _held_out(run: Run, during: Mapping[int, Shares], expected: Expected) -> dic
         for name, values in measured[step].items():
             digits[name][str(step)] = "".join(str(round(value * expected.samples)) for value in values)
     return digits
+
+
+def _generated(run: Run, expected: Expected) -> int | None:
+    """Tokens that the training generated: those of completions, and of the continuations that value them."""
+    lengths, more = run.curves.get("completions/mean_length"), run.curves.get("credit/continuation_tokens")
+    if lengths is None:
+        return None
+    completions = float(lengths.value_T.sum()) * expected.completions_a_rollout
+    return round(completions + (0.0 if more is None else float(more.value_T.sum())))
 
 
 def _seconds_a_step(run: Run, cycle: int) -> float | None:

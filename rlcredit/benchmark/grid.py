@@ -6,12 +6,18 @@ is compared with (`against`, by default `uniform`).
     coupled_rhythm: {credit_strategy: coupled_rhythm}
     coupled_bottom: {credit_strategy: coupled_rhythm, credit_select: bottom, against: [uniform, coupled_rhythm]}
 
+A line may stand for several variants, one for each combination of the values of some keys; its name is made of theirs:
+
+    "{credit_strategy}_a{credit_amplification}":
+      cross: {credit_strategy: [random, entropy], credit_amplification: [1.5, 4]}
+
 A variant's name means the same in every set, so that sets share cells.
 """
 
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import re
 import shlex
@@ -166,7 +172,30 @@ def set_path(recipe: str, name: str) -> Path:
 
 def read_set(path: Path) -> list[Variant]:
     """The variants of a set. Raises: InputError that names the line."""
-    return [_variant(name, given.value, given.where) for name, given in load_yaml(path).items()]
+    lines = load_yaml(path).items()
+    return [variant for name, given in lines for variant in _variants(name, given.value, given.where)]
+
+
+def _variants(name: str, settings: Any, where: str) -> list[Variant]:
+    """The variants of one line: one, or the combinations of what it crosses."""
+    if not isinstance(settings, dict) or "cross" not in settings:
+        return [_variant(name, settings, where)]
+    cross, rest = settings["cross"], {key: value for key, value in settings.items() if key != "cross"}
+    if not isinstance(cross, dict) or not cross or not all(isinstance(v, list) and v for v in cross.values()):
+        raise InputError(f"{where}: {name}: cross is {cross!r:.80}; write lists, {{credit_quantile: [0.2, 0.4]}} say")
+    if both := sorted(set(cross) & set(rest)):
+        raise InputError(f"{where}: {name}: {both[0]} is crossed and set; write it once")
+    found = []
+    for values in itertools.product(*cross.values()):
+        combination = dict(zip(cross, values, strict=True))
+        try:
+            own = name.format(**{key: str(value).replace(":", ".") for key, value in combination.items()})
+        except (KeyError, IndexError, ValueError) as error:
+            raise InputError(f"{where}: {name!r} is no name for what is crossed; write {{key}} of its keys") from error
+        found.append(_variant(own, {**rest, **combination}, where))
+    if len({variant.name for variant in found}) < len(found):
+        raise InputError(f"{where}: {name!r} gives two variants one name; write {{key}} for each key that is crossed")
+    return found
 
 
 def _variant(name: str, settings: Any, where: str) -> Variant:

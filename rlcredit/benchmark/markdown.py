@@ -17,6 +17,8 @@ def markdown(results: Mapping[str, Any], title: str, figures: Sequence[str]) -> 
     """results.md: the tables, with what is needed to read them."""
     parts = [f"# {title}", _opening(results), "## Held-out accuracy", _accuracy_table(results)]
     parts += ["## Differences, paired by seed", _reading(results), _paired_table(results)]
+    if "oracle" in results:
+        parts += [f"## Share of the gain of `{results['oracle']['variant']}` over uniform", _shares_table(results)]
     parts += [f"## Until the final accuracy of uniform ({results['target']:.3f}, greedy)", _reached_table(results)]
     parts += ["## Cost, entropy, length", _cost_table(results)]
     if results["notes"]:
@@ -46,8 +48,8 @@ def _reading(results: Mapping[str, Any]) -> str:
         "Paired by seed: the same data in the same order and, where no note says otherwise, the same first rollouts. "
         f"The interval is Student's t over seeds. p is an exact sign-flip test; with {seeds} seeds it cannot go below "
         f"{_fraction(results['lowest_p'])}, however large the difference. `higher` and `lower`: the interval leaves "
-        f"out 0; `open`: it cannot be told. Of {tested} intervals about {tested / 20:.1f} would leave out 0 if "
-        "nothing differed at all."
+        "out 0; `open`: it cannot be told. Holm: p corrected for all comparisons of a measure. Of "
+        f"{tested} intervals about {tested / 20:.1f} would leave out 0 if nothing differed at all."
     )
 
 
@@ -74,6 +76,7 @@ def _paired_table(results: Mapping[str, Any]) -> str:
             TITLES[pair["measure"]],
             _shown(pair, "+.3f"),
             _fraction(pair["p"]),
+            _fraction(pair.get("p_holm")),
             str(pair["seeds"]),
             pair["verdict"],
         ]
@@ -81,7 +84,16 @@ def _paired_table(results: Mapping[str, Any]) -> str:
         for pair in results["paired"]
         if pair["measure"] == key
     ]
-    return _table(["", "against", "measure", "difference", "p", "seeds", ""], rows)
+    return _table(["", "against", "measure", "difference", "p", "p, Holm", "seeds", ""], rows)
+
+
+def _shares_table(results: Mapping[str, Any]) -> str:
+    shares = results["oracle"]["shares"]
+    measures = [key for key in COMPARED if key in shares]
+    names = list(dict.fromkeys(name for key in measures for name in shares[key]))
+    rows = [[f"`{name}`", *(_shown(shares[key].get(name), ".2f") for key in measures)] for name in names]
+    text = "Paired by seed, with Fieller's 95 % intervals; none where the oracle's own gain cannot be told from 0."
+    return f"{text}\n\n" + _table(["", *(TITLES[key] for key in measures)], rows)
 
 
 def _reached_table(results: Mapping[str, Any]) -> str:
@@ -107,6 +119,7 @@ def _cost_table(results: Mapping[str, Any]) -> str:
         "credit_share": "{:.1%}".format,
         "entropy": "{:.3f}".format,
         "length": "{:.1f}".format,
+        "generated": "{:.2f}".format,
     }
     rows = []
     for name, variant in results["variants"].items():
@@ -115,7 +128,7 @@ def _cost_table(results: Mapping[str, Any]) -> str:
         rows.append([f"`{name}`", *shown])
     text = "Seconds depend on what else the machine did; credit's share of a step's time much less."
     return f"{text}\n\n" + _table(
-        ["", "s a step", "credit's share", "entropy at the end, nats", "length, tokens"], rows
+        ["", "s a step", "credit's share", "entropy at the end, nats", "length, tokens", "generated, M tokens"], rows
     )
 
 

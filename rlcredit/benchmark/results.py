@@ -6,6 +6,8 @@ area            mean height of the held-out curve over the steps
 reached         steps until the curve has the final accuracy of `uniform`, the mean over its seeds
 length          mean tokens of the held-out answers at the end; entropy: of the last tenth of the run, in nats
 credit_share    of the seconds of all steps, those that credit took
+generated       tokens of all completions and continuations of the training, in millions
+share           of the gain of the oracle over `uniform`, the part that a variant has (`stats.shares`)
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from rlcredit.runs.files import validation_name
 from rlcredit.stats.curves import Curve, area, best, curve_of, reached
 from rlcredit.stats.estimates import Estimate, mean_interval, rounded
 from rlcredit.stats.seeds import SeedComparison, censored_median, compare_runs, completions_by, lowest_p
+from rlcredit.stats.shares import holm, share_of_gain
 
 DIGITS = 8
 Cells = Mapping[str, Mapping[int, Mapping[str, Any]]]
@@ -69,11 +72,21 @@ def measures(cell: Mapping[str, Any]) -> dict[str, float]:
         values["length"] = lengths[-1]
     told = {"entropy": "last_entropy", "credit_share": "credit_share", "seconds_a_step": "seconds_a_step"}
     values |= {name: cell[key] for name, key in told.items() if cell[key] is not None}
+    if cell.get("generated_tokens"):  # cells of before have none
+        values["generated"] = cell["generated_tokens"] / 1e6
     return {name: float(value) for name, value in values.items()}
 
 
-def document(variants: Sequence[Variant], seeds: Sequence[int], cells: Cells, command: str) -> dict[str, Any]:
-    """All results of the cells that are there. Raises: ValueError without a cell of the baseline."""
+def document(
+    variants: Sequence[Variant], seeds: Sequence[int], cells: Cells, command: str, oracle: str | None = None
+) -> dict[str, Any]:
+    """All results of the cells that are there.
+
+    Args:
+        oracle: the variant whose gain over the baseline is the whole.
+
+    Raises: ValueError without a cell of the baseline.
+    """
     if not cells.get(BASELINE):
         raise ValueError(f"no cell of {BASELINE} is finished")
     there = [variant for variant in variants if cells.get(variant.name)]
@@ -103,7 +116,8 @@ def document(variants: Sequence[Variant], seeds: Sequence[int], cells: Cells, co
             for variant in there
         },
         "target": target,
-        "paired": _pairs(there, values),
+        "paired": _corrected(_pairs(there, values)),
+        **({} if oracle is None else {"oracle": {"variant": oracle, "shares": _shares(values, oracle)}}),
         "notes": _notes(variants, seeds, cells),
     }
 
@@ -157,6 +171,37 @@ def _pairs(
                     {"variant": variant.name, "against": other, "measure": key, **_pair(compare_runs(*groups))}
                 )
     return pairs
+
+
+def _corrected(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The pairs with their p-values corrected for the number of comparisons in one measure."""
+    for key in COMPARED:
+        tested = [pair for pair in pairs if pair["measure"] == key and pair["p"] is not None]
+        for pair, p in zip(tested, holm([pair["p"] for pair in tested]), strict=True):
+            pair["p_holm"] = rounded(p, DIGITS)
+    return pairs
+
+
+def _shares(values: Mapping[str, Mapping[int, Mapping[str, float]]], oracle: str) -> dict[str, Any]:
+    """By measure and variant, the share of the oracle's gain."""
+    found: dict[str, Any] = {}
+    for key in COMPARED:
+        gains = {
+            name: {
+                seed: measured[key] - values[BASELINE][seed][key]
+                for seed, measured in by_seed.items()
+                if key in measured and key in values[BASELINE].get(seed, {})
+            }
+            for name, by_seed in values.items()
+            if name != BASELINE
+        }
+        whole = gains.get(oracle, {})
+        for name, gain in gains.items():
+            shared = [seed for seed in gain if seed in whole]
+            if shared and name != oracle:
+                share = share_of_gain([gain[seed] for seed in shared], [whole[seed] for seed in shared])
+                found.setdefault(key, {})[name] = {**_entry(share), "seeds": len(shared)}
+    return found
 
 
 def _pair(comparison: SeedComparison) -> dict[str, Any]:

@@ -55,6 +55,10 @@ class BenchmarkArguments:
         default_factory=list, metadata={"help": "Named sets of variants: files in sets/ beside the recipe, or paths."}
     )
     seeds: list[str] = field(default_factory=lambda: ["0..4"], metadata={"help": "0..4, or 0 1 2."})
+    oracle: str | None = field(
+        default=None,
+        metadata={"help": "A variant whose gain over uniform is the whole: results then have each variant's share."},
+    )
     jobs: int | None = field(
         default=None, metadata={"help": "Runs at once; null: as many as there are GPUs, or cores of the CPU."}
     )
@@ -115,13 +119,16 @@ def benchmark(argv: Sequence[str]) -> None:
         Path(args.runs or f"outputs/benchmark/{name}"),
         {},
     )
+    names = [variant.name for variant in plan.grid.variants]
+    if args.oracle is not None and (args.oracle == BASELINE or args.oracle not in names):
+        raise InputError(f"oracle: {args.oracle!r} is not a variant of the grid; write one of {', '.join(names[1:])}")
     failed: list[Job] = []
     if not args.report_only:
         plan = checked(plan)
         failed = _train(plan, args.jobs, args.keep_runs)
     if failed and not any(plan.file(cell).is_file() for cell in plan.grid.cells if cell.variant.name == BASELINE):
         raise _failure(failed)  # nothing to report
-    write_results(plan, _command(args, recipe_words))
+    write_results(plan, _command(args, recipe_words), args.oracle)
     if failed:
         raise _failure(failed)
 
@@ -132,6 +139,8 @@ def _command(args: BenchmarkArguments, recipe: Sequence[str]) -> str:
     for key in ("strategies", "set", "seeds"):
         if values := getattr(args, key):
             words += [f"--{key}", *values]
+    if args.oracle is not None:
+        words += ["--oracle", args.oracle]
     return shlex.join(words)
 
 
@@ -265,11 +274,11 @@ def read_cells(plan: Plan) -> dict[str, dict[int, dict[str, Any]]]:
     return {name: by_seed for name, by_seed in cells.items() if by_seed}
 
 
-def write_results(plan: Plan, command: str) -> None:
+def write_results(plan: Plan, command: str, oracle: str | None = None) -> None:
     """Write results.json, results.md and the figures. Raises: InputError where the baseline has no finished cell."""
     cells = read_cells(plan)
     try:
-        results = document(plan.grid.variants, plan.grid.seeds, cells, command)
+        results = document(plan.grid.variants, plan.grid.seeds, cells, command, oracle)
     except ValueError as error:
         raise InputError(f"output: {plan.output}: {error}; there is nothing to report yet") from error
     figures = draw(results, cells, plan.output, plan.grid.title)
