@@ -164,10 +164,8 @@ def test_what_is_compared_with_has_to_be_there(tmp_path):
 
 
 def test_the_sets_of_the_issue_are_there_and_are_no_recipes():
-    wanted = (
-        "algorithms alpha controls head_groups horizon_hi horizon_lo layers lookback lora q rivals signs thresholds"
-    )
-    assert [*wanted.split(), "top_bottom", "window"] == SETS
+    wanted = "algorithms alpha controls head_groups horizon_hi horizon_lo layers lookback lora q rivals share signs"
+    assert [*wanted.split(), "thresholds", "top_bottom", "window"] == SETS
     assert not [recipe.name for recipe in list_recipes() if "sets" in recipe.name]
 
 
@@ -696,7 +694,7 @@ def test_pairs_are_of_the_seeds_that_both_have(tmp_path):
     assert (final["value"], final["low"], final["high"]) == pytest.approx((0.25, 0.25 - half, 0.25 + half), abs=1e-6)
     assert (final["seeds"], final["p"], final["lowest_p"], final["verdict"]) == (0, None, None, "open")
     text = markdown(found, "x", draw(found, cells, tmp_path, "results"))
-    assert "| `coupled_rhythm` | `uniform` | final, greedy | +0.250 [-0.511, +1.011] | - | 0 | open |" in text
+    assert "| `coupled_rhythm` | `uniform` | final, greedy | +0.250 [-0.511, +1.011] | - | - | 0 | open |" in text
     with pytest.raises(ValueError, match="no cell of uniform"):
         document([UNIFORM, COUPLED], [0], {"coupled_rhythm": cells["coupled_rhythm"]}, "x")
 
@@ -712,7 +710,7 @@ def test_what_is_written_is_the_same_every_time(tmp_path):
     assert len(list((tmp_path / "a").iterdir())) == 4
     text = markdown(found, "countdown_tiny: strategies", figures)
     assert "with 3 seeds it cannot go below 1/4" in text
-    assert "| `coupled_rhythm` | `uniform` | final, greedy | +0.417 [-0.300, +1.134] | 1/4 | 3 | open |" in text
+    assert "| `coupled_rhythm` | `uniform` | final, greedy | +0.417 [-0.300, +1.134] | 1/4 | 1/4 | 3 | open |" in text
     assert "| `uniform` | 40 | 2,560 | 2 of 3 |" in text and "censored" in text
     assert "Best is chosen on countdown_validation, never on the held-out set." in text
 
