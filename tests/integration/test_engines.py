@@ -46,7 +46,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "misaligned": dict(max_steps=4),  # the rollout is scored before its first loss
     "aligned": dict(max_steps=4, steps_per_generation=2, gradient_accumulation_steps=2, credit_head_grouping="batch"),
     "lora": dict(LORA, max_steps=4),
-    "continuations": dict(config="countdown_tiny/monte_carlo", max_steps=2),
+    "continuations": dict(config="countdown_tiny/monte_carlo", max_steps=4),
     # KL to a reference that moves, rollouts used twice, accumulation, and all that generates beside training:
     # 20 problems in batches of 7 are three for two processes
     "kl": dict(

@@ -89,7 +89,7 @@ def test_resumed_bit_for_bit(tmp_path):
         assert torch.equal(value, runs.parameters(again)[name])
 
 
-def half(rows: slice, accelerator: Accelerator) -> torch.Tensor:
+def half(rows: slice) -> torch.Tensor:
     """The values of some of eight rows of two groups."""
     draw = torch.Generator().manual_seed(0)
     ids, policy = torch.randint(2, 9, (8, 10), generator=draw), tiny.model_of("llama", spread=0.15)
@@ -110,7 +110,7 @@ def half(rows: slice, accelerator: Accelerator) -> torch.Tensor:
         yield policy
 
     rewards = GuardedRewards(tiny.count_digits, None, args, environments=False, extra_columns=True)
-    parts = accelerator, tiny.tokenizer(), rewards, generating
+    parts = Accelerator(cpu=True), tiny.tokenizer(), rewards, generating
     maker = RolloutValues(strategy_of(CreditArguments(**settings)).values, args, *parts)
     response, inputs = response_mask(batch), [{"prompt": "x"}] * len(batch["prompt_ids"])
     values, cost = maker.of(batch, inputs, torch.ones(1), TrainerState(), response, Rollout())
@@ -121,14 +121,14 @@ def half(rows: slice, accelerator: Accelerator) -> torch.Tensor:
 def _of_two(rank: int, folder: Path) -> None:
     """Six rows in one process, two in the other: they draw different numbers of batches."""
     join_group(rank, folder)
-    torch.save(half([slice(0, 6), slice(6, 8)][rank], Accelerator(cpu=True)), folder / f"of{rank}.pt")
+    torch.save(half([slice(0, 6), slice(6, 8)][rank]), folder / f"of{rank}.pt")
 
 
 @pytest.mark.thorough
 def test_two_processes_value_as_one(tmp_path):
     mp.spawn(_of_two, (tmp_path,), nprocs=2)
     one, two = (torch.load(tmp_path / f"of{rank}.pt", weights_only=True) for rank in range(2))
-    whole = half(slice(0, 8), Accelerator(cpu=True))
+    whole = half(slice(0, 8))
     torch.testing.assert_close(torch.cat([one, two]), whole, equal_nan=True)
 
 
