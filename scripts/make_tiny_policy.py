@@ -1,4 +1,4 @@
-"""Make a one-million-parameter policy: a character-level Llama that is partly trained on a task.
+"""Make a tiny policy, of a million parameters or fewer: a character-level Llama that is partly trained on a task.
 
     python scripts/make_tiny_policy.py --output recipes/countdown_tiny/policy
     python scripts/make_tiny_policy.py --task paths --output recipes/paths_tiny/policy
@@ -86,15 +86,15 @@ def make_tokenizer(chat: bool = False) -> PreTrainedTokenizerFast:
     )
 
 
-def make_policy(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """An untrained Llama of about a million parameters: six layers, eight query heads on four key-value heads."""
+def make_policy(tokenizer: PreTrainedTokenizerFast, width: int) -> LlamaForCausalLM:
+    """An untrained Llama of six layers, two query heads of 16 on each key-value head; of width 128: 1 M parameters."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=320,
+        hidden_size=width,
+        intermediate_size=5 * width // 2,
         num_hidden_layers=6,
-        num_attention_heads=8,
-        num_key_value_heads=4,
+        num_attention_heads=width // 16,
+        num_key_value_heads=width // 32,
         max_position_embeddings=256,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
@@ -119,6 +119,7 @@ class Lesson:
             being right tells them apart.
         chat: whether prompts are conversations; then only the first turn is reported.
         max_new_tokens: longer than any response.
+        width: of the policy.
     """
 
     options: dict
@@ -130,6 +131,7 @@ class Lesson:
     careful_mark: str | None = ":"
     chat: bool = False
     max_new_tokens: int = 56
+    width: int = 128
 
 
 LESSONS = {
@@ -166,6 +168,7 @@ LESSONS = {
         hasty_share=0.9,
         careful_mark=None,
         max_new_tokens=80,
+        width=64,
     ),
 }
 
@@ -331,7 +334,7 @@ def main() -> None:
     task = TASKS[arguments.task](lesson.options)
     rows = task.train.to_list()
     tokenizer = make_tokenizer(lesson.chat)
-    policy = make_policy(tokenizer)
+    policy = make_policy(tokenizer, lesson.width)
     print(f"{policy.num_parameters():,} parameters")
     for hasty_share, steps, learning_rate in (
         (0.0, lesson.careful_steps, arguments.careful_learning_rate),
