@@ -10,6 +10,7 @@ from rlcredit.credit import find_strategy
 from rlcredit.errors import InputError
 from rlcredit.tasks import TASKS, relay
 from rlcredit.tasks.relay import RelayOptions, answer_span, key_at, load, relay_reward, value
+from rlcredit.trainers.prepare import check
 
 COPIED = {"first": "k", "second": "d", "silent": False}
 SILENT = {**COPIED, "silent": True}
@@ -178,6 +179,15 @@ def test_the_oracle_gives_the_key_the_whole_bonus():
 def test_bad_options(options, expected):
     with pytest.raises(InputError, match=expected):
         load(options)
+
+
+@pytest.mark.parametrize("silent", ["false", "true"])
+def test_the_recipe_passes_the_checks_of_train(silent, tmp_path):
+    words = ["--task_options.silent", silent, "--credit_strategy", "recipes.relay_tiny.oracle:oracle"]
+    few = ["--task_options.num_train", "200", "--task_options.num_test", "8", "--held_out", "8"]
+    checked = check(["--config", "benchmark/relay_tiny", *words, *few, "--output_dir", str(tmp_path)])
+    assert set(checked.task.train["silent"]) == {silent == "true"}
+    assert checked.schedule.completions == 128 and checked.schedule.steps_per_rollout == 1
 
 
 def test_the_module_s_own_examples():
