@@ -130,12 +130,18 @@ class GuardedRewards:
             landed.append(of_row)
         return landed
 
-    def of_others(self, prompts: Sequence[Any], completions: Sequence[Any], columns: dict[str, Any]) -> Tensor:
+    def of_others(
+        self, prompts: Sequence[Any], completions: Sequence[Any], columns: dict[str, Any], at_once: int
+    ) -> Tensor:
         """What each function gives completions that are not the run's own, such as continuations: [B, F].
 
         nan where it gives nothing. Every process calls `agree` after it.
+
+        Args:
+            columns: what the functions are given beside them; lists have an entry a completion.
+            at_once: completions of one call, which a time limit is for.
         """
-        by_function = [result_of(guard(prompts=prompts, completions=completions, **columns)) for guard in self._guards]
+        by_function = [_in_parts(guard, prompts, completions, columns, at_once) for guard in self._guards]
         return torch.tensor([[math.nan if x is None else x for x in scores] for scores in by_function]).T
 
     @property
@@ -367,6 +373,20 @@ class AsyncGuardedReward(GuardedReward):
 
     async def _wait(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+def _in_parts(
+    guard: GuardedReward, prompts: Sequence[Any], completions: Sequence[Any], columns: dict[str, Any], at_once: int
+) -> list[float | None]:
+    """The scores of so many completions a call, up to an error that ends the run."""
+    scores: list[float | None] = []
+    for first in range(0, len(completions), at_once):
+        part = slice(first, first + at_once)
+        own = {name: value[part] if isinstance(value, list) else value for name, value in columns.items()}
+        scores += result_of(guard(prompts=prompts[part], completions=completions[part], **own))
+        if guard.error is not None:
+            break
+    return scores + [math.nan] * (len(completions) - len(scores))
 
 
 def _is_outage(error: Exception) -> bool:

@@ -1,12 +1,12 @@
 """The values of a rollout's states, for a strategy that needs them: continuations by whatever generates in the run.
 
-With transformers the continuations come from streams of their own (`rlcredit.evaluation.continuations`), so the run's
-own samples are those of a run without values. vLLM draws from its engine's stream.
+With transformers the continuations come from streams of their own (`rlcredit.evaluation.continuations`), and vLLM in
+this process draws them from a fork of the global stream: the run's own samples are those of a run without values. A
+vLLM server draws from its engine's stream.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 from trl import is_conversational
+from trl.chat_template_utils import parse_response
 
 from rlcredit.credit import Rollout
 from rlcredit.credit.values import Valuing
@@ -44,10 +45,12 @@ def refuse_other_than_text(args: CreditGRPOConfig, others: Sequence[str], *, has
         raise InputError(f"{begins} {others[0]} takes part in them; write another strategy, or leave {others[0]} out")
     if has_images:
         raise InputError(f"{begins} the prompts have images; write another strategy, or a set without them")
-    for name, value, plain in (("min_p", args.min_p, None), ("repetition_penalty", args.repetition_penalty, 1.0)):
-        if value != plain:
+    own = {"min_p": args.min_p, "generation_kwargs": args.generation_kwargs or None}
+    own["repetition_penalty"] = None if args.repetition_penalty == 1.0 else args.repetition_penalty
+    for name, value in own.items():
+        if value is not None and not args.use_vllm:  # TRL's vLLM has them applied to all that it generates
             raise InputError(
-                f"{name}: {value:g} is not applied to the continuations of {args.credit_strategy}; leave it out"
+                f"{name}: {value} is not applied to the continuations of {args.credit_strategy}; leave it out"
             )
 
 
@@ -95,13 +98,13 @@ class RolloutValues:
             state: of the trainer, which reward functions are given.
             response_BN, rollout: as the strategy will be given them.
         """
-        started = time.perf_counter()
         places_BN = self._valuing.places(response_BN, rollout, self._args) & response_BN
         prefixes = self._prefixes(batch, places_BN)
         row_of = {prefix.problem: row for row, prefix in prefixes}
 
         def score(problems: Sequence[int], responses: Sequence[list[int]]) -> list[float]:
-            return self._scored([inputs[row_of[n]] for n in problems], responses, weights_F, state)
+            rows = [inputs[row_of[n]] for n in problems]
+            return self._scored(rows, responses, weights_F, state, at_once=len(inputs))
 
         with self._generating() as policy:
             ends = end_tokens(policy, self._tokenizer)
@@ -117,14 +120,12 @@ class RolloutValues:
         self._rewards.agree()
         values_BN = torch.full(response_BN.shape, torch.nan, device=response_BN.device)
         values_BN[places_BN] = rewards_PK.nanmean(1).float().to(values_BN.device)
-        cost = torch.tensor(
-            [*service.cost, time.perf_counter() - started], dtype=torch.float64, device=values_BN.device
-        )
-        continuations, tokens, seconds = self._accelerator.reduce(cost.float()).tolist()
+        counts = torch.tensor([*service.cost, int(rewards_PK.isnan().sum())], device=values_BN.device)
+        continuations, tokens, unscored = self._accelerator.reduce(counts, reduction="sum").tolist()
         return values_BN, {
-            "credit/continuations": continuations,
-            "credit/continuation_tokens": tokens,
-            "credit/continuation_seconds": seconds / self._accelerator.num_processes,
+            "credit/continuations": float(continuations),
+            "credit/continuation_tokens": float(tokens),
+            "credit/continuations_unscored": float(unscored),
         }
 
     def _prefixes(self, batch: dict[str, Any], places_BN: Tensor) -> list[tuple[int, Prefix]]:
@@ -158,7 +159,9 @@ class RolloutValues:
             length = self._vllm.max_completion_length
             self._vllm.max_completion_length = self._most(max((prefix.left for prefix, _ in draws), default=1))
             try:
-                drawn = self._vllm.generate(prompts=prompts, images=None, num_generations=1)[1]
+                with torch.random.fork_rng():
+                    torch.manual_seed(_seed_of(self._args.seed, draws))
+                    drawn = self._vllm.generate(prompts=prompts, images=None, num_generations=1)[1]
             finally:
                 self._vllm.max_completion_length = length
             return [list(ids) for ids in drawn[: len(draws)]]
@@ -166,20 +169,35 @@ class RolloutValues:
         return generate
 
     def _scored(
-        self, rows: Sequence[dict[str, Any]], responses: Sequence[list[int]], weights_F: Tensor, state: TrainerState
+        self,
+        rows: Sequence[dict[str, Any]],
+        responses: Sequence[list[int]],
+        weights_F: Tensor,
+        state: TrainerState,
+        *,
+        at_once: int,
     ) -> list[float]:
-        """The weighted rewards of whole responses, as the run rewards its own."""
+        """The weighted rewards of whole responses, as the run rewards its own: as many in a call."""
         if not rows:
             return []
         columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0] if name not in NOT_COLUMNS}
         prompts = [row["prompt"] for row in rows]
         completions = self._completions(prompts, responses)
         columns |= {"completion_ids": list(responses), "trainer_state": state, "log_metric": lambda *values: None}
-        return total_of(self._rewards.of_others(prompts, completions, columns), weights_F).tolist()
+        return total_of(self._rewards.of_others(prompts, completions, columns, at_once), weights_F).tolist()
 
     def _completions(self, prompts: Sequence[Any], responses: Sequence[list[int]]) -> list[Any]:
         """The responses as TRL gives them to reward functions."""
         texts = self._tokenizer.batch_decode(responses, skip_special_tokens=True)
         if not is_conversational({"prompt": prompts[0]}):
             return texts
+        if any(
+            getattr(self._tokenizer, name, None) for name in ("response_template", "response_schema")
+        ):  # as TRL asks
+            return [[parse_response(self._tokenizer, ids)] for ids in responses]
         return [[{"role": "assistant", "content": text}] for text in texts]
+
+
+def _seed_of(seed: int, draws: Sequence[Draw]) -> int:
+    """A seed that a batch of continuations alone decides."""
+    return hash((seed, *(prefix.stream(sample) for prefix, sample in draws))) % 2**63

@@ -173,7 +173,8 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
     ) -> Tensor:
         """The values of the states that the strategy names: [B, N]."""
         assert self._values is not None
-        values_BN, cost = self._values.of(batch, inputs, self.reward_weights, self.state, response_BN, rollout)
+        with self.reader.clocked():
+            values_BN, cost = self._values.of(batch, inputs, self.reward_weights, self.state, response_BN, rollout)
         for name, value in cost.items():
             self._metrics["train"][name].append(value)
         return values_BN

@@ -89,6 +89,11 @@ class CreditPPOConfig(CreditGRPOConfig):
                 f"credit_strategy: {self.credit_strategy!r} needs one advantage a response, and PPO has one a token; "
                 "write algorithm: grpo"
             )
+        if "values" in needs:
+            raise ValueError(
+                f"credit_strategy: {self.credit_strategy!r} needs values of continuations, and PPO has those of its "
+                "critic; write algorithm: grpo"
+            )
         if "groups" in needs and self.num_generations == 1:
             raise ValueError(
                 f"credit_strategy: {self.credit_strategy!r} compares the responses of a group, and num_generations is "

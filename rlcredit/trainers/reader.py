@@ -164,7 +164,7 @@ class CreditReader:
             nothing = torch.full(response_BN.shape, torch.nan, device=response_BN.device)
             return AttentionSignals.without_attention(nothing if entropy_BN is None else entropy_BN)
         self._seconds += capture.seconds
-        with self._clocked():
+        with self.clocked():
             chunks = capture.results()
             if isinstance(chunks[0], HeadStatistics):
                 signals = self._share_groups(HeadStatistics.cat(chunks))
@@ -219,7 +219,7 @@ class CreditReader:
         rollout: Rollout | None = None,
     ) -> Credit:
         """The credit of a batch: [B, N]. `signals` is None for strategies that read none."""
-        with self._clocked():
+        with self.clocked():
             if signals is None:
                 nothing = torch.full(response_BN.shape, torch.nan, device=response_BN.device)
                 signals = AttentionSignals.without_attention(nothing)
@@ -236,7 +236,7 @@ class CreditReader:
                 raise InputError(str(error)) from error
 
     @contextmanager
-    def _clocked(self) -> Iterator[None]:
+    def clocked(self) -> Iterator[None]:
         """Count the time spent inside as credit's (on a GPU: the time to launch the work)."""
         started = time.perf_counter()
         try:

@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 from accelerate import Accelerator
 from transformers import TrainerState
 
-from rlcredit import CreditGRPOConfig, CreditGRPOTrainer, CreditPPOConfig
+from rlcredit import Credit, CreditGRPOConfig, CreditGRPOTrainer, CreditPPOConfig, Strategy, Valuing
 from rlcredit.cli import main
 from rlcredit.credit import CreditArguments, Rollout, strategy_of
 from rlcredit.errors import InputError
@@ -71,6 +71,24 @@ def test_values_are_means_over_continuations_of_the_policy_that_generated(tmp_pa
     distinct = {(row // 4, tuple(ids[row, first:place].tolist())) for row, place in wanted.nonzero().tolist()}
     assert line["credit/continuations"] == 3 * len(distinct)
     assert line["credit/continuation_tokens"] >= line["credit/continuations"]
+    assert line["credit/continuations_unscored"] == 0 and line["credit/time_share"] > 0.5
+
+
+def test_a_reward_that_fails_on_one_continuation_loses_one_call_alone(tmp_path):
+    """As many completions a call as the rollout has, so a time limit means the same."""
+    sizes = []
+
+    def sometimes(completions, **kwargs):
+        sizes.append(len(completions))
+        if len(sizes) == 3:
+            raise ValueError("once")
+        return tiny.count_digits(completions)
+
+    made = runs.trained(tmp_path, Kept, reward=sometimes, max_steps=1, **OPTIONS)
+    line, (values, *_) = made.state.log_history[0], made.valued[0]
+    assert sizes[0] == 16 and len(sizes) > 4 and set(sizes[1:-1]) == {16}
+    assert line["credit/continuations_unscored"] >= 16 and line["reward/unscored"] == 0
+    assert values.isfinite().sum() > 10 and line["grad_norm"] > 0
 
 
 def test_the_samples_of_a_run_are_those_without_values(tmp_path):
@@ -132,14 +150,24 @@ def test_two_processes_value_as_one(tmp_path):
     torch.testing.assert_close(torch.cat([one, two]), whole, equal_nan=True)
 
 
+weighs_by_value = Strategy(
+    lambda batch: Credit.of(torch.ones_like(batch.rollout.values)),
+    needs={"values"},
+    values=Valuing(lambda response, rollout, args: response, samples=lambda args: 2),
+)
+
+
 # ---- what is refused ------------------------------------------------------------------------------------------------
 
 
 def test_what_cannot_be_continued(tmp_path):
     with pytest.raises(ValueError, match="'monte_carlo' gives advantages of the group, and PPO has"):
         runs.arguments(tmp_path, CreditPPOConfig, **OPTIONS)
-    with pytest.raises(InputError, match=r"min_p: 0.1 is not applied to the continuations of monte_carlo"):
-        runs.trainer(tmp_path, min_p=0.1, **OPTIONS)
+    for name, value in {"min_p": 0.1, "repetition_penalty": 1.2, "generation_kwargs": {"typical_p": 0.5}}.items():
+        with pytest.raises(InputError, match=rf"^{name}: .* is not applied to the continuations of monte_carlo"):
+            runs.trainer(tmp_path, **{name: value}, **OPTIONS)
+    with pytest.raises(ValueError, match="needs values of continuations, and PPO has those of its critic"):
+        runs.arguments(tmp_path, CreditPPOConfig, credit_strategy=f"{__name__}:weighs_by_value")
 
 
 @pytest.mark.parametrize("command", [["--dry_run=true"], []])
