@@ -76,9 +76,10 @@ def _run(words: list[str]) -> int:
 # Where the keys of commands are defined.
 CREDIT_KEYS = "rlcredit/credit/arguments.py"
 MODEL_KEYS = "rlcredit/models/loading.py"
-EVALUATE_KEYS = (MODEL_KEYS, "rlcredit/evaluation/evaluate.py")
+SET_KEYS = (MODEL_KEYS, "rlcredit/evaluation/arguments.py")
+EVALUATE_KEYS = (*SET_KEYS, "rlcredit/evaluation/evaluate.py")
 ANALYZE_KEYS = (CREDIT_KEYS, MODEL_KEYS, "rlcredit/analysis/analyze.py")
-FIDELITY_KEYS = (CREDIT_KEYS, MODEL_KEYS, "rlcredit/fidelity/arguments.py")
+FIDELITY_KEYS = (CREDIT_KEYS, *SET_KEYS, "rlcredit/fidelity/arguments.py")
 TRAIN_KEYS = (
     CREDIT_KEYS,
     *(f"rlcredit/trainers/{name}.py" for name in ("run_arguments", "sturdy_config", "grpo_config", "ppo_config")),

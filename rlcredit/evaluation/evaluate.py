@@ -24,6 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 from rlcredit.config import list_keys, model_path, parse
 from rlcredit.config.ranges import Range, at_least, check_ranges
 from rlcredit.errors import InputError, RunStopped
+from rlcredit.evaluation.arguments import SetArguments
 from rlcredit.evaluation.decoding import note_of
 from rlcredit.evaluation.identity import Identity, identity, prompts_digest
 from rlcredit.evaluation.of_run import flags_of
@@ -32,9 +33,9 @@ from rlcredit.evaluation.samples import SAMPLES_FILE, SampleBatch, batches, draw
 from rlcredit.evaluation.sampling import Sampling
 from rlcredit.evaluation.store import SETTINGS_FILE, Store, open_folder
 from rlcredit.files import write_whole
-from rlcredit.models.loading import ModelArguments, load_model, load_tokenizer
+from rlcredit.models.loading import load_model, load_tokenizer
 from rlcredit.stats.estimates import summarize
-from rlcredit.tasks import EVALUATION_SETS, TaskData, load_set
+from rlcredit.tasks import TaskData, load_set
 
 METRICS_FILE = "metrics.json"
 _RANGES: tuple[Range, ...] = (
@@ -49,18 +50,9 @@ RUN_IN_FRONT = (
 
 
 @dataclass(kw_only=True)
-class EvaluateArguments(ModelArguments):
+class EvaluateArguments(SetArguments):
     """What is evaluated, on what, and how."""
 
-    task: str = field(metadata={"help": f"The evaluation set: {', '.join(EVALUATION_SETS)}."})
-    data: str | None = field(
-        default=None,
-        metadata={"help": "A .jsonl, .json, .csv or .parquet file, or a set on the hub, in place of the task's own."},
-    )
-    task_options: dict | None = field(default=None, metadata={"help": "Mapping that the task checks."})
-    chat_template_kwargs: dict | None = field(
-        default=None, metadata={"help": 'What the chat template gets beside the prompt, {"enable_thinking": false}.'}
-    )
     samples: int = field(default=1, metadata={"help": "Completions a problem."})
     temperature: float = field(default=0.0, metadata={"help": "0 is greedy; with more than one sample, above 0."})
     top_p: float = field(default=1.0, metadata={"help": "Draw from the likeliest tokens of this total probability."})
@@ -74,8 +66,7 @@ class EvaluateArguments(ModelArguments):
     identity: bool = field(default=False, metadata={"help": "Print all that decides the figures, and stop."})
 
     def __post_init__(self) -> None:
-        if self.task not in EVALUATION_SETS:
-            raise ValueError(f"task: {self.task!r} is no evaluation set; write one of {', '.join(EVALUATION_SETS)}")
+        super().__post_init__()
         check_ranges(self, _RANGES)
         if self.temperature == 0 and self.samples > 1:
             raise ValueError("temperature: 0 is greedy and all samples would be the same; write 1.0, or samples: 1")

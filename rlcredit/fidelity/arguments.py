@@ -7,10 +7,9 @@ from pathlib import Path
 
 from rlcredit.config.ranges import Range, at_least, check_ranges
 from rlcredit.credit import CreditArguments, strategy_of
+from rlcredit.evaluation.arguments import SetArguments
 from rlcredit.evaluation.sampling import Sampling
-from rlcredit.models.loading import ModelArguments
 from rlcredit.signals import TO_THE_END
-from rlcredit.tasks import EVALUATION_SETS
 
 CONTROLS = ("random", "place", "oracle")
 STRATEGIES = ("local_chunk", "global_anchor", "coupled_rhythm", "entropy")
@@ -24,18 +23,9 @@ _RANGES: tuple[Range, ...] = (
 
 
 @dataclass(kw_only=True)
-class FidelityArguments(ModelArguments):
+class FidelityArguments(SetArguments):
     """What is measured; the strategies' settings are the credit_* keys."""
 
-    task: str = field(metadata={"help": f"The evaluation set: {', '.join(EVALUATION_SETS)}."})
-    data: str | None = field(
-        default=None,
-        metadata={"help": "A .jsonl, .json, .csv or .parquet file, or a set on the hub, in place of the task's own."},
-    )
-    task_options: dict | None = field(default=None, metadata={"help": "Mapping that the task checks."})
-    chat_template_kwargs: dict | None = field(
-        default=None, metadata={"help": 'What the chat template gets beside the prompt, {"enable_thinking": false}.'}
-    )
     samples: int = field(
         default=64, metadata={"help": "Responses: one a problem, from the first on; then a second of each, and so on."}
     )
@@ -63,8 +53,7 @@ class FidelityArguments(ModelArguments):
     dry_run: bool = field(default=False, metadata={"help": "Check all that needs no weights, and say what it costs."})
 
     def __post_init__(self) -> None:
-        if self.task not in EVALUATION_SETS:
-            raise ValueError(f"task: {self.task!r} is no evaluation set; write one of {', '.join(EVALUATION_SETS)}")
+        super().__post_init__()
         check_ranges(self, _RANGES)
         if repeated := [name for name in self.strategies if self.strategies.count(name) > 1 or name in CONTROLS]:
             raise ValueError(f"strategies: {repeated[0]!r} is there already; write each once")

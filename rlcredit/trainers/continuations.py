@@ -23,7 +23,7 @@ from rlcredit.credit.values import Valuing
 from rlcredit.errors import InputError
 from rlcredit.evaluation.continuations import Continuations, Draw, Generate, Prefix, by_model
 from rlcredit.evaluation.sampling import Sampling, end_tokens
-from rlcredit.rewards.guards import GuardedRewards
+from rlcredit.rewards.run_rewards import GuardedRewards
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
 from rlcredit.trainers.rows import total_of
 

@@ -32,7 +32,8 @@ from rlcredit.evaluation.decoding import note_of, own_decoding
 from rlcredit.evaluation.held_out import HeldOut, metrics_of
 from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.evaluation.samples import SampleTable
-from rlcredit.rewards.guards import GuardedRewards, RewardsStopped
+from rlcredit.rewards.guards import RewardsStopped
+from rlcredit.rewards.run_rewards import GuardedRewards
 from rlcredit.rewards.signature import columns_of
 from rlcredit.trainers import checkpoints
 from rlcredit.trainers.bad_steps import BadSteps

@@ -17,8 +17,9 @@ from datasets import Dataset, IterableDataset
 from rlcredit import CreditGRPOTrainer, CreditPPOTrainer
 from rlcredit.cli import main
 from rlcredit.errors import InputError, RunStopped
-from rlcredit.rewards.guards import AsyncGuardedReward, GuardedReward, GuardedRewards
+from rlcredit.rewards.guards import AsyncGuardedReward, GuardedReward
 from rlcredit.rewards.rehearsal import rehearse
+from rlcredit.rewards.run_rewards import GuardedRewards
 from rlcredit.rewards.signature import check_signature, columns_of
 from rlcredit.tasks.event_loop import result_of, within
 from rlcredit.trainers import checkpoints

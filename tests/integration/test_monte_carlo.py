@@ -18,7 +18,7 @@ from rlcredit.credit import CreditArguments, Rollout, strategy_of
 from rlcredit.errors import InputError
 from rlcredit.evaluation.continuations import Prefix
 from rlcredit.evaluation.sampling import Sampling, continue_ids
-from rlcredit.rewards.guards import GuardedRewards
+from rlcredit.rewards.run_rewards import GuardedRewards
 from rlcredit.trainers.continuations import RolloutValues
 from rlcredit.trainers.rows import joined, response_mask
 from tests import runs, tiny

@@ -14,9 +14,10 @@ from transformers import PreTrainedTokenizerFast
 
 from rlcredit import CreditGRPOConfig
 from rlcredit.errors import InputError
-from rlcredit.rewards.guards import GuardedReward, GuardedRewards
+from rlcredit.rewards.guards import GuardedReward
 from rlcredit.rewards.parts import landings, placed
 from rlcredit.rewards.rehearsal import rehearse
+from rlcredit.rewards.run_rewards import GuardedRewards
 from rlcredit.tasks.countdown import calculations_reward, load
 from tests import runs
 
