@@ -90,13 +90,14 @@ REMOVED_KEYS = ("credit_attention",)  # `rlcredit train` has advice on them
 
 
 def _lazily(
-    module: str, function: str, keys: Sequence[str] = (), *, run_in_front: bool = False
+    module: str, function: str, keys: Sequence[str] = (), *, run_in_front: bool = False, first_line: bool = False
 ) -> Callable[[list[str]], None]:
     """A command whose module takes seconds to import; it brings `describe()`, its keys for --help.
 
     Args:
         keys: the files with its keys; unknown ones are refused before the import.
         run_in_front: whether the folder of a run may stand before the flags.
+        first_line: whether a line says what begins, before the import.
     """
 
     def run(rest: list[str]) -> None:
@@ -108,6 +109,8 @@ def _lazily(
             task, task_options = refuse_unknown(flags, keys, REMOVED_KEYS)
             if task_options:
                 importlib.import_module("rlcredit.tasks").check_options(task, task_options)
+            if first_line:
+                _say_what_begins(rest)
         home = importlib.import_module(module)
         if _asks_for_help(rest):
             print(USAGE + home.describe(), end="")
@@ -115,6 +118,15 @@ def _lazily(
             getattr(home, function)(rest)
 
     return run
+
+
+def _say_what_begins(rest: Sequence[str]) -> None:
+    """`rlcredit train: countdown_tiny/uniform`, by the first process."""
+    from rlcredit.config import peek
+
+    if os.environ.get("RANK", "0") == "0":
+        recipe = str(peek(rest, "config") or "no recipe").encode(errors="backslashreplace").decode()
+        print(f"rlcredit train: {recipe}", flush=True)
 
 
 def _prepare_model(rest: list[str]) -> None:
@@ -148,7 +160,7 @@ def _print_version(rest: list[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "train": _lazily("rlcredit.trainers.run", "train", TRAIN_KEYS),
+    "train": _lazily("rlcredit.trainers.run", "train", TRAIN_KEYS, first_line=True),
     "benchmark": _lazily("rlcredit.benchmark.run", "benchmark"),
     "evaluate": _lazily("rlcredit.evaluation.evaluate", "evaluate", EVALUATE_KEYS, run_in_front=True),
     "analyze": _lazily("rlcredit.analysis.analyze", "analyze", ANALYZE_KEYS, run_in_front=True),

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from rlcredit.trainers.prepare import build, check
+from rlcredit.trainers.build import build
+from rlcredit.trainers.prepare import check
 
 WAYS = {
     "uniform": {},

@@ -64,7 +64,8 @@ def bench_passes(lengths: list[int], repeats: int) -> None:
 
 
 def bench_steps(steps: int) -> None:
-    from rlcredit.trainers.prepare import build, check
+    from rlcredit.trainers.build import build
+    from rlcredit.trainers.prepare import check
 
     print(
         f"\nstep of recipes/countdown_tiny, {steps} steps three times each, taken in turn; the first rollout left out"

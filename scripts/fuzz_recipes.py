@@ -125,7 +125,7 @@ def bases(folder: Path) -> dict[str, list[Base]]:
         if "hold_out" in values["task_options"]:
             options = {"train": options["train"], "hold_out": 6}
         values["task_options"] |= options
-        config, _ = ALGORITHMS[values.get("algorithm", "grpo")]
+        config = ALGORITHMS[values.get("algorithm", "grpo")]
         trained.append(Base("train", values, [*options_of((RunArguments, ModelConfig, config))]))
     start = {"model": NO_MODEL, "task": "countdown", "task_options": {"num_test": 4}, "max_new_tokens": 8}
     evaluate = start | {"samples": 2, "temperature": 1.0, "top_p": 0.9, "batch_size": 4, "limit": 2, "output": "out"}
@@ -360,7 +360,7 @@ def prepare(folder: Path) -> None:
 
     torch.set_num_threads(1)  # a fork has only the thread that made it
     models = (f"transformers.models.{name}.modeling_{name}" for name in ("llama", "qwen3"))
-    for module in (*models, "rlcredit.trainers.run", "rlcredit.evaluation.evaluate", "rlcredit.analysis.analyze"):
+    for module in (*models, "rlcredit.trainers.build", "rlcredit.evaluation.evaluate", "rlcredit.analysis.analyze"):
         importlib.import_module(module)
 
 

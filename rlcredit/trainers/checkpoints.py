@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from accelerate.utils import gather_object
 from huggingface_hub.errors import HfHubHTTPError
@@ -23,12 +23,14 @@ from torch import nn
 from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
-from trl import GRPOTrainer
 
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.files import write_whole
 from rlcredit.trainers import shards
 from rlcredit.trainers.stopping import is_lost_process
+
+if TYPE_CHECKING:
+    from trl import GRPOTrainer
 
 logger = logging.getLogger(__name__)
 

@@ -1,18 +1,20 @@
-"""From the command line to a trainer: everything that can be checked is checked before weights load."""
+"""From the command line to a run that can be built: everything that can be checked is checked before weights load.
+
+No trainer is imported here, which takes time (`rlcredit.trainers.build` does): a mistake is answered, and a plan made,
+without one.
+"""
 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
-from trl import ModelConfig, get_peft_config, get_quantization_config
+from trl import ModelConfig
 
 from rlcredit.config import model_path, parse, peek
 from rlcredit.errors import InputError
@@ -23,26 +25,18 @@ from rlcredit.models.weight_files import best_of, refuse_broken
 from rlcredit.rewards.process_model import ProcessReward
 from rlcredit.rewards.rehearsal import rehearse
 from rlcredit.rewards.signature import check_signature
-from rlcredit.runs.log import HeldOutLog, JsonlLog
 from rlcredit.tasks import TASKS, TaskData
 from rlcredit.trainers import checkpoints, checks, launch, value_model
 from rlcredit.trainers.agents import Agents
 from rlcredit.trainers.continuations import refuse_other_than_text
-from rlcredit.trainers.grpo import CreditGRPOTrainer
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
-from rlcredit.trainers.ppo import CreditPPOTrainer
 from rlcredit.trainers.ppo_config import CreditPPOConfig
-from rlcredit.trainers.progress import Progress
-from rlcredit.trainers.reports import PROMPTS, Reports
 from rlcredit.trainers.rollouts import refuse_unknown_answer
 from rlcredit.trainers.run_arguments import RunArguments
 from rlcredit.trainers.run_state import changes_since, refuse_launch
 from rlcredit.trainers.schedule import Schedule, schedule_of
 
-ALGORITHMS: dict[str, tuple[type[CreditGRPOConfig], type[CreditGRPOTrainer]]] = {
-    "grpo": (CreditGRPOConfig, CreditGRPOTrainer),
-    "ppo": (CreditPPOConfig, CreditPPOTrainer),
-}
+ALGORITHMS: dict[str, type[CreditGRPOConfig]] = {"grpo": CreditGRPOConfig, "ppo": CreditPPOConfig}
 # Keys of rlcredit 0.1.0 that are gone.
 REMOVED = {
     "credit_attention": "leave it out: the pass that is read follows from the schedule; where the policy has dropout, "
@@ -110,7 +104,7 @@ def check(argv: Sequence[str]) -> Checked:
     """Read the recipe and check everything that needs no weights. Raises: InputError."""
     flags = launch.choose_device()
     disable_progress_bar()  # of loading and saving; training has its own
-    config_type, _ = ALGORITHMS.get(str(peek(argv, "algorithm")), ALGORITHMS["grpo"])
+    config_type = ALGORITHMS.get(str(peek(argv, "algorithm")), ALGORITHMS["grpo"])
     advice = {**REMOVED, **dict.fromkeys(CreditPPOConfig.__annotations__, "it is a key of algorithm: ppo")}
     words = list(argv) if peek(argv, "ddp_backend") else [*argv, *flags]
     planned = peek(argv, "dry_run") not in (None, False, "false")
@@ -146,7 +140,7 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig, no
             f"output_dir: {config.output_dir} holds {earlier[-1].name} of an earlier run; write "
             "--resume_from_checkpoint latest to go on, --overwrite true to delete it, or another output_dir"
         )
-    tested = bool(run.held_out) or _evaluates(config)
+    tested = bool(run.held_out) or evaluates(config)
     checks.check_installed(config, model)
     agents = Agents.named(run, config)
     task = TASKS[run.task](run.task_options or {}, tests=None if tested else [])
@@ -202,68 +196,6 @@ def _process_reward(run: RunArguments, config: CreditGRPOConfig) -> ProcessRewar
     )
 
 
-def _evaluates(config: CreditGRPOConfig) -> bool:
+def evaluates(config: CreditGRPOConfig) -> bool:
+    """Whether TRL's own evaluation takes place."""
     return config.eval_strategy != "no" or config.eval_on_start
-
-
-def build(checked: Checked) -> CreditGRPOTrainer:
-    """Load the policy. Raises: InputError for what TRL and transformers refuse."""
-    for reward in checked.task.rewards:
-        if isinstance(reward, ProcessReward):
-            reward.load()
-    try:
-        trainer = _trainer(checked)
-    except (ValueError, OSError) as error:  # OSError: weights that are missing, a vLLM server that does not answer
-        raise InputError(" ".join(str(error).split())) from error
-    if checked.checkpoint is None and trainer.is_world_process_zero():
-        for folder in checkpoints.folders(checked.config.output_dir):  # of a run to be overwritten, or torn
-            shutil.rmtree(folder)
-    trainer.held_out = checked.held_out
-    trainer.add_callback(HeldOutLog(lambda: trainer.last_measured))
-    if checked.run.credit_report_steps:
-        rows = next(iter(checked.task.tests.values()), checked.task.train)
-        prompts = list(rows[:PROMPTS]["prompt"])  # type: ignore[index]
-        trainer.add_callback(
-            Reports(
-                trainer.args,
-                checked.run.credit_report_steps,
-                prompts,
-                trainer.generating,
-                checked.renderer,
-                in_step=trainer.is_sharded,
-            )
-        )
-    _show_progress(trainer)
-    return trainer
-
-
-def _trainer(checked: Checked) -> CreditGRPOTrainer:
-    model, config = checked.model, checked.config
-    config.model_init_kwargs = {
-        **(config.model_init_kwargs or {}),
-        "revision": model.model_revision,
-        "attn_implementation": model.attn_implementation,
-        **({"dtype": model.dtype} if model.dtype else {}),
-    }
-    _, trainer_type = ALGORITHMS[checked.run.algorithm]
-    tests: Any = next(iter(checked.task.tests.values()), None)
-    return trainer_type(
-        checked.path,
-        checked.task.rewards,
-        args=config,
-        train_dataset=checked.task.train,
-        eval_dataset=tests if _evaluates(config) else None,
-        processing_class=checked.tokenizer,
-        peft_config=get_peft_config(model),
-        quantization_config=get_quantization_config(model),
-        answer_span=checked.task.answer_span,
-        **checked.agents._asdict(),
-    )
-
-
-def _show_progress(trainer: CreditGRPOTrainer) -> None:
-    trainer.add_callback(JsonlLog())
-    trainer.remove_callback(ProgressCallback)
-    trainer.remove_callback(PrinterCallback)
-    if not trainer.args.disable_tqdm:
-        trainer.add_callback(Progress())

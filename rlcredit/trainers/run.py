@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from transformers import TrainerCallback
@@ -22,15 +22,16 @@ from rlcredit.runs.files import LOG_FILE, Shares, read_accuracies, write_accurac
 from rlcredit.stats.paired import compare
 from rlcredit.tasks import EVALUATION_SETS
 from rlcredit.trainers import checkpoints
-from rlcredit.trainers.grpo import CreditGRPOTrainer
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
 from rlcredit.trainers.plan import plan
-from rlcredit.trainers.ppo import CreditPPOTrainer
 from rlcredit.trainers.ppo_config import CreditPPOConfig
-from rlcredit.trainers.prepare import Checked, build, check
+from rlcredit.trainers.prepare import Checked, check
 from rlcredit.trainers.run_arguments import RunArguments
 from rlcredit.trainers.stopping import Terminated, ending_at_once, naming_lost_processes
 from rlcredit.trainers.sturdy_config import SturdyGRPOConfig
+
+if TYPE_CHECKING:
+    from rlcredit.trainers.grpo import CreditGRPOTrainer
 
 
 def train(argv: Sequence[str]) -> None:
@@ -50,6 +51,8 @@ def train(argv: Sequence[str]) -> None:
 
 
 def _run(checked: Checked, argv: Sequence[str]) -> None:
+    from rlcredit.trainers.build import build  # here: a plan needs no trainer of TRL's
+
     trainer = build(checked)
     if trainer.accelerator.device.type == "cpu":
         _say([f"threads:    {choose_threads(sum(parameter.numel() for parameter in trainer.model.parameters()))}"])
@@ -189,7 +192,7 @@ def _summarize(
         return
     folder = Path(trainer.args.output_dir)
     rewards = [line["reward"] for line in trainer.state.log_history if line.get("reward") is not None]
-    name = trainer.args.credit_strategy + (" (PPO)" if isinstance(trainer, CreditPPOTrainer) else "")
+    name = trainer.args.credit_strategy + (" (PPO)" if isinstance(trainer.args, CreditPPOConfig) else "")
     lines = [f"{name}: {trainer.state.global_step} steps"]
     if rewards:
         lines.append(f"reward:     {rewards[0]:.3f} -> {rewards[-1]:.3f}")

@@ -13,17 +13,19 @@ import pickle
 import random
 from collections import deque
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments
-from trl import GRPOTrainer
 
 from rlcredit.errors import InputError
 from rlcredit.trainers.launch import engine_of
 from rlcredit.trainers.sturdy_config import ROLLOUT_SETTINGS
+
+if TYPE_CHECKING:
+    from trl import GRPOTrainer
 
 logger = logging.getLogger(__name__)
 

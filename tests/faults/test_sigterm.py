@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from rlcredit.cli import main
-from rlcredit.trainers import checkpoints, run
+from rlcredit.trainers import build, checkpoints, run
 from rlcredit.trainers.stopping import StopOnSignal
 from tests import command, runs
 
@@ -138,14 +138,14 @@ def test_a_second_one_ends_at_once(tmp_path, task):
 
 
 def test_ctrl_c_is_saved_and_said_with_exit_code_130(tmp_path, capsys, monkeypatch):
-    build = run.build
+    made = build.build
 
     def interrupted(checked):
-        trainer = build(checked)
+        trainer = made(checked)
         trainer.add_callback(SendsItself(1, signal.SIGINT))
         return trainer
 
-    monkeypatch.setattr(run, "build", interrupted)
+    monkeypatch.setattr(build, "build", interrupted)
     words = ["train", command.TINY, *command.SHORT, "--max_steps=4", "--save_steps=100", f"--output_dir={tmp_path}"]
     assert main(words) == 130
     said = capsys.readouterr()

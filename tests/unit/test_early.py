@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import resource
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from rlcredit import cli
 from rlcredit.analysis.analyze import AnalysisCredit, AnalyzeArguments
 from rlcredit.config.early import names_in
 from rlcredit.config.fields import options_of
+from rlcredit.errors import InputError
 from rlcredit.evaluation.evaluate import EvaluateArguments
 from rlcredit.trainers.ppo_config import CreditPPOConfig
 from rlcredit.trainers.prepare import REMOVED
@@ -69,3 +71,32 @@ def test_unknown_options_of_the_task_are_listed_before_torch_is_imported(tmp_pat
 def test_what_removed_keys_became_is_still_said(capsys):
     assert cli.main(["train", "--credit_attention", "eager"]) == 2
     assert "--credit_attention: unknown flag; leave it out" in capsys.readouterr().err
+
+
+HEAVY = ("trl.trainer.grpo_trainer", "rlcredit.trainers.sturdy", "rlcredit.trainers.reports", "wandb", "matplotlib")
+
+
+def test_a_plan_imports_no_trainer_and_begins_with_a_line(tmp_path):
+    words = ["train", "--config", "countdown_tiny/ppo_uniform", "--dry_run", "--output_dir", str(tmp_path / "out")]
+    program = (
+        f"import sys; from rlcredit import cli; code = cli.main({words!r}); "
+        f"print([name for name in {HEAVY} if name in sys.modules]); sys.exit(code)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    first, *_, done, heavy = ended.stdout.splitlines()
+    assert first == "rlcredit train: countdown_tiny/ppo_uniform"
+    assert done == "checked; nothing was trained" and heavy == "[]"
+
+
+def test_the_first_line_is_said_before_the_trainers_are_imported(monkeypatch, capsys):
+    real = importlib.import_module
+
+    def imported(name):
+        if name.startswith("rlcredit.trainers"):
+            raise InputError(f"after {capsys.readouterr().out!r}")
+        return real(name)
+
+    monkeypatch.setattr(cli.importlib, "import_module", imported)
+    assert cli.main(["train", "--config", "countdown_tiny/uniform"]) == 2
+    assert "after 'rlcredit train: countdown_tiny/uniform\\n'" in capsys.readouterr().err
