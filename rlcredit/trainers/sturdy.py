@@ -37,6 +37,7 @@ from rlcredit.rewards.run_rewards import GuardedRewards
 from rlcredit.rewards.signature import columns_of
 from rlcredit.trainers import checkpoints
 from rlcredit.trainers.bad_steps import BadSteps
+from rlcredit.trainers.padding import cut_padding, places_are_relative
 from rlcredit.trainers.policy_step import PolicyStep
 from rlcredit.trainers.precision import warn_of_16_bits
 from rlcredit.trainers.run_state import RunState
@@ -50,7 +51,7 @@ logger = logging.getLogger(__name__)
 class SturdyGRPOTrainer(GRPOTrainer):
     """TRL's `GRPOTrainer`, with `args: SturdyGRPOConfig`; everything else as TRL documents it.
 
-    Losses and gradients are TRL's own bit for bit.
+    Losses and gradients are TRL's own, bit for bit unless `trim_padding` is on.
 
     Attributes:
         run_state: what goes into checkpoints of what is in memory only; `run_state.components` may be added to.
@@ -74,6 +75,7 @@ class SturdyGRPOTrainer(GRPOTrainer):
         )
         super().__init__(model, self.rewards.functions, args=args, train_dataset=train_dataset, **kwargs)
         self.rewards.use(self.policy_tokenizer)
+        self._trims = args.trim_padding and places_are_relative(self.accelerator.unwrap_model(self.model).config)
         self.policy_step = PolicyStep(self.accelerator)
         self.bad_steps = BadSteps(self.accelerator, self.policy_step, args.max_bad_steps, self._note_bad_steps)
         self.run_state, self._stop_on_signal = RunState(self), StopOnSignal(self.accelerator)
@@ -135,6 +137,12 @@ class SturdyGRPOTrainer(GRPOTrainer):
     def _generate(self, prompts):  # type: ignore[no-untyped-def]
         with own_decoding(self.accelerator.unwrap_model(self.model)):
             return super()._generate(prompts)
+
+    def _prepare_inputs(self, generation_batch):  # type: ignore[no-untyped-def]
+        batch = super()._prepare_inputs(generation_batch)
+        if self._trims and self.model.training:  # a part of TRL's buffer, which later iterations use again
+            cut_padding(batch, self.args.pad_to_multiple_of)
+        return batch
 
     def _compute_loss(self, model, inputs):  # type: ignore[no-untyped-def]
         loss = super()._compute_loss(model, inputs)

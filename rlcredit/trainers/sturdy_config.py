@@ -95,6 +95,14 @@ class SturdyGRPOConfig(GRPOConfig):
         },
     )
 
+    trim_padding: bool = field(
+        default=False,
+        metadata={
+            "help": "Cut each micro-batch to its longest prompt and completion before the loss: less work, and equal "
+            "to rounding. false: the rollout's width, with the bits of TRL's loss."
+        },
+    )
+
     def __post_init__(self) -> None:
         if self.max_completion_length is None:
             raise ValueError("max_completion_length: null is no limit; write a number of tokens")

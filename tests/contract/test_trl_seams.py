@@ -33,6 +33,7 @@ def moved(seam: str) -> str:
 SIGNATURES = {
     "_generate": ["self", "prompts"],
     "_generate_and_score_completions": ["self", "inputs"],
+    "_prepare_inputs": ["self", "generation_batch"],
     "_compute_loss": ["self", "model", "inputs"],
     "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
     "_get_train_sampler": ["self", "dataset"],

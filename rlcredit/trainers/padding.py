@@ -1,0 +1,77 @@
+"""The padding of a micro-batch, cut to its longest prompt and its longest completion.
+
+TRL pads a rollout to its longest rows, and every micro-batch of it keeps that width. Columns that are padding in every
+row of a micro-batch change none of TRL's losses: each sum is masked, and each divisor is a number of tokens, of
+rows or `max_completion_length`, whatever the width. Without those columns the losses are equal up to the rounding of
+sums in another order; dropout, if there is any, draws other masks.
+
+Not cut, since the width may be more than padding there: batches with images or with types of tokens, and models where
+the place of a token in the padded row matters (`places_are_relative`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers import PretrainedConfig
+
+# [B, P] and [B, T] among what a micro-batch holds, of TRL's and of rlcredit's; a test compares them with a run's.
+PROMPT = ("prompt_ids", "prompt_mask")
+COMPLETION = (
+    "completion_ids",
+    "completion_mask",
+    "tool_mask",
+    "old_per_token_logps",
+    "ref_per_token_logps",
+    "sampling_per_token_logps",
+    "importance_sampling_ratio",
+    "advantages",
+    "credit_weights",
+    "credit_advantages",
+    "returns",
+    "values",
+    "valued",
+)
+NEVER_CUT = ("pixel_values", "token_type_ids", "mm_token_type_ids")
+# Rotary embeddings whose frequencies do not depend on the length of the row.
+FIXED_ROPE = ("default", "linear", "llama3", "yarn", "proportional")
+
+
+def places_are_relative(config: PretrainedConfig) -> bool:
+    """Whether attention depends on distances alone: rotary positions of fixed frequencies, and no chunks (Llama 4).
+
+    TRL gives no positions, so the models count them from the first column, padding included.
+    """
+    text = config.get_text_config().to_dict()
+    rope = text.get("rope_parameters") or {}
+    kinds = list(rope.values()) if rope and all(isinstance(kind, dict) for kind in rope.values()) else [rope]
+    return not text.get("attention_chunk_size") and all(kind.get("rope_type") in FIXED_ROPE for kind in kinds)
+
+
+def cut_padding(batch: dict[str, Any], multiple: int | None = None) -> None:
+    """Cut columns that are padding in every row, in place: on the left of prompts, on the right of completions.
+
+    Args:
+        batch: a micro-batch as TRL makes it: prompt_mask [B, P] and completion_mask [B, T], and what goes with them.
+        multiple: the widths that are left are multiples of this number, as TRL's `pad_to_multiple_of`.
+    """
+    if any(name in batch for name in NEVER_CUT):
+        return
+    width = batch["prompt_mask"].shape[1]
+    kept = _width(batch["prompt_mask"].flip(1), multiple)
+    batch |= {name: batch[name][:, width - kept :] for name in PROMPT}
+    width = batch["completion_mask"].shape[1]
+    kept = _width(batch["completion_mask"], multiple)
+    batch |= {
+        name: value[:, :kept]
+        for name in COMPLETION
+        if (value := batch.get(name)) is not None and value.dim() == 2 and value.shape[1] == width  # not [B], [B, 1]
+    }
+
+
+def _width(mask_BN: Tensor, multiple: int | None) -> int:
+    """Columns up to the last that is no padding in some row; at least one."""
+    columns = mask_BN.any(dim=0).nonzero()
+    needed = int(columns[-1]) + 1 if len(columns) else 1
+    return min(-(-needed // (multiple or 1)) * (multiple or 1), mask_BN.shape[1])

@@ -1,0 +1,170 @@
+"""Padding that is cut before the loss: by hand, and against the loss of the whole width, for every term of TRL's."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from transformers import GPT2Config, LlamaConfig
+
+from rlcredit import CreditPPOTrainer
+from rlcredit.trainers.padding import COMPLETION, PROMPT, cut_padding, places_are_relative
+from tests import runs, tiny
+
+LOSSES = ("grpo", "dapo", "bnpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo")
+LENGTHS = torch.tensor([[2], [5], [7], [3]])
+SETTINGS = {
+    "entropy quantile": dict(top_entropy_quantile=0.5),
+    "entropy bonus": dict(entropy_coef=0.1),
+    "sequence ratios": dict(importance_sampling_level="sequence"),
+    "off-policy mask": dict(off_policy_mask_threshold=0.01),
+    "truncated": dict(mask_truncated_completions=True),
+}
+
+
+def batch_by_hand():
+    mask = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 0, 0]])
+    return {
+        "prompt_ids": torch.tensor([[9, 9, 1], [9, 2, 3]]),
+        "prompt_mask": torch.tensor([[0, 0, 1], [0, 1, 1]]),
+        "completion_ids": torch.arange(10).view(2, 5),
+        "completion_mask": mask,
+        "tool_mask": torch.tensor([[1, 1, 1, 1, 1], [1, 0, 0, 1, 1]]),
+        "importance_sampling_ratio": torch.ones(2, 1),
+        "advantages": torch.ones(2),
+        "credit_keys": torch.zeros(2, 5),
+        "num_items_in_batch": torch.tensor(5),
+    }
+
+
+def test_by_hand():
+    batch = batch_by_hand()
+    cut_padding(batch)
+    assert batch["prompt_ids"].tolist() == [[9, 1], [2, 3]] and batch["prompt_mask"].tolist() == [[0, 1], [1, 1]]
+    assert batch["completion_ids"].tolist() == [[0, 1, 2], [5, 6, 7]]
+    assert batch["tool_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]  # what a tool wrote is attended to: kept
+    shapes = [tuple(batch[name].shape) for name in ("importance_sampling_ratio", "advantages", "credit_keys")]
+    assert shapes == [(2, 1), (2,), (2, 5)]
+
+
+def test_multiples_images_and_rows_without_any_token():
+    batch = batch_by_hand()
+    cut_padding(batch, multiple=2)
+    assert batch["prompt_ids"].shape == (2, 2) and batch["completion_ids"].shape == (2, 4)
+    cut_padding(batch, multiple=8)
+    assert batch["completion_ids"].shape == (2, 4)
+    batch["completion_mask"] = torch.zeros(2, 4, dtype=torch.int64)
+    cut_padding(batch)
+    assert batch["completion_ids"].shape == (2, 1)
+    images = batch_by_hand() | {"pixel_values": torch.zeros(2, 3)}
+    cut_padding(images)
+    assert images["prompt_ids"].shape == (2, 3) and images["completion_ids"].shape == (2, 5)
+
+
+def test_models_where_the_place_in_the_row_matters_are_left_alone():
+    assert places_are_relative(LlamaConfig()) and not places_are_relative(GPT2Config())
+    dynamic = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 64}
+    assert not places_are_relative(LlamaConfig(rope_parameters=dynamic))
+
+
+def short_rows(batch):
+    """The rows with short prompts and completions, so that there is padding; the rest of the row is masked."""
+    batch["prompt_ids"], batch["prompt_mask"] = (
+        torch.nn.functional.pad(batch[name], (3, 0), value=value) for name, value in zip(PROMPT, (5, 0), strict=True)
+    )
+    batch["completion_mask"] = (torch.arange(batch["completion_ids"].shape[1]) < LENGTHS).int()
+    return batch
+
+
+def losses_of(made, batch):
+    """Losses and gradients with the padding, and cut."""
+    results = []
+    for cut in (False, True):
+        part = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+        if cut:
+            cut_padding(part)
+            assert part["prompt_ids"].shape[1] < batch["prompt_ids"].shape[1]
+            assert part["completion_ids"].shape[1] == 7 < batch["completion_ids"].shape[1]
+        made.model.zero_grad()
+        made._metrics["train"].clear()
+        loss = made._compute_loss(made.model, part)
+        loss.backward()
+        gradients = [p.grad.clone() for p in made.model.parameters() if p.grad is not None]
+        results.append((loss.detach(), gradients, copy.deepcopy(made._metrics["train"])))
+    return results
+
+
+def compare(made, vllm=False, **more):
+    made.model.train()
+    made.current_gradient_accumulation_steps = 1
+    made._trims = False
+    torch.manual_seed(0)
+    batch = short_rows(dict(made._prepare_inputs(next(iter(made.get_train_dataloader())))))
+    shape = batch["completion_ids"].shape
+    batch |= {name: make(shape) for name, make in more.items()}
+    made.use_vllm = made.vllm_importance_sampling_correction = vllm
+    (whole, whole_gradients, whole_metrics), (loss, gradients, metrics) = losses_of(made, batch)
+    torch.testing.assert_close(loss, whole, rtol=1e-6, atol=1e-6)  # float32, another order of sums
+    for cut, own in zip(gradients, whole_gradients, strict=True):
+        torch.testing.assert_close(cut, own, rtol=1e-4, atol=5e-6)
+    assert any(value.abs().max() > 0 for value in gradients)
+    timed = ("credit/seconds", "credit/time_share")
+    for name in metrics.keys() - timed:
+        assert metrics[name] == pytest.approx(whole_metrics[name], rel=1e-4, abs=1e-6, nan_ok=True), name
+
+
+def near(shape):
+    return 1 + 0.1 * torch.randn(shape)
+
+
+def one_outside(make):
+    """TRL's ratio is 1 where nothing was written, which vespo, whose sum is not masked, relies on."""
+    return lambda shape: torch.where(torch.arange(shape[1]) < LENGTHS, make(shape), 1.0)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_with_old_and_reference_log_probabilities_and_tools(tmp_path, loss):
+    made = runs.trainer(tmp_path, credit_strategy="uniform", loss_type=loss, beta=0.1)
+    old = lambda shape: -3 * near(shape)  # noqa: E731
+    compare(made, tool_mask=lambda shape: (torch.rand(shape) < 0.8).int(), old_per_token_logps=old)
+
+
+@pytest.mark.parametrize("loss", ["grpo", "vespo"])
+@pytest.mark.parametrize("width", ["token", "sequence"])
+def test_vllms_corrections(tmp_path, loss, width):
+    made = runs.trainer(tmp_path, credit_strategy="uniform", loss_type=loss)
+    ratios = {"token": one_outside(near), "sequence": lambda shape: near((shape[0], 1))}[width]
+    compare(made, vllm=True, importance_sampling_ratio=ratios, sampling_per_token_logps=lambda shape: -3 * near(shape))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_other_term(tmp_path, name):
+    compare(runs.trainer(tmp_path, credit_strategy="uniform", loss_type="grpo", **SETTINGS[name]))
+
+
+@pytest.mark.parametrize("strategy", ["coupled_rhythm", "entropy"])
+@pytest.mark.parametrize("schedule", [runs.ALIGNED, runs.MISALIGNED], ids=["aligned", "misaligned"])
+def test_a_run_with_credit_is_the_same_run(tmp_path, strategy, schedule):
+    options = dict(credit_strategy=strategy, max_steps=2, num_iterations=2, reward=tiny.count_digits, **schedule)
+    assert_same_run(tmp_path, **options)
+
+
+def test_a_run_of_ppo_is_the_same_run(tmp_path):
+    assert_same_run(tmp_path, CreditPPOTrainer, max_steps=2, value_clip=0.2)
+
+
+def assert_same_run(folder, *args, **options):
+    made = [runs.trained(folder / str(trim), *args, trim_padding=trim, **options) for trim in (False, True)]
+    whole, cut = (runs.parameters(run) for run in made)
+    for name, value in whole.items():  # Adam divides by the size of a gradient: a learning rate of 1e-3
+        torch.testing.assert_close(cut[name], value, rtol=0, atol=2e-5)
+
+
+def test_all_that_a_run_holds_of_each_token_is_cut(tmp_path):
+    for kind, options in (("grpo", dict(beta=0.1)), ("ppo", {})):
+        made = runs.trained(tmp_path / kind, *[CreditPPOTrainer] * (kind == "ppo"), max_steps=1, **options)
+        for part in made._buffered_inputs:
+            shape = part["completion_ids"].shape
+            of_tokens = {n for n, v in part.items() if isinstance(v, torch.Tensor) and v.shape == shape}
+            assert of_tokens - {"credit_keys", *PROMPT} <= set(COMPLETION)
