@@ -42,8 +42,7 @@ def _assign(batch: Batch) -> Credit:
     anchor = select(batch.signals.fai, response, args.credit_quantile, bottom=args.credit_select == "bottom")
 
     tau_waad = lower_quantile(waad, response, args.credit_tau_waad)[:, None]
-    share = args.credit_tau_delta
-    large = preplan if share is None else select(delta, response, share)
+    large = preplan if args.credit_tau_delta is None else select(delta, response, args.credit_tau_delta)
     tau_delta = torch.where(large, delta, torch.inf).amin(dim=1, keepdim=True)  # +inf where there is none
     best, where = _strongest_before(delta, args.credit_lookback)
     dominated = anchor & (waad <= tau_waad) & (best >= tau_delta)
@@ -53,9 +52,8 @@ def _assign(batch: Batch) -> Credit:
     rows, columns = dominated.nonzero(as_tuple=True)
     introduces[rows, intro[rows, columns]] = True
     bonus, alpha = args.credit_amplification - 1, args.credit_alpha
-    weights = 1 + bonus * (
-        (anchor & ~dominated).float() + (1 - alpha) * dominated.float() + alpha * introduces.float()
-    )
+    of_anchors = (anchor & ~dominated).float() + (1 - alpha) * dominated.float()
+    weights = 1 + bonus * (of_anchors + alpha * introduces.float())
     return Credit.of(weights, preplan=preplan, anchor=anchor, dominated=dominated, intro=intro)
 
 
