@@ -40,7 +40,6 @@ def _assign(batch: Batch) -> Credit:
     delta = change_to_next(waad, response)
     preplan = select(delta, response, args.credit_quantile)
     anchor = select(batch.signals.fai, response, args.credit_quantile, bottom=args.credit_select == "bottom")
-
     tau_waad = lower_quantile(waad, response, args.credit_tau_waad)[:, None]
     large = preplan if args.credit_tau_delta is None else select(delta, response, args.credit_tau_delta)
     tau_delta = torch.where(large, delta, torch.inf).amin(dim=1, keepdim=True)  # +inf where there is none
