@@ -1,0 +1,48 @@
+"""What the repository keeps of its measurements of fidelity, and the docs that quote them."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from rlcredit.stats.estimates import estimate_in
+from tests.command import ROOT
+
+STORED = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "benchmarks/fidelity").glob("*.json"))}
+TASKS = ("countdown_tiny", "paths_tiny", "relay_tiny", "relay_silent")
+
+
+def lift(task: str, strategy: str, heads: str = "grouped") -> str:
+    entry = STORED[f"{task}-{heads}"]["strategies"][strategy]["lift"]
+    return f"{entry['value']:.2f}" if strategy == "oracle" else f"{estimate_in(entry):.2f}"
+
+
+def test_all_of_the_plan_is_there():
+    assert set(STORED) == {f"{task}-{heads}" for task in TASKS for heads in ("grouped", "all", "receiver")}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_table_in_the_docs(task):
+    wanted = [
+        *(lift(task, "local_chunk"), lift(task, "global_anchor")),
+        *(lift(task, "global_anchor", "all"), lift(task, "global_anchor", "receiver")),
+        *(lift(task, name) for name in ("coupled_rhythm", "entropy", "place", "oracle")),
+    ]
+    assert f"| `{task}` | {' | '.join(wanted)} |" in (ROOT / "docs/results.md").read_text()
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_the_values_do_not_depend_on_the_heads(name):
+    """Heads are scored on the same values: what does not read attention is the same."""
+    task, _ = name.rsplit("-", 1)
+    for strategy in ("entropy", "random", "place", "oracle"):
+        assert STORED[name]["strategies"][strategy] == STORED[f"{task}-grouped"]["strategies"][strategy]
+
+
+def test_every_lift_in_the_text_was_measured():
+    text = (ROOT / "docs/results.md").read_text().split("## Where the outcome is decided")[1].split("## ")[0]
+    known = json.dumps([[f"{estimate_in(s['lift']):.2f}" for s in d["strategies"].values()] for d in STORED.values()])
+    for quoted in re.findall(r"-?\d\.\d+ \[[^]]+\]", text):
+        assert quoted in known, quoted
