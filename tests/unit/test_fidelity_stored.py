@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+from scipy.stats import spearmanr
 
 from rlcredit.stats.estimates import estimate_in
 from tests.command import ROOT
@@ -46,3 +47,26 @@ def test_every_lift_in_the_text_was_measured():
     known = json.dumps([[f"{estimate_in(s['lift']):.2f}" for s in d["strategies"].values()] for d in STORED.values()])
     for quoted in re.findall(r"-?\d\.\d+ \[[^]]+\]", text):
         assert quoted in known, quoted
+
+
+def test_the_rank_correlations_in_the_docs():
+    """Lift before training against the difference to uniform in area, sampled, over strategies."""
+    grids = {"countdown_tiny": "results", "paths_tiny": "results", "relay_tiny": "results-share"}
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for task, name in grids.items():
+        paired = json.loads((ROOT / f"benchmarks/{task}/{name}.json").read_text())["paired"]
+        for strategy in ("random", "entropy", "local_chunk", "global_anchor", "coupled_rhythm"):
+            (gain,) = (
+                pair["value"]
+                for pair in paired
+                if pair["variant"].removesuffix("_a4") == strategy
+                and (pair["against"], pair["measure"]) == ("uniform", "area_t")
+            )
+            lifts = STORED[f"{task}-grouped"]["strategies"][strategy]["lift"]
+            pairs.setdefault(task, []).append((lifts["value"], gain))
+    every = spearmanr([pair for of_task in pairs.values() for pair in of_task])
+    of = {task: spearmanr(of_task).statistic for task, of_task in pairs.items()}
+    said = " ".join((ROOT / "docs/results.md").read_text().split())
+    assert f"is {every.statistic:.2f} (p = {every.pvalue:.2f})" in said
+    assert f"on relay alone {of['relay_tiny']:.2f}, on paths {of['paths_tiny']:.2f}" in said
+    assert f"on Countdown {of['countdown_tiny']:.2f}" in said
