@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 
 import pytest
@@ -350,18 +351,24 @@ def test_models_without_softmax_attention_are_refused_by_name():
     assert set(choose_layers(JambaConfig(), "all", 5)) <= {4, 12, 20, 28}
 
 
+def read_under_ddp(model, batch, args):
+    """The signals of a training pass under DistributedDataParallel, which is gone when they are there."""
+    wrapped = torch.nn.parallel.DistributedDataParallel(model.train())
+    capture = open_capture(wrapped, args, batch[1], batch[2], finish=signals_maker(args))
+    with capture.reading():
+        wrapped(input_ids=batch[0], attention_mask=batch[1]).logits.sum().backward()
+    return capture.results()
+
+
 def test_a_ddp_wrapper_does_not_disturb(tmp_path):
     model, batch, args = tiny.model_of("llama"), inputs(), CreditArguments()
     plain = analyze(model, *batch, args)
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
-        wrapped = torch.nn.parallel.DistributedDataParallel(model.train())
-        capture = open_capture(wrapped, args, batch[1], batch[2], finish=signals_maker(args))
-        with capture.reading():
-            wrapped(input_ids=batch[0], attention_mask=batch[1]).logits.sum().backward()
+        (signals,) = read_under_ddp(model, batch, args)
+        gc.collect()  # a wrapper that outlives its group waits, with the interpreter's lock, for threads that want it
     finally:
         torch.distributed.destroy_process_group()
-    (signals,) = capture.results()
     assert torch.equal(signals.head_span, plain.head_span)
     assert same(signals.waad, plain.waad, 0) and same(signals.fai, plain.fai, 0)
