@@ -310,7 +310,13 @@ def test_two_steps_of_every_recipe(recipe, tmp_path, capsys):
     if recipe.name.endswith("uniform"):
         assert not any(key.startswith("credit/") for key in last)
         return
-    assert last["credit/weight_mean"] > 1 and 0 < last["credit/amplified_share"] < 1
+    mean, share = last["credit/weight_mean"], last["credit/amplified_share"]
+    if recipe.name.endswith(("monte_carlo", "process")):  # advantages of their own
+        assert mean == 1 and share == 0 and last["grad_norm"] > 0
+    elif recipe.name.endswith("answer_attention"):  # the most that a token gets is 1
+        assert 0.5 < mean < 1
+    else:
+        assert mean > 1 and 0 < share < 1
     assert first["credit/seconds"] > 0 and 0 < first["credit/time_share"] < 1
     assert last["credit/seconds"] == 0  # the second step takes the weights of the rollout that it reuses
 
