@@ -27,7 +27,6 @@ from rlcredit.rewards.run_rewards import GuardedRewards
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
 from rlcredit.trainers.rows import total_of
 
-AGENT_KEYS = ("tools", "environment_factory", "rollout_func")
 NOT_COLUMNS = ("prompt", "completion", "completion_ids")
 
 

@@ -29,7 +29,8 @@ from rlcredit.credit import Rollout, Valuing, sums_of_gamma, weighted_advantage
 from rlcredit.errors import InputError
 from rlcredit.rewards.parts import placed
 from rlcredit.signals import AttentionSignals
-from rlcredit.trainers.continuations import AGENT_KEYS, RolloutValues, refuse_other_than_text
+from rlcredit.trainers.agents import Agents
+from rlcredit.trainers.continuations import RolloutValues, refuse_other_than_text
 from rlcredit.trainers.credit_log import CreditLog, totals_of_rows
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
 from rlcredit.trainers.policy import adapter_is_off, head_of, refuse_unreadable, warn_of_dropout, widen_head
@@ -97,7 +98,7 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
 
     def _rollout_values(self, valuing: Valuing, others: dict[str, Any]) -> RolloutValues:
         refuse_other_than_text(
-            self.args, [name for name in AGENT_KEYS if others.get(name)], has_images=self.has_images
+            self.args, [name for name in Agents._fields if others.get(name)], has_images=self.has_images
         )
         if not self.rewards.are_functions:
             raise InputError(
