@@ -1,4 +1,4 @@
-"""Figures of a grid, .png and .svg: learning curves with bands over seeds, and the paired differences.
+"""Figures of a grid, .png and .svg: learning curves with bands over seeds, paired differences, shares of a gain.
 
 The band is that of `rlcredit.stats.curves`. The files are the same bytes on every run, and nothing of matplotlib's
 global state is changed.
@@ -31,6 +31,8 @@ def draw(results: Mapping[str, Any], cells: Cells, folder: Path, stem: str) -> l
     """Write the figures; returns the names of the .png files."""
     with matplotlib.rc_context(cast(Any, STYLE)):
         figures = {"curves": _curves(cells), "differences": _differences(results)}
+        if results.get("oracle", {}).get("shares"):
+            figures["shares"] = _shares(results["oracle"])
         for name, figure in figures.items():
             for kind in ("png", "svg"):
                 _write(figure, folder / f"{stem}-{name}.{kind}")
@@ -97,6 +99,29 @@ def _differences(results: Mapping[str, Any]) -> Figure:
         shown = axes is figure.axes[0]
         names = [variant if other == BASELINE else f"{variant} - {other}" for variant, other in rows]
         axes.set_yticks(range(len(rows)), names if shown else [""] * len(rows))
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+    return figure
+
+
+def _shares(oracle: Mapping[str, Any]) -> Figure:
+    """Each variant's share of the oracle's gain with its interval: 0 is `uniform`, 1 the oracle."""
+    measures = [key for key in ("final_t", "area_t") if key in oracle["shares"]] or list(oracle["shares"])[:1]
+    rows = list(dict.fromkeys(name for key in measures for name in oracle["shares"][key]))
+    figure = Figure(figsize=(6.8, 1.2 + 0.24 * len(rows)), layout="constrained")
+    for axes, key in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
+        axes.set_title(TITLES[key])
+        axes.set_xlabel(f"share of the gain of {oracle['variant']}")
+        for place in (0, 1):
+            axes.axvline(place, color=RULE, linewidth=0.8, zorder=0)
+        for name, share in oracle["shares"][key].items():
+            place = rows.index(name)
+            if share["low"] is not None:
+                axes.plot([share["low"], share["high"]], [place, place], color=BLUE, linewidth=1.4)
+            if share["value"] is not None:
+                axes.plot(share["value"], place, "o", color=BLUE, ms=3.5)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_yticks(range(len(rows)), rows if axes is figure.axes[0] else [""] * len(rows))
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
     return figure

@@ -11,6 +11,7 @@ from rlcredit.benchmark.results import COMPARED, TITLES
 from rlcredit.stats.estimates import estimate_in
 
 NOTHING = "-"  # in a table, where there is no value
+_REACHED = {"final": "reached", "final_t": "reached_t"}
 
 
 def markdown(results: Mapping[str, Any], title: str, figures: Sequence[str]) -> str:
@@ -19,7 +20,10 @@ def markdown(results: Mapping[str, Any], title: str, figures: Sequence[str]) -> 
     parts += ["## Differences, paired by seed", _reading(results), _paired_table(results)]
     if "oracle" in results:
         parts += [f"## Share of the gain of `{results['oracle']['variant']}` over uniform", _shares_table(results)]
-    parts += [f"## Until the final accuracy of uniform ({results['target']:.3f}, greedy)", _reached_table(results)]
+    if "budget" in results:
+        parts += ["## At the tokens that uniform generated", _budget_table(results)]
+    parts += ["## Until the final accuracy of uniform"]
+    parts += [_reached_table(results, key, reach) for key, reach in _REACHED.items() if key in results["targets"]]
     parts += ["## Cost, entropy, length", _cost_table(results)]
     if results["notes"]:
         parts += ["## Notes", "\n".join(f"- {note}" for note in results["notes"])]
@@ -96,21 +100,39 @@ def _shares_table(results: Mapping[str, Any]) -> str:
     return f"{text}\n\n" + _table(["", *(TITLES[key] for key in measures)], rows)
 
 
-def _reached_table(results: Mapping[str, Any]) -> str:
+def _reached_table(results: Mapping[str, Any], target: str, key: str) -> str:
     rows = []
     for name, variant in results["variants"].items():
-        reach, count = variant["reached"], len(variant["reached"]["by_seed"])
+        reach, count = variant[key], len(variant[key]["by_seed"])
         steps, completions = reach["median_step"], reach["median_completions"]
         rows.append(
             [
                 f"`{name}`",
                 f"{steps:.0f}" if steps is not None else f"> {results['steps']}",
                 f"{completions:,.0f}" if completions is not None else "censored",
+                NOTHING if reach["median_tokens"] is None else f"{reach['median_tokens']:,.0f}",
                 f"{count - reach['never']} of {count}",
             ]
         )
-    text = "Median over seeds; a seed that never has it counts as later than all (censored), not as left out."
-    return f"{text}\n\n" + _table(["", "steps", "completions", "seeds that reach it"], rows)
+    how = TITLES[target].removeprefix("final, ").capitalize()
+    text = (
+        f"{how}, {results['targets'][target]:.3f}. Median over seeds; a seed that never has it counts as later than all "
+        "(censored), not as left out."
+    )
+    return f"{text}\n\n" + _table(["", "steps", "completions", "generated tokens", "seeds that reach it"], rows)
+
+
+def _budget_table(results: Mapping[str, Any]) -> str:
+    rows = [
+        [f"`{name}`", *(_shown(by_key.get(key), "+.3f") for key in ("final", "final_t"))]
+        for name, by_key in results["budget"].items()
+    ]
+    text = (
+        "Continuations are generated too. Here a variant that draws them is stopped when it has generated as many "
+        "tokens as `uniform` in its whole run, between evaluations on the line that joins them, and compared with "
+        "`uniform`'s last accuracy."
+    )
+    return f"{text}\n\n" + _table(["", "greedy", "sampled"], rows)
 
 
 def _cost_table(results: Mapping[str, Any]) -> str:

@@ -3,10 +3,12 @@
 before, final   held-out accuracy at step 0 and after the last step
 best            held-out accuracy at the evaluation whose validation accuracy is highest (`stats.curves.best`)
 area            mean height of the held-out curve over the steps
-reached         steps until the curve has the final accuracy of `uniform`, the mean over its seeds
+reached         steps, completions and generated tokens until the curve has the final accuracy of `uniform`,
+                the mean over its seeds
 length          mean tokens of the held-out answers at the end; entropy: of the last tenth of the run, in nats
 credit_share    of the seconds of all steps, those that credit took
 generated       tokens of all completions and continuations of the training, in millions
+budget          where a variant draws continuations: its accuracy at `uniform`'s tokens, less `uniform`'s (`budget`)
 share           of the gain of the oracle over `uniform`, the part that a variant has (`stats.shares`)
 """
 
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from rlcredit.benchmark.budget import at_budget, tokens_after
 from rlcredit.benchmark.grid import BASELINE, Variant
 from rlcredit.evaluation.held_out import second_name
 from rlcredit.runs.files import validation_name
@@ -92,7 +95,11 @@ def document(
     there = [variant for variant in variants if cells.get(variant.name)]
     example = next(iter(cells[BASELINE].values()))
     values = {v.name: {seed: measures(cell) for seed, cell in cells[v.name].items()} for v in there}
-    target = float(np.mean([of_cell["final"] for of_cell in values[BASELINE].values()]))
+    targets = {
+        key: float(np.mean([of_cell[key] for of_cell in values[BASELINE].values()]))
+        for key in ("final", "final_t")
+        if all(key in of_cell for of_cell in values[BASELINE].values())
+    }
     main, second, validation = sets_of(example)
     return {
         "command": command,
@@ -111,12 +118,18 @@ def document(
                 "against": list(variant.against),
                 "command": next(iter(cells[variant.name].values()))["command"],
                 "measures": _summaries(values[variant.name]),
-                "reached": _reached(cells[variant.name], main, target),
+                "reached": _reached(cells[variant.name], main, targets["final"]),
+                **(
+                    {"reached_t": _reached(cells[variant.name], second, targets["final_t"])}
+                    if second is not None and "final_t" in targets
+                    else {}
+                ),
             }
             for variant in there
         },
-        "target": target,
+        "targets": targets,
         "paired": _corrected(_pairs(there, values)),
+        **({"budget": budget} if (budget := _budget(cells, {"final": main, "final_t": second})) else {}),
         **({} if oracle is None else {"oracle": {"variant": oracle, "shares": _shares(values, oracle)}}),
         "notes": _notes(variants, seeds, cells),
     }
@@ -135,20 +148,51 @@ def _summaries(by_seed: Mapping[int, Mapping[str, float]]) -> dict[str, Any]:
 
 
 def _reached(cells: Mapping[int, Mapping[str, Any]], main: str, target: float) -> dict[str, Any]:
-    by_seed = {}
+    by_seed: dict[str, dict[str, float | None]] = {}
     for seed, cell in cells.items():
         step = reached(*accuracy_curve(cell, main), target)
-        completions = (
-            None if step is None else completions_by(step, cell["completions_a_rollout"], cell["steps_a_rollout"])
-        )
-        by_seed[str(seed)] = {"step": None if step is None else rounded(step, DIGITS), "completions": completions}
-    steps = [entry["step"] for entry in by_seed.values()]
+        entry: dict[str, float | None] = {"step": None, "completions": None, "tokens": None}
+        if step is not None:
+            completions = completions_by(step, cell["completions_a_rollout"], cell["steps_a_rollout"])
+            tokens = tokens_after(cell, completions / cell["completions_a_rollout"])
+            entry = {"step": rounded(step, DIGITS), "completions": completions, "tokens": _whole(tokens)}
+        by_seed[str(seed)] = entry
+    steps, completions_S, tokens_S = (
+        [entry[key] for entry in by_seed.values()] for key in ("step", "completions", "tokens")
+    )
+    told = all(entry["tokens"] is not None or entry["step"] is None for entry in by_seed.values())
     return {
         "by_seed": by_seed,
         "never": sum(step is None for step in steps),
         "median_step": censored_median(steps),
-        "median_completions": censored_median([entry["completions"] for entry in by_seed.values()]),
+        "median_completions": censored_median(completions_S),
+        "median_tokens": censored_median(tokens_S) if told else None,
     }
+
+
+def _budget(cells: Cells, sets: Mapping[str, str | None]) -> dict[str, Any]:
+    """By variant with continuations, and measure: the paired difference to the baseline at the baseline's tokens."""
+    found: dict[str, Any] = {}
+    for name, by_seed in cells.items():
+        if not all("credit/continuation_tokens" in cell["curves"] for cell in by_seed.values()):
+            continue
+        for key, held_out in sets.items():
+            if held_out is None:
+                continue
+            differences = []
+            for seed, cell in by_seed.items():
+                other = cells[BASELINE].get(seed)
+                tokens = other and tokens_after(other, other["steps"] // other["steps_a_rollout"])
+                value = at_budget(cell, accuracy_curve(cell, held_out), tokens) if tokens else None
+                if other is not None and value is not None:
+                    differences.append(value - accuracy_curve(other, held_out).value_T[-1])
+            if differences:
+                found.setdefault(name, {})[key] = {**_entry(mean_interval(differences)), "seeds": len(differences)}
+    return found
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else round(value)
 
 
 def _pairs(

@@ -128,10 +128,13 @@ class Continuations:
         return [found[n] for n in range(len(draws))]
 
 
-def by_model(model: PreTrainedModel, sampling: Sampling, ends: Sequence[int], pad: int | None = None) -> Generate:
+def by_model(
+    model: PreTrainedModel, sampling: Sampling, ends: Sequence[int], pad: int | None = None, *, read_once: bool = True
+) -> Generate:
     """Continuations by transformers: temperature, top_p, top_k and the seed are those of `sampling`.
 
-    Draws nothing from the global random streams and leaves the model in the mode it was in.
+    Draws nothing from the global random streams and leaves the model in the mode it was in. `read_once`: a prefix
+    passes through the model once for all of its continuations in a batch (see `continue_ids`).
     """
 
     def generate(draws: Sequence[Draw]) -> list[list[int]]:
@@ -145,6 +148,7 @@ def by_model(model: PreTrainedModel, sampling: Sampling, ends: Sequence[int], pa
             replace(sampling, max_new_tokens=max(prefix.left for prefix, _ in draws)),
             ends,
             pad,
+            read_once=read_once,
         )
 
     return generate

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
+    DynamicCache,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
@@ -24,10 +25,13 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rlcredit.evaluation.decoding import own_decoding
 from rlcredit.evaluation.prompts import Prompt, PromptRenderer
 from rlcredit.models.modes import evaluating
+
+_KEEPS_ROWS = (DynamicLayer, DynamicSlidingWindowLayer)
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,8 @@ def continue_ids(
     sampling: Sampling,
     ends: Sequence[int],
     pad: int | None = None,
+    *,
+    read_once: bool = False,
 ) -> list[list[int]]:
     """The tokens drawn after each text, up to the first that ends it, which is included.
 
@@ -110,11 +116,14 @@ def continue_ids(
         streams: what, with the seed, decides the sample of each.
         ends: the tokens that end a text.
         pad: the token that fills a batch, on the left; None: the first of `ends`.
+        read_once: whether equal texts pass through the model once, where its cache allows; what is drawn is the same
+            up to rounding. Not where processes have to run as many passes as each other.
     """
     pad, width = ends[0] if pad is None else pad, max(map(len, prompts))
     ids_BN = torch.tensor([[pad] * (width - len(ids)) + list(ids) for ids in prompts], device=model.device)
     real_BN = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=model.device)
     with evaluating(model), own_decoding(model):
+        read = _read_once(model, ids_BN, real_BN, prompts, pad) if read_once else None
         drawn = model.generate(
             input_ids=ids_BN,
             attention_mask=real_BN,
@@ -124,8 +133,34 @@ def continue_ids(
             pad_token_id=pad,
             logits_processor=_processors(sampling, streams, width),
             use_cache=True,
+            **({} if read is None else {"past_key_values": read}),
         )[:, width:].tolist()
     return [_until(ids, ends) for ids in drawn]
+
+
+def _read_once(
+    model: PreTrainedModel, ids_BN: Tensor, real_BN: Tensor, texts: Sequence[Sequence[int]], pad: int
+) -> DynamicCache | None:
+    """What a model keeps of all tokens but the last, each distinct text read once; None where it saves nothing."""
+    first = {tuple(text): row for row, text in reversed(list(enumerate(texts)))}
+    if len(first) == len(texts) or min(map(len, texts)) < 2:
+        return None
+    rows = torch.tensor(list(first.values()), device=model.device)
+    cache = model.generate(
+        input_ids=ids_BN[rows, :-1],
+        attention_mask=real_BN[rows, :-1],
+        max_new_tokens=1,
+        do_sample=False,
+        pad_token_id=pad,
+        use_cache=True,
+        return_dict_in_generate=True,
+    ).past_key_values
+    # What an attention layer keeps is one row a text. Other layers keep states that are not checked here.
+    if not isinstance(cache, DynamicCache) or any(type(layer) not in _KEEPS_ROWS for layer in cache.layers):
+        return None
+    place = {text: number for number, text in enumerate(first)}
+    cache.reorder_cache(torch.tensor([place[tuple(text)] for text in texts], device=model.device))
+    return cache
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

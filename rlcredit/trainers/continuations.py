@@ -63,6 +63,7 @@ class RolloutValues:
         tokenizer: the policy's.
         rewards: the run's reward functions.
         generating: a context that gives the policy as it generates.
+        in_step: whether the processes share the weights, and have to run as many passes as each other.
         vllm: TRL's generator, where vLLM samples.
     """
 
@@ -74,10 +75,12 @@ class RolloutValues:
         tokenizer: PreTrainedTokenizerBase,
         rewards: GuardedRewards,
         generating: Callable[[], AbstractContextManager[PreTrainedModel]],
+        in_step: bool = False,
         vllm: Any = None,
     ) -> None:
         self._valuing, self._args, self._accelerator, self._tokenizer = valuing, args, accelerator, tokenizer
         self._rewards, self._generating, self._vllm = rewards, generating, vllm
+        self._in_step = in_step
 
     def of(
         self,
@@ -147,7 +150,7 @@ class RolloutValues:
     def _by_policy(self, policy: PreTrainedModel, ends: list[int]) -> Generate:
         args = self._args
         sampling = Sampling(args.max_completion_length, args.temperature, args.top_p, args.top_k or 0, args.seed)
-        return by_model(policy, sampling, ends, self._tokenizer.pad_token_id)
+        return by_model(policy, sampling, ends, self._tokenizer.pad_token_id, read_once=not self._in_step)
 
     def _by_vllm(self, end: int, size: int) -> Generate:
         """Every batch has `size` prompts: a server's answer is cut into equal parts for the processes."""

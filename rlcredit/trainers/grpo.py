@@ -107,7 +107,7 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
             )
         vllm = self.vllm_generation if self.use_vllm else None
         parts = self.accelerator, self.policy_tokenizer, self.rewards, self.generating
-        return RolloutValues(valuing, self.args, *parts, vllm)
+        return RolloutValues(valuing, self.args, *parts, self.is_sharded, vllm)
 
     @property
     def _credits_now(self) -> bool:

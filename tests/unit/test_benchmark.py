@@ -21,6 +21,7 @@ from rich.console import Console
 from rlcredit.benchmark import cells as cell_files
 from rlcredit.benchmark import workers
 from rlcredit.benchmark.cells import Unfinished
+from rlcredit.benchmark.budget import tokens_after
 from rlcredit.benchmark.expected import Expected
 from rlcredit.benchmark.figures import draw
 from rlcredit.benchmark.grid import (
@@ -660,7 +661,7 @@ def test_what_one_cell_comes_to():
 
 def test_a_document_by_hand():
     found = document([UNIFORM, COUPLED], [0, 1, 2], made_up_cells(), "rlcredit benchmark")
-    assert found["target"] == 0.5 and found["lowest_p"] == 1 / 4 and found["notes"] == []
+    assert found["targets"] == {"final": 0.5, "final_t": 0.5} and found["lowest_p"] == 1 / 4 and found["notes"] == []
     assert found["finished"] == "2026-01-03T00:00:00Z" and found["problems"] == 4
     (final,) = [pair for pair in found["paired"] if pair["measure"] == "final"]
     # d = 0.25 0.25 0.75: mean 0.41667, sd 0.288675, t(0.975, 2) = 4.302653
@@ -674,6 +675,41 @@ def test_a_document_by_hand():
     assert (reach["uniform"]["median_step"], reach["uniform"]["never"]) == (40, 1)
     assert [one["step"] for one in reach["coupled_rhythm"]["by_seed"].values()] == pytest.approx([10, 20, 26.666667])
     assert reach["coupled_rhythm"]["median_completions"] == 5 * 256
+
+
+def test_generated_tokens_by_hand():
+    """Ten rollouts of 256 completions, logged in four points that stand for 3, 3, 3 and 1 of them."""
+    cells = made_up_cells()
+    lengths = {"step": [9, 21, 33, 37], "value": [10.0, 20.0, 10.0, 30.0]}
+    for cell in (*cells["uniform"].values(), *cells["coupled_rhythm"].values()):
+        cell["curves"]["completions/mean_length"] = lengths
+    assert tokens_after(cells["uniform"][0], 4.5) == pytest.approx((3 * 10 + 1.5 * 20) * 256)
+    found = document([UNIFORM, COUPLED], [0, 1, 2], cells, "rlcredit benchmark")
+    assert "budget" not in found  # nobody draws continuations
+    reach = found["variants"]["uniform"]["reached"]
+    assert [one["tokens"] for one in reach["by_seed"].values()] == [150 * 256, (30 + 2 * 20) * 256, None]
+    assert found["variants"]["coupled_rhythm"]["reached_t"]["median_step"] == 40
+    for cell in cells["coupled_rhythm"].values():
+        cell["curves"]["credit/continuation_tokens"] = {**lengths, "value": [3840.0] * 4}
+    found = document([UNIFORM, COUPLED], [0, 1, 2], cells, "rlcredit benchmark")
+    # 38,400 tokens of uniform. With continuations 19,200 after three rollouts and 46,080 after six: 5 1/7 rollouts,
+    # 20 4/7 steps, a sampled accuracy of 0.25 + 0.25 (4/7) / 20.
+    assert found["budget"]["coupled_rhythm"]["final_t"]["value"] == pytest.approx(0.25 + 0.25 * (4 / 7) / 20 - 0.5)
+    assert "## At the tokens that uniform generated" in markdown(found, "x", [])
+
+
+def test_the_share_of_the_oracles_gain_is_drawn(tmp_path):
+    cells = made_up_cells()
+    cells["half"] = {
+        seed: made_up("half", seed, digits)
+        for seed, digits in enumerate([("1000", "1000", "1110"), ("1000", "1100", "1111"), ("1000", "1000", "1110")])
+    }
+    variants = [UNIFORM, COUPLED, Variant("half", COUPLED.settings)]
+    found = document(variants, [0, 1, 2], cells, "rlcredit benchmark", "coupled_rhythm")
+    # gains 0.25, 0.25, 0.5 of 0.25, 0.25, 0.75
+    assert found["oracle"]["shares"]["final"]["half"]["value"] == pytest.approx(1 / 1.25)
+    assert draw(found, cells, tmp_path, "results")[-1] == "results-shares.png"
+    assert "half" in (tmp_path / "results-shares.svg").read_text()
 
 
 def test_pairs_are_of_the_seeds_that_both_have(tmp_path):
@@ -711,7 +747,7 @@ def test_what_is_written_is_the_same_every_time(tmp_path):
     text = markdown(found, "countdown_tiny: strategies", figures)
     assert "with 3 seeds it cannot go below 1/4" in text
     assert "| `coupled_rhythm` | `uniform` | final, greedy | +0.417 [-0.300, +1.134] | 1/4 | 1/4 | 3 | open |" in text
-    assert "| `uniform` | 40 | 2,560 | 2 of 3 |" in text and "censored" in text
+    assert "| `uniform` | 40 | 2,560 | - | 2 of 3 |" in text and "censored" in text
     assert "Best is chosen on countdown_validation, never on the held-out set." in text
 
 

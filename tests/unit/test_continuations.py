@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
+from transformers import FalconH1Config, FalconH1ForCausalLM
 
 from rlcredit.evaluation.continuations import Continuations, Cost, Prefix, by_model
-from rlcredit.evaluation.sampling import Sampling
+from rlcredit.evaluation.sampling import Sampling, continue_ids
 from tests import tiny
 
 END = 1
@@ -138,3 +139,35 @@ def test_estimates_meet_exact_values(policy):
     for estimate, value in zip(found, exact, strict=True):
         assert 0 < value < 1
         assert abs(estimate - value) < 5 * math.sqrt(value * (1 - value) / samples)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "qwen3"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_texts_that_are_read_once_are_continued_alike(family, temperature):
+    """Equal texts share one pass over their tokens; mistral's and gemma 2's windows are shorter than the texts."""
+    policy = tiny.model_of(family, spread=0.15)
+    read = []
+    hook = policy.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    texts = [(13, 14, 5), (7, 8, 9, 10, 13, 14, 15, 16, 17, 18, 19, 20), (13, 14, 5), (13, 14, 5), (4, 5)] * 3
+    sampling = Sampling(12, temperature, seed=3)
+    streams = [(0, 0, sample) for sample in range(len(texts))]
+    drawn = {}
+    for once in (False, True):
+        read.clear()
+        drawn[once] = continue_ids(policy, texts, streams, sampling, [END], 0, read_once=once), sum(read)
+    hook.remove()
+    assert drawn[True][0] == drawn[False][0]
+    assert len({tuple(ids) for ids in drawn[True][0]}) > (2 if temperature == 0 else 8)
+    # Of 15 rows of 12, 11 tokens are read three times in place of 15.
+    assert drawn[False][1] - drawn[True][1] == 15 * 11 - 3 * 11
+
+
+def test_models_whose_memory_is_not_rows_of_keys_read_every_text():
+    config = FalconH1Config(**tiny.SHAPE, head_dim=8, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=4)
+    torch.manual_seed(0)
+    policy = FalconH1ForCausalLM(config).eval()
+    texts, streams = [(13, 14, 5)] * 4, [(0, 0, sample) for sample in range(4)]
+    both = [continue_ids(policy, texts, streams, Sampling(6, 1.0), [END], 0, read_once=once) for once in (False, True)]
+    assert both[0] == both[1]
