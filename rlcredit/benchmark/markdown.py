@@ -116,8 +116,8 @@ def _reached_table(results: Mapping[str, Any], target: str, key: str) -> str:
         )
     how = TITLES[target].removeprefix("final, ").capitalize()
     text = (
-        f"{how}, {results['targets'][target]:.3f}. Median over seeds; a seed that never has it counts as later than all "
-        "(censored), not as left out."
+        f"{how}, {results['targets'][target]:.3f}. Median over seeds; a seed that never has it counts as later than "
+        "all (censored), not as left out."
     )
     return f"{text}\n\n" + _table(["", "steps", "completions", "generated tokens", "seeds that reach it"], rows)
 

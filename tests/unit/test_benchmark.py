@@ -20,8 +20,8 @@ from rich.console import Console
 
 from rlcredit.benchmark import cells as cell_files
 from rlcredit.benchmark import workers
-from rlcredit.benchmark.cells import Unfinished
 from rlcredit.benchmark.budget import tokens_after
+from rlcredit.benchmark.cells import Unfinished
 from rlcredit.benchmark.expected import Expected
 from rlcredit.benchmark.figures import draw
 from rlcredit.benchmark.grid import (
