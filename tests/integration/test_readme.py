@@ -1,30 +1,34 @@
-"""The README's snippets run as they stand; only the model is a tiny one, since there is no hub in a test."""
+"""The snippets of README and docs run as they stand; only the model is a tiny one, since there is no hub in a test."""
 
 from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from rlcredit.cli import main
 from tests import policies, tiny
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
 MODEL = "Qwen/Qwen3-0.6B"
 
 
-def snippets(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+def snippets(language: str, page: str = "README.md") -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.S)
 
 
-def snippet(language: str, mark: str) -> str:
+def snippet(language: str, mark: str, page: str = "README.md") -> str:
     """The one snippet that holds the mark."""
-    (text,) = [text for text in snippets(language) if mark in text]
+    (text,) = [text for text in snippets(language, page) if mark in text]
     return text
 
 
@@ -48,7 +52,7 @@ def place(tmp_path, monkeypatch):
 
 
 def test_every_python_and_yaml_snippet_is_tried():
-    assert len(snippets("python")) == 4 and len(snippets("yaml")) == 1
+    assert len(snippets("python")) == 2 and len(snippets("yaml")) == 1
 
 
 def test_the_recipe_trains_with_the_reward_beside_it(place, capsys):
@@ -79,15 +83,37 @@ def test_the_signals_are_read(place):
     response[:, :6] = 0
     names = {"model": tiny.model_of("llama"), "input_ids": ids, "attention_mask": torch.ones_like(ids)}
     names["response_mask"] = response
-    exec(snippet("python", "assign_credit("), names)
+    exec(snippet("python", "assign_credit(", "docs/analysis.md"), names)
     assert names["signals"].waad.shape == ids.shape and 1 < names["credit"].weights.mean() < 1.5
 
 
-def test_the_strategy_is_one(place):
-    from rlcredit import AttentionSignals, CreditArguments, assign_credit
+def test_an_adapter_is_merged(place, monkeypatch):
+    policy = get_peft_model(
+        tiny.model_of("llama"), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    )
+    policy.base_model.model.config._name_or_path = str(place / "model")
+    policy.peft_config["default"].base_model_name_or_path = str(place / "model")
+    policy.save_pretrained(place / "outputs/mine")
+    exec(snippet("python", "merge_and_unload", "docs/faq.md"), {})
+    merged = AutoModelForCausalLM.from_pretrained(place / "outputs/merged")
+    ids, layer = torch.tensor([[3, 4, 5]]), "model.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(merged.state_dict()[layer], tiny.model_of("llama", spread=0.15).state_dict()[layer])
+    whole = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(place / "model"), place / "outputs/mine")
+    torch.testing.assert_close(merged(ids).logits, whole(ids).logits, atol=1e-4, rtol=1e-4)
 
-    waad = torch.tensor([[2.0, 4.0, 3.0]])
-    signals = AttentionSignals.without_attention(torch.zeros(1, 3))
-    signals = AttentionSignals(**{**vars(signals), "waad": waad})
-    args = CreditArguments(credit_strategy="my_strategies:far_looking")
-    assert torch.equal(assign_credit(signals, torch.ones(1, 3), args).weights, 1 + 0.1 * waad)
+
+def test_the_readme_is_short_and_names_every_page():
+    assert len(README.splitlines()) < 150
+    pages = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
+    assert pages - set(re.findall(r"\((docs/[\w-]+\.md)", README)) == set()
+
+
+def test_pages_that_scripts_write_are_as_they_write_them(tmp_path):
+    for script, page, words in (
+        ("draw_concepts.py", "docs/pictures/concepts.svg", []),
+        ("write_api.py", "docs/api.md", []),
+        ("write_notebook.py", "docs/tutorial.ipynb", ["docs/tutorial.md"]),
+    ):
+        written = tmp_path / Path(page).name
+        subprocess.run([sys.executable, ROOT / "scripts" / script, *words, written], check=True, cwd=ROOT)
+        assert written.read_bytes() == (ROOT / page).read_bytes(), f"python scripts/{script} {page}"
