@@ -69,7 +69,7 @@ $(BIN)/python:
 
 # The interpreter is there or not; its date (that of the system's python) says nothing.
 $(RUN_STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) -e .
+	$(INSTALL) -e ".[report,math]"
 	@touch $@
 
 $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python

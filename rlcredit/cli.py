@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from rlcredit import __version__
-from rlcredit.errors import InputError, ProcessLost, RunStopped
+from rlcredit.errors import EXTRAS, InputError, ProcessLost, RunStopped, missing
 
 USAGE = """\
 rlcredit: token-level credit for RL fine-tuning of language models
@@ -50,6 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(words)
     except InputError as error:
         return _fail(error, 2)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        return _fail(missing(package, f"rlcredit {words[0]}"), 2)
     except ProcessLost as error:
         return _fail(error, 1, every_process=True)
     except RunStopped as error:

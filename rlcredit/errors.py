@@ -1,5 +1,10 @@
 """Errors that end a run with one line instead of a traceback."""
 
+from importlib.util import find_spec
+
+EXTRAS = {"matplotlib": "report", "math_verify": "math"}
+"""Packages that a training run does without, and the extra that brings each."""
+
 
 class InputError(ValueError):
     """Bad input by the user: one line, what is wrong, where, what to write instead.
@@ -24,3 +29,18 @@ class RunStopped(RuntimeError):
 
 class ProcessLost(RunStopped):
     """Another process of the run has gone; said by every one that is left, since the main process may be the one."""
+
+
+def require(package: str, who: str) -> None:
+    """Raise an InputError where a package of an extra is missing; `who` needs it."""
+    try:
+        found = find_spec(package) is not None
+    except ValueError:  # in sys.modules, without a spec
+        found = False
+    if not found:
+        raise InputError(missing(package, who))
+
+
+def missing(package: str, who: str) -> str:
+    """The line about a package of an extra that is not installed."""
+    return f"{who}: needs {package}, which is not installed; write pip install 'rlcredit[{EXTRAS[package]}]'"

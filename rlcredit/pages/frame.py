@@ -1,7 +1,7 @@
 """One HTML file that asks the network for nothing: a template, style, scripts and data, all inside it.
 
 Words and tables are written by a Jinja2 template, everything escaped; what a script draws, it draws from JSON. Charts
-are plotly's, whose bundle is inside the page.
+are plotly's, whose smaller bundle (`vendor/`, plotly.js-cartesian-dist-min 4.1.1 of npm) is inside the page.
 
 A completion of a model is hostile until shown otherwise. Its text is guarded twice: as JSON it has no character that
 ends a script element, and the page's content security policy runs only the two scripts whose hashes it names and loads
@@ -20,9 +20,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 SHARED = Path(__file__).parent
+PLOTLY = SHARED / "vendor" / "plotly-cartesian.min.js"
 STYLES, SCRIPTS = ("page.css",), ("page.js", "text.js", "charts.js")
 
 
@@ -53,7 +53,7 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters.update(filters or {})
-    plotly, script = get_plotlyjs(), _joined(SCRIPTS, scripts, template.parent)
+    plotly, script = PLOTLY.read_text(encoding="utf-8"), _joined(SCRIPTS, scripts, template.parent)
     for text in (plotly, script):
         if "</script" in text.lower():
             raise RuntimeError("a script of the page would end its own element")

@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 import datasets
 
+from rlcredit.errors import require
 from rlcredit.tasks.checkers.answers import completion_text
+from rlcredit.tasks.checkers.mathematics import check_math
 from rlcredit.tasks.checkers.verdict import Checker
 
 TRL_ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
@@ -52,6 +54,11 @@ class TaskData:
     has_answers: bool = True
     answer_span: AnswerSpan | None = None
     notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Raises: InputError where a package is missing that the checker of mathematics needs."""
+        if self.check is check_math:
+            require("math_verify", "the checker math")
 
 
 class Load(Protocol):

@@ -6,6 +6,7 @@ import difflib
 from dataclasses import dataclass, field
 
 from rlcredit.config.ranges import Range, check_ranges
+from rlcredit.errors import require
 from rlcredit.tasks import TASKS
 
 _RANGES: tuple[Range, ...] = (
@@ -83,6 +84,8 @@ class RunArguments:
 
     def __post_init__(self) -> None:
         check_ranges(self, _RANGES)
+        if self.credit_report_steps:
+            require("matplotlib", "credit_report_steps")
         if self.eval_samples > 1 and self.eval_temperature == 0:
             raise ValueError(
                 "eval_temperature: 0 is greedy and all samples would be the same; write 1.0, for instance"
