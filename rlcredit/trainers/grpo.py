@@ -66,8 +66,8 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
 
     `answer_span` says where the answer of a completion's text is, for strategies that need it.
 
-    With `credit_strategy: uniform` losses and gradients are TRL's own, bit for bit unless `trim_padding` is on. Credit
-    draws nothing from the global random streams. Evaluation has gamma = 1.
+    With `credit_strategy: uniform` losses and gradients are TRL's own: bit for bit with `trim_padding: false`, else up
+    to rounding. Credit draws nothing from the global random streams. Evaluation has gamma = 1.
     """
 
     config_class: ClassVar[type[SturdyGRPOConfig]] = CreditGRPOConfig

@@ -5,8 +5,8 @@ row of a micro-batch change none of TRL's losses: each sum is masked, and each d
 rows or `max_completion_length`, whatever the width. Without those columns the losses are equal up to the rounding of
 sums in another order; dropout, if there is any, draws other masks.
 
-Not cut, since the width may be more than padding there: batches with images or with types of tokens, and models where
-the place of a token in the padded row matters (`places_are_relative`).
+Not cut, since the width may be more than padding there: batches with images or with types of tokens, and models whose
+tokens see the padding around them, or their place in the padded row (`ignores_padding`).
 """
 
 from __future__ import annotations
@@ -36,17 +36,28 @@ COMPLETION = (
 NEVER_CUT = ("pixel_values", "token_type_ids", "mm_token_type_ids")
 # Rotary embeddings whose frequencies do not depend on the length of the row.
 FIXED_ROPE = ("default", "linear", "llama3", "yarn", "proportional")
+# Families with such embeddings whose logits change with the padding beside a row all the same: what chooses the keys
+# (indexers, sparse blocks, patches) counts it, or a recurrence runs through it. tests/families goes through them all.
+SEE_PADDING = (
+    *("axk2", "blt", "deepseek_v32", "deepseek_v4", "doge", "dots3_note", "dots3_note_text", "glm_moe_dsa", "hy_v4"),
+    *("minimax_m3_vl_text", "recurrent_gemma"),
+)
 
 
-def places_are_relative(config: PretrainedConfig) -> bool:
-    """Whether attention depends on distances alone: rotary positions of fixed frequencies, and no chunks (Llama 4).
+def ignores_padding(config: PretrainedConfig) -> bool:
+    """Whether the logits of a row's tokens are known not to depend on the padding beside them.
 
-    TRL gives no positions, so the models count them from the first column, padding included.
+    TRL gives no positions, so the models count them from the first column, padding included: attention has to depend
+    on distances alone, by rotary positions of fixed frequencies and without chunks (Llama 4). Models of other code
+    than transformers' are not known.
     """
-    text = config.get_text_config().to_dict()
-    rope = text.get("rope_parameters") or {}
+    text = config.get_text_config()
+    values = text.to_dict()
+    rope = values.get("rope_parameters") or {}
     kinds = list(rope.values()) if rope and all(isinstance(kind, dict) for kind in rope.values()) else [rope]
-    return not text.get("attention_chunk_size") and all(kind.get("rope_type") in FIXED_ROPE for kind in kinds)
+    relative = not values.get("attention_chunk_size") and all(kind.get("rope_type") in FIXED_ROPE for kind in kinds)
+    ours = type(config).__module__.startswith("transformers.")
+    return relative and ours and {config.model_type, text.model_type}.isdisjoint(SEE_PADDING)
 
 
 def cut_padding(batch: dict[str, Any], multiple: int | None = None) -> None:

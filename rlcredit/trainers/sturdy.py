@@ -37,7 +37,7 @@ from rlcredit.rewards.run_rewards import GuardedRewards
 from rlcredit.rewards.signature import columns_of
 from rlcredit.trainers import checkpoints
 from rlcredit.trainers.bad_steps import BadSteps
-from rlcredit.trainers.padding import cut_padding, places_are_relative
+from rlcredit.trainers.padding import cut_padding, ignores_padding
 from rlcredit.trainers.policy_step import PolicyStep
 from rlcredit.trainers.precision import warn_of_16_bits
 from rlcredit.trainers.run_state import RunState
@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 class SturdyGRPOTrainer(GRPOTrainer):
     """TRL's `GRPOTrainer`, with `args: SturdyGRPOConfig`; everything else as TRL documents it.
 
-    Losses and gradients are TRL's own, bit for bit unless `trim_padding` is on.
+    Losses and gradients are TRL's own: bit for bit with `trim_padding: false`, else up to rounding.
 
     Attributes:
         run_state: what goes into checkpoints of what is in memory only; `run_state.components` may be added to.
@@ -75,7 +75,7 @@ class SturdyGRPOTrainer(GRPOTrainer):
         )
         super().__init__(model, self.rewards.functions, args=args, train_dataset=train_dataset, **kwargs)
         self.rewards.use(self.policy_tokenizer)
-        self._trims = args.trim_padding and places_are_relative(self.accelerator.unwrap_model(self.model).config)
+        self._trims = args.trim_padding and ignores_padding(self.accelerator.unwrap_model(self.model).config)
         self.policy_step = PolicyStep(self.accelerator)
         self.bad_steps = BadSteps(self.accelerator, self.policy_step, args.max_bad_steps, self._note_bad_steps)
         self.run_state, self._stop_on_signal = RunState(self), StopOnSignal(self.accelerator)

@@ -94,12 +94,11 @@ class SturdyGRPOConfig(GRPOConfig):
             "choices": ["stop", "continue"],
         },
     )
-
     trim_padding: bool = field(
-        default=False,
+        default=True,
         metadata={
             "help": "Cut each micro-batch to its longest prompt and completion before the loss: less work, and equal "
-            "to rounding. false: the rollout's width, with the bits of TRL's loss."
+            "up to rounding. false: the rollout's width, and TRL's loss bit for bit."
         },
     )
 

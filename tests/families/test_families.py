@@ -9,7 +9,8 @@ import torch
 
 from rlcredit import AttentionSignals, CreditArguments, analyze
 from rlcredit.attention import open_capture, signals_maker
-from tests.families.tiny_config import VOCABULARY
+from rlcredit.trainers.padding import ignores_padding
+from tests.families.tiny_config import CANNOT_BUILD, VOCABULARY, tiny_config
 from tests.families.walk import DOCUMENT, PROMPT, TOLERANCE, N, check, every_family, model_of
 
 # trait: grouped heads, window, chunks, soft-cap, sinks, MLA, hybrid, ALiBi (shown by softmax, by sdpa), routed heads,
@@ -60,6 +61,23 @@ def test_a_batch_may_run_in_chunks(name):
     found = AttentionSignals.cat(capture.results())
     assert torch.allclose(found.head_span, whole.head_span, atol=1e-4)
     assert torch.allclose(found.waad, whole.waad, atol=1e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_padding_is_cut_only_where_logits_ignore_it(name):
+    if name in CANNOT_BUILD or not ignores_padding(tiny_config(name)):
+        return
+    model, real = model_of(name, "eager"), torch.zeros(3, 20, dtype=torch.long)
+    for row, (start, stop) in zip(real, ((6, 15), (3, 12), (4, 16)), strict=True):
+        row[start:stop] = 1
+    ids = torch.randint(2, VOCABULARY, real.shape, generator=torch.Generator().manual_seed(1))
+    kept = slice(3, 16)
+    with torch.no_grad():
+        whole = model(input_ids=ids, attention_mask=real, use_cache=False).logits[:, kept]
+        cut = model(input_ids=ids[:, kept], attention_mask=real[:, kept], use_cache=False).logits
+    there = real[:, kept].bool()
+    size = whole[there].abs().max()
+    torch.testing.assert_close(cut[there] / size, whole[there] / size, rtol=0, atol=1e-4)  # float32
 
 
 def test_at_least_a_hundred_model_types_are_documented_as_exact():

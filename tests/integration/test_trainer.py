@@ -37,11 +37,24 @@ SCHEDULES = [
 @pytest.mark.parametrize("schedule", [runs.ALIGNED, runs.MISALIGNED], ids=["aligned", "misaligned"])
 def test_uniform_is_trl_bit_for_bit(tmp_path, schedule):
     theirs = runs.trained(tmp_path / "a", GRPOTrainer, credit_strategy="uniform", **schedule)
-    ours = runs.trained(tmp_path / "b", credit_strategy="uniform", **schedule)
+    ours = runs.trained(tmp_path / "b", credit_strategy="uniform", trim_padding=False, **schedule)
     for name, value in runs.parameters(theirs).items():
         assert torch.equal(value, runs.parameters(ours)[name]), name
     own = ("reward/unscored", "bad_steps")
     assert runs.logged(theirs) == runs.logged(ours, *own)
+
+
+@pytest.mark.parametrize("schedule", [runs.ALIGNED, runs.MISALIGNED], ids=["aligned", "misaligned"])
+def test_uniform_without_the_padding_is_trl_to_rounding(tmp_path, schedule):
+    # Adam divides by the gradient's size: where that is near its epsilon of 1e-8, rounding would become a step
+    small = dict(learning_rate=1e-4, adam_epsilon=1e-6)
+    settings = dict(credit_strategy="uniform", max_completion_length=48, **small, **schedule)
+    theirs = runs.trained(tmp_path / "a", GRPOTrainer, **settings)
+    ours = runs.trained(tmp_path / "b", **settings)
+    assert len({part["completion_ids"].shape for part in ours._buffered_inputs}) > 1  # padding was cut
+    torch.testing.assert_close(runs.parameters(ours), runs.parameters(theirs), rtol=0, atol=1e-6)
+    for mine, wanted in zip(runs.logged(ours), runs.logged(theirs), strict=True):
+        assert {name: mine[name] for name in wanted} == pytest.approx(wanted, rel=1e-4, abs=1e-6)
 
 
 def test_weights_of_one_are_uniform_bit_for_bit(tmp_path):
@@ -189,7 +202,7 @@ def test_a_config_of_trl_is_refused_with_one_line(tmp_path, kind):
 
 def test_a_sturdy_run_needs_no_credit(tmp_path):
     """The lower storey alone: TRL's own parameters, and a run that resumes bit for bit."""
-    settings = dict(credit_strategy="uniform", save_strategy="steps", save_steps=2)
+    settings = dict(credit_strategy="uniform", save_strategy="steps", save_steps=2, trim_padding=False)
     theirs = runs.trained(tmp_path / "a", GRPOTrainer, **{**settings, "save_strategy": "no"})
     runs.trained(tmp_path / "b", SturdyGRPOTrainer, **settings, max_steps=2, lr_scheduler_type="constant")
     straight = runs.trained(tmp_path / "c", SturdyGRPOTrainer, **settings)

@@ -6,10 +6,10 @@ import copy
 
 import pytest
 import torch
-from transformers import GPT2Config, LlamaConfig
+from transformers import DogeConfig, GPT2Config, LlamaConfig
 
 from rlcredit import CreditPPOTrainer
-from rlcredit.trainers.padding import COMPLETION, PROMPT, cut_padding, places_are_relative
+from rlcredit.trainers.padding import COMPLETION, PROMPT, cut_padding, ignores_padding
 from tests import runs, tiny
 
 LOSSES = ("grpo", "dapo", "bnpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo")
@@ -62,10 +62,11 @@ def test_multiples_images_and_rows_without_any_token():
     assert images["prompt_ids"].shape == (2, 3) and images["completion_ids"].shape == (2, 5)
 
 
-def test_models_where_the_place_in_the_row_matters_are_left_alone():
-    assert places_are_relative(LlamaConfig()) and not places_are_relative(GPT2Config())
+def test_models_that_see_padding_are_left_alone():
+    assert ignores_padding(LlamaConfig()) and not ignores_padding(GPT2Config())
+    assert not ignores_padding(DogeConfig())  # its keys are chosen with the padding among them
     dynamic = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 64}
-    assert not places_are_relative(LlamaConfig(rope_parameters=dynamic))
+    assert not ignores_padding(LlamaConfig(rope_parameters=dynamic))
 
 
 def short_rows(batch):

@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("engine")]
 LORA = LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], init_lora_weights=False)
 RUNS = {
     **{strategy: dict(credit_strategy=strategy) for strategy in watch.STRATEGIES},
+    "uniform-untrimmed": dict(credit_strategy="uniform", trim_padding=False),
     "lora-coupled_rhythm": dict(credit_strategy="coupled_rhythm", peft_config=LORA),
     "lora-entropy": dict(credit_strategy="entropy", peft_config=LORA),
     "ppo-coupled_rhythm": dict(credit_strategy="coupled_rhythm", kind=watch.WatchedPPO),
@@ -53,7 +54,10 @@ def test_credit_leaves_vllm_its_samples(trained):
 
 
 def test_uniform_is_trl_bit_for_bit(trained, policy, tmp_path):
-    ours, theirs = trained("uniform"), watch.trainer(tmp_path, policy, GRPOTrainer, credit_strategy="uniform")
+    ours, theirs = (
+        trained("uniform-untrimmed"),
+        watch.trainer(tmp_path, policy, GRPOTrainer, credit_strategy="uniform"),
+    )
     theirs.train()
     for name, value in runs.parameters(theirs).items():
         assert torch.equal(value, runs.parameters(ours)[name]), name

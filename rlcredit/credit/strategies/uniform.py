@@ -2,7 +2,8 @@
 
 Formula:  gamma_t = 1.
 Reads:    nothing.
-In the trainer the advantage then stays (B,), so that loss and gradient are TRL's own bit for bit.
+In the trainer the advantage then stays (B,), so that loss and gradient are TRL's own (bit for bit with
+`trim_padding: false`).
 """
 
 import torch
