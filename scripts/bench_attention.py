@@ -23,6 +23,9 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import date
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
 from unittest import mock
 
 import torch
@@ -163,8 +166,11 @@ def bench_passes(lengths: list[int], repeats: int, most_memory: float) -> None:
 
 
 def bench_kernels(lengths: list[int]) -> None:
-    """One layer of 32 query heads, 8 key heads and dimension 128 in bf16: statistics against flash attention."""
-    print("\n| tokens | flash forward ms | statistics | against flash |\n|---:|---:|---:|---:|")
+    """One layer of 32 query heads, 8 key heads and dimension 128 in bf16: statistics against flash attention, and
+    against the column sums of flash-colreduce (`pip install flash-colreduce`), which are FAI over all later tokens."""
+    colreduce = _optional("flash_colreduce")
+    print("\n| tokens | flash forward ms | flash-colreduce ms | statistics ms | against flash |")
+    print("|---:|---:|---:|---:|---:|")
     for length in lengths:
         q = torch.randn(1, length, 32, 128, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
         k, v = torch.randn(2, 1, length, 8, 128, device="cuda", dtype=torch.bfloat16).transpose(2, 3)
@@ -173,7 +179,15 @@ def bench_kernels(lengths: list[int]) -> None:
         options = {"scale": 128**-0.5, "window": 10, "horizon": (10, 100)}
         flash = cuda_milliseconds(partial(_flash, q, k, v))
         read = cuda_milliseconds(partial(triton_sweep.sweep, q, k, start, end, response, **options))
-        print(f"| {length} | {flash:.3f} | {read:.3f} | {read / flash:.2f} |", flush=True)
+        sums = "not installed"
+        if colreduce is not None:
+            keys = k.repeat_interleave(4, dim=1)  # it knows no grouped heads
+            sums = f"{cuda_milliseconds(partial(colreduce.flash_colreduce, q, keys, 'sum', is_causal=True)):.3f}"
+        print(f"| {length} | {flash:.3f} | {sums} | {read:.3f} | {read / flash:.2f} |", flush=True)
+
+
+def _optional(name: str) -> Any:
+    return import_module(name) if find_spec(name) else None
 
 
 def _flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:

@@ -11,7 +11,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rlcredit.attention import eager, stream
+from rlcredit.attention import eager, kernel_check, stream
 from rlcredit.attention.scores import AttentionInputs
 from rlcredit.attention.seams import AttentionCall
 from tests.reference import loop
@@ -210,3 +210,79 @@ def test_memory_does_not_grow_with_the_square(monkeypatch):
         with Watch():
             stream.head_statistics(layer, response, 10, (10, -1))
     assert 0 < largest < 4 * length * length
+
+
+def on_gpu(monkeypatch, sweep):
+    """The way of a GPU, with this sweep in place of the kernels; how often it was asked."""
+    asked = []
+    monkeypatch.setattr(kernel_check, "_trusted", {})
+    monkeypatch.setattr(stream, "_triton_fits", lambda inputs: True)
+    monkeypatch.setattr(stream, "_swept_on_gpu", lambda *args: asked.append(1) or sweep(*args))
+    return asked
+
+
+def layer_of(seed: int = 0, **settings_of_layer):
+    made = torch.Generator().manual_seed(seed)
+    q, k = torch.randn(2, 4, 60, 8, generator=made), torch.randn(2, 2, 60, 8, generator=made)
+    response = (torch.arange(60) > 20).expand(2, 60)
+    return AttentionInputs(q, k, 0.35, torch.ones(2, 60, dtype=torch.bool), **settings_of_layer), response
+
+
+def reference(inputs, response, window, horizon):
+    blocks = stream.score_blocks(inputs, response)
+    return stream.statistics_of_blocks(blocks, inputs.q_BHND.shape[1], response, window, horizon)
+
+
+def test_kernels_that_agree_are_used(monkeypatch, caplog):
+    asked = on_gpu(monkeypatch, lambda *args: reference(*args)._replace(span_BH=reference(*args).span_BH * 1.0001))
+    layer, response = layer_of()
+    found = stream.head_statistics(layer, response, 10, (10, 30))
+    assert torch.equal(found.span_BH, reference(layer, response, 10, (10, 30)).span_BH * 1.0001)
+    stream.head_statistics(layer, response, 10, (10, 30))
+    assert len(asked) == 3 and not caplog.records  # compared once, then used
+
+
+@pytest.mark.parametrize("field", ["span_BH", "waad_BHN", "fai_BHN"])
+def test_kernels_that_differ_are_left_alone_and_the_run_is_told(monkeypatch, caplog, field):
+    def wrong(*args):
+        right = reference(*args)
+        return right._replace(**{field: getattr(right, field) * 1.01})
+
+    asked = on_gpu(monkeypatch, wrong)
+    layer, response = layer_of()
+    for _ in range(2):
+        found = stream.head_statistics(layer, response, 10, (10, 30))
+        for one, other in zip(found, reference(layer, response, 10, (10, 30)), strict=True):
+            assert torch.equal(one.nan_to_num(), other.nan_to_num())
+    assert len(asked) == 1 and len(caplog.records) == 1 and "differ from blocks by 0.01" in caplog.text
+    stream.head_statistics(*layer_of(softcap=4.0), 10, (10, 30))  # another kernel
+    assert len(asked) == 2
+
+
+def test_kernels_that_do_not_compile_are_left_alone(monkeypatch, caplog):
+    def broken(*args):
+        raise RuntimeError("out of resource: shared memory")
+
+    on_gpu(monkeypatch, broken)
+    found = stream.head_statistics(*layer_of(), 10, (10, 30))
+    assert torch.isfinite(found.span_BH).all() and "out of resource: shared memory" in caplog.text
+
+
+def test_undefined_values_elsewhere_are_a_difference(monkeypatch, caplog):
+    def wrong(*args):
+        right = reference(*args)
+        return right._replace(fai_BHN=right.fai_BHN.nan_to_num())
+
+    on_gpu(monkeypatch, wrong)
+    stream.head_statistics(*layer_of(), 10, (10, 30))
+    assert "differ from blocks by inf" in caplog.text
+
+
+def test_blocks_are_sized_by_the_device():
+    row_bytes = 4 * 8 * 32 * 2048  # 8 sequences of 2,048 tokens, 32 heads: a row of 2 MiB
+    response = torch.ones(8, 2048, dtype=torch.bool)
+    assert len(stream.row_blocks(response, row_bytes)) == 2048
+    # on a device that has no data, as a GPU would
+    columns = mock.Mock(wraps=response)
+    columns.any.return_value, columns.device = response.any(0), torch.device("cuda")
+    assert len(stream.row_blocks(columns, row_bytes)) == 2048 // 64
