@@ -44,7 +44,7 @@ RESUMABLE = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns 0, or with one line on stderr 2 (bad input), 1 (a run had to stop), 130 (interrupted)."""
+    """Run a command; returns 0, or with a line on stderr 2 (bad input), 1 (a run had to stop), 130 (interrupted)."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         return _run(words)
@@ -90,31 +90,34 @@ TRAIN_KEYS = (
     *(f"rlcredit/trainers/{name}.py" for name in ("run_arguments", "sturdy_config", "grpo_config", "ppo_config")),
     *(f"trl/trainer/{name}.py" for name in ("model_config", "base_config", "grpo_config")),
     "transformers/training_args.py",
+    *(f"trl/scripts/utils.py:{name}" for name in ("ScriptArguments", "DatasetMixtureConfig")),
+    "rlcredit/tasks/dataset.py:DatasetArguments",
 )
-REMOVED_KEYS = ("credit_attention",)  # `rlcredit train` has advice on them
 
 
 def _lazily(
-    module: str, function: str, keys: Sequence[str] = (), *, run_in_front: bool = False, first_line: bool = False
+    module: str, function: str, keys: Sequence[str] = (), *, run_in_front: bool = False, trains: bool = False
 ) -> Callable[[list[str]], None]:
     """A command whose module takes seconds to import; it brings `describe()`, its keys for --help.
 
     Args:
         keys: the files with its keys; unknown ones are refused before the import.
         run_in_front: whether the folder of a run may stand before the flags.
-        first_line: whether a line says what begins, before the import.
+        trains: whether keys of other programs that train are answered with what to write here, and a line says what
+            begins, before the import.
     """
 
     def run(rest: list[str]) -> None:
         _settle()
         if keys and not _asks_for_help(rest):
             from rlcredit.config.early import refuse_unknown
+            from rlcredit.config.elsewhere import ADVICE
 
             flags = rest[1:] if run_in_front and not rest[0].startswith("-") else rest
-            task, task_options = refuse_unknown(flags, keys, REMOVED_KEYS)
+            task, task_options = refuse_unknown(flags, keys, ADVICE if trains else {})
             if task_options:
                 importlib.import_module("rlcredit.tasks").check_options(task, task_options)
-            if first_line:
+            if trains:
                 _say_what_begins(rest)
         home = importlib.import_module(module)
         if _asks_for_help(rest):
@@ -165,7 +168,7 @@ def _print_version(rest: list[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "train": _lazily("rlcredit.trainers.run", "train", TRAIN_KEYS, first_line=True),
+    "train": _lazily("rlcredit.trainers.run", "train", TRAIN_KEYS, trains=True),
     "benchmark": _lazily("rlcredit.benchmark.run", "benchmark"),
     "evaluate": _lazily("rlcredit.evaluation.evaluate", "evaluate", EVALUATE_KEYS, run_in_front=True),
     "analyze": _lazily("rlcredit.analysis.analyze", "analyze", ANALYZE_KEYS, run_in_front=True),
@@ -199,9 +202,11 @@ def _fail(error: Exception | str, code: int, *, every_process: bool = False) -> 
         time.sleep(TURN)
     if isinstance(error, RunStopped) and error.details:
         print(error.details, file=sys.stderr)
+    lines = str(error).split("\n") if isinstance(error, InputError) and error.lines else [str(error)]
     # a word that the user gave can be of any length, and hold characters that no terminal can show
-    line = re.sub(r"\S{300,}", lambda word: f"{word[0][:80]}...", " ".join(str(error).split()))
-    print(f"rlcredit: {line}".encode(errors="backslashreplace").decode(), file=sys.stderr)
+    shown = [re.sub(r"\S{300,}", lambda word: f"{word[0][:80]}...", " ".join(line.split())) for line in lines]
+    text = "\n  ".join([f"rlcredit: {shown[0]}", *shown[1:]])
+    print(text.encode(errors="backslashreplace").decode(), file=sys.stderr)
     return code
 
 

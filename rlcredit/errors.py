@@ -1,5 +1,8 @@
 """Errors that end a run with one line instead of a traceback."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 EXTRAS = {"matplotlib": "report", "math_verify": "math"}
@@ -10,7 +13,14 @@ class InputError(ValueError):
     """Bad input by the user: one line, what is wrong, where, what to write instead.
 
     The command line turns it into exit code 2 and prints the line without a traceback.
+
+    Attributes:
+        lines: where several things of one kind are wrong, a line for each; they are part of the error's text.
     """
+
+    def __init__(self, message: str, lines: Sequence[str] = ()) -> None:
+        super().__init__("\n".join([message, *lines]))
+        self.lines = list(lines)
 
 
 class RunStopped(RuntimeError):

@@ -137,7 +137,8 @@ def _written(words: Sequence[str]) -> list[str]:
 
 def _values(checked: Checked, keys: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
     """The values of these keys in the run's dataclasses, as JSON."""
-    known = {**vars(checked.config), **vars(checked.model), **vars(checked.run)}
+    of_data = checked.run.task_options or {}  # the keys of a data set, which a recipe has at its top level
+    known = {**of_data, **vars(checked.config), **vars(checked.model), **vars(checked.run)}
     return json.loads(json.dumps({key: known[key] for key in keys}, default=str))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,22 @@ from rlcredit.config.reader import read_keys
 from rlcredit.config.yaml_file import Given
 
 
-def refuse_unknown(argv: Sequence[str], sources: Sequence[str], besides: Sequence[str] = ()) -> tuple[Any, Any]:
+def refuse_unknown(argv: Sequence[str], sources: Sequence[str], advice: Mapping[str, str]) -> tuple[Any, Any]:
     """Raise the InputError of `parse` for keys that are no field of any class in these files.
 
     Args:
         argv: the words of the command line.
-        sources: files of installed packages, such as `trl/trainer/grpo_config.py`.
-        besides: other keys that are left to `parse`.
+        sources: files of installed packages, such as `trl/trainer/grpo_config.py`; one class of a file is named after
+            a colon.
+        advice: what to write in place of keys of other releases and programs.
 
     Returns: the task and its options, unchecked; None for what is not given.
     """
-    names = {*besides, *(name for source in sources for name in names_in(source))}
+    names = {name for source in sources for name in names_in(source)}
     field = dataclasses.field()
     # a key of any type: what its values may be, `parse` knows
     options = {name: Option(name, dict | bool, field, False) for name in sorted(names)}
-    flags, given, _ = read_keys(argv, options, {})
+    flags, given, _ = read_keys(argv, options, advice)
     given |= {name: Given(words[0], f"--{name}") for name, words in flags.items() if len(words) == 1}
     dotted = {flag: words for flag, words in flags.items() if flag.startswith("task_options.")}
     given = with_dotted(given, dotted)
@@ -38,15 +39,16 @@ def refuse_unknown(argv: Sequence[str], sources: Sequence[str], besides: Sequenc
 
 
 def names_in(source: str) -> set[str]:
-    """The annotated names in the bodies of a file's classes, its dataclasses' fields among them."""
-    package, _, inside = source.partition("/")
+    """The annotated names in the bodies of a file's classes (or of one), its dataclasses' fields among them."""
+    path, _, wanted = source.partition(":")
+    package, _, inside = path.partition("/")
     spec = find_spec(package)
     assert spec is not None and spec.submodule_search_locations is not None
     tree = ast.parse((Path(spec.submodule_search_locations[0]) / inside).read_text(encoding="utf-8"))
     return {
         line.target.id
         for node in tree.body
-        if isinstance(node, ast.ClassDef)
+        if isinstance(node, ast.ClassDef) and wanted in ("", node.name)
         for line in node.body
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
     }

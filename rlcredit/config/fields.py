@@ -30,7 +30,7 @@ class Option(NamedTuple):
 
 
 class Mismatch(Exception):
-    """A value does not fit an annotation. The caller, who knows the field, words the message."""
+    """A value does not fit an annotation. The caller, who knows the field, words the message; or the text does."""
 
 
 def options_of(dataclass_types: Sequence[type]) -> dict[str, Option]:
@@ -62,7 +62,9 @@ def fitted(option: Option, value: Any, where: str) -> Any:
         return value  # what the bare flag stands for, such as `fsdp: true`
     try:
         value = _converted(value, option.hint)
-    except Mismatch:
+    except Mismatch as mismatch:
+        if mismatch.args:
+            raise InputError(f"{where}: {mismatch}") from None
         refuse_value(option, value, where)
     return checked_choice(option, value, where)
 
@@ -76,6 +78,8 @@ def _same(value: Any, member: Any) -> Any:
         for choice in choices_of(member):
             if type(choice) is type(value) and choice == value:
                 return member(choice) if isinstance(member, type) else value
+    elif dataclasses.is_dataclass(member) and isinstance(value, dict):
+        return _record(value, member)
     elif origin is list and isinstance(value, list):
         return [_converted(item, arguments[0]) for item in value] if arguments else value
     elif origin is dict and isinstance(value, dict):
@@ -85,18 +89,36 @@ def _same(value: Any, member: Any) -> Any:
     raise Mismatch
 
 
+def _record(value: dict[str, Any], kind: Any) -> dict[str, Any]:
+    """A mapping whose keys are fields of a dataclass, such as an entry of TRL's `datasets`, with fitting values."""
+    hints = get_type_hints(kind)
+    if odd := [key for key in value if key not in hints]:
+        raise Mismatch(f"an entry has the unknown key {shown(odd[0])}; the keys are {', '.join(hints)}")
+    found = {}
+    for key, item in value.items():
+        try:
+            found[key] = _converted(item, hints[key])
+        except Mismatch:
+            expected = " or ".join(map(_name, members_of(hints[key])))
+            raise Mismatch(f"an entry has {key} {shown(item)}; write {expected}") from None
+    return found
+
+
 def _converted(value: Any, hint: Any) -> Any:
+    said = Mismatch()
     for convert in (_same, _widened):  # a value's own type first: 3 is an int where both int and float are allowed
         for member in members_of(hint):
             try:
                 return convert(value, member)
-            except Mismatch:
-                continue
-    raise Mismatch
+            except Mismatch as mismatch:
+                said = mismatch if mismatch.args else said
+    raise said
 
 
 def _widened(value: Any, member: Any) -> Any:
-    """An int, or a string that is a number, where a float belongs."""
+    """An int, or a string that is a number, where a float belongs; a single text where a list of texts does."""
+    if member == list[str] and isinstance(value, str):
+        return [value]
     if member is float and type(value) in (int, str) and NUMBER.fullmatch(str(value)):
         try:
             return float(value)
@@ -188,7 +210,8 @@ def _name(member: Any) -> str:
     if is_choice(member):
         return " or ".join(map(str, choices_of(member)))
     origin = get_origin(member) or member
-    return "mapping" if origin is dict else str(getattr(origin, "__name__", origin))
+    is_mapping = origin is dict or dataclasses.is_dataclass(origin)
+    return "mapping" if is_mapping else str(getattr(origin, "__name__", origin))
 
 
 def list_keys(items: Iterable[dataclasses.Field[Any]]) -> str:

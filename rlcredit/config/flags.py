@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args, get_origin
 
@@ -31,11 +32,13 @@ from rlcredit.errors import InputError
 
 def hint_on_unknown(name: str, options: Iterable[str], advice: Mapping[str, str], prefix: str = "") -> str:
     """How the message on an unknown key ends: the advice on it, else the key that it abbreviates or resembles."""
-    if name in advice:
-        return f"; {advice[name]}"
-    name, names = name.replace("-", "_"), list(options)
-    begun = [option for option in names if len(name) > 2 and option.startswith(name)]
-    near = begun[:1] or difflib.get_close_matches(name, names, n=1)
+    base, names = name.replace("-", "_").partition(".")[0], list(options)
+    for asked in (re.sub(r"[-.]", "_", name), base):
+        if asked in advice:
+            return f"; {advice[asked]}"
+    begun = [option for option in names if len(base) > 2 and option.startswith(base)]
+    # closer than difflib's 0.6: a slip of the finger, and no key that only sounds alike
+    near = begun[:1] or difflib.get_close_matches(base, names, n=1, cutoff=0.75)
     return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 

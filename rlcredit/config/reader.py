@@ -15,6 +15,7 @@ Where the two differ:
 | `max_steps: "10"`, `bf16: 1`, `run_name: [a]` | taken as they are | refused, naming the type |
 | `1e-5` in YAML (a string in YAML 1.1) | the string, which fails later | the float |
 | `010`, `1:30`, `0x10` in YAML (8, 90 and 16 in YAML 1.1) | taken | refused |
+| `reward_funcs: a` where a list of texts belongs | a list of its letters, where one is read | the list of one text |
 | choices | checked on the command line only | checked everywhere |
 | `str | list[int]` from the command line | one string | one string or several integers |
 | `--task_options.num_test 8` | an unknown flag | sets a key inside a mapping, the value read as YAML |
@@ -22,7 +23,7 @@ Where the two differ:
 | bare `--bf16` where the field is `bool | None` | an error | true |
 | `--no_x` for a field that is true by default | taken | refused: write `--x false` |
 
-Everything that is wrong with the input is an `InputError` of one line.
+Everything that is wrong with the input is an `InputError` of one line; unknown keys are listed at once, a line each.
 """
 
 from __future__ import annotations
@@ -40,7 +41,6 @@ from rlcredit.config.shipped import find_recipe
 from rlcredit.config.yaml_file import Given, load_yaml
 from rlcredit.errors import InputError
 
-SHOWN_UNKNOWN = 5
 # What TRL and transformers raise for their settings: a file that is not there, a package, a division by 0.
 _REFUSALS = (ValueError, TypeError, KeyError, OSError, ImportError, ArithmeticError)
 
@@ -53,7 +53,7 @@ def parse(
     Args:
         argv: the words of the command line.
         dataclass_types: whose fields are the keys.
-        elsewhere: advice on keys that are unknown here, but not to other runs.
+        elsewhere: advice on keys that are unknown here, but not to other runs, releases or programs.
 
     Raises:
         InputError: anything wrong with the recipe or the flags, the dataclasses' own checks included.
@@ -86,14 +86,11 @@ def read_keys(
         source = str(path)
         given = load_yaml(path)
         odd = [(key, where) for key, (_, where) in given.items() if key not in options]
-        places = [where.replace(f"{path}:", "line ") if number else where for number, (_, where) in enumerate(odd)]
-        unknown += [
-            f"{place}: unknown key {shown(key)}{hint_on_unknown(key, options, advice)}"
-            for place, (key, _) in zip(places, odd, strict=True)
-        ]
+        unknown += [f"{where}: unknown key {shown(key)}{hint_on_unknown(key, options, advice)}" for key, where in odd]
+    if len(unknown) == 1:
+        raise InputError(unknown[0])
     if unknown:
-        rest = f"; and {len(unknown) - SHOWN_UNKNOWN} more" if len(unknown) > SHOWN_UNKNOWN else ""
-        raise InputError("; ".join(unknown[:SHOWN_UNKNOWN]) + rest)
+        raise InputError(f"{len(unknown)} keys are unknown:", unknown)
     return flags, given, source
 
 

@@ -88,9 +88,8 @@ def evaluate(argv: Sequence[str]) -> None:
     disable_progress_bar()
     (args,) = parse(flags_of("evaluate", argv), (EvaluateArguments,))
     path = model_path(args.model)
-    rows, task = load_set(args.task, args.data, args.task_options, args.limit)
-    if task.check is None:
-        raise InputError("task_options.check: is missing; write the name of a checker")
+    rows, task = load_set(args.task, args.data, args.task_options, args.limit, judged=True)
+    assert task.check is not None
     loaded = _loaded(path, args, rows)
     state = PartialState(cpu=not torch.accelerator.is_available())
     wanted_identity = _identity(args, path, rows, task, loaded, state)

@@ -52,9 +52,7 @@ def measure(argv: Sequence[str]) -> None:
     except ValueError as error:
         raise InputError(str(error)) from error
     path = model_path(args.model)
-    rows, task = load_set(args.task, args.data, args.task_options, None)
-    if task.check is None:
-        raise InputError("task_options.check: is missing; write the name of a checker")
+    rows, task = load_set(args.task, args.data, args.task_options, None, judged=True)
     rows = rows.select(range(min(args.samples, len(rows))))
     config, renderer = _described(path, args, settings, rows)
     wanted = batches(len(rows), args.samples, args.responses_at_once)

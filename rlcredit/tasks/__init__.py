@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 
 from rlcredit.errors import InputError
-from rlcredit.tasks import countdown, custom, paths, products, relay, zebra
+from rlcredit.tasks import countdown, custom, dataset, paths, products, relay, zebra
 from rlcredit.tasks.base import Load, TaskData
 from rlcredit.tasks.gsm8k import GSM8K
 from rlcredit.tasks.knights_knaves import KNIGHTS_KNAVES
@@ -28,6 +28,7 @@ TASKS: dict[str, Load] = {
     "knights_knaves": KNIGHTS_KNAVES,
     "zebra": zebra.load,
     "custom": custom.load,
+    dataset.NAME: dataset.load,
 }
 
 OPTIONS: dict[str, type] = {
@@ -37,6 +38,7 @@ OPTIONS: dict[str, type] = {
     "relay": relay.RelayOptions,
     "zebra": zebra.ZebraOptions,
     "custom": custom.CustomOptions,
+    dataset.NAME: dataset.DatasetOptions,
     **{name: task.options for name, task in TASKS.items() if isinstance(task, QuestionTask)},
 }
 """What a recipe may say of each task."""
@@ -50,6 +52,7 @@ EVALUATION_SETS: dict[str, str] = {
     "crossthink_qa": "qa",  # with task_options.hold_out, or a file
     "zebra": "zebra",
     "custom": "custom",
+    dataset.NAME: dataset.NAME,
 }
 """Which task an evaluation set belongs to."""
 
@@ -64,7 +67,7 @@ def check_options(name: object, options: object) -> None:
 
 
 def load_set(
-    name: str, data: str | None, task_options: Mapping[str, Any] | None, limit: int | None
+    name: str, data: str | None, task_options: Mapping[str, Any] | None, limit: int | None, *, judged: bool = False
 ) -> tuple[Dataset, TaskData]:
     """The rows of an evaluation set, and its task.
 
@@ -73,15 +76,23 @@ def load_set(
         data: a file, or a set on the hub, in place of the task's own.
         task_options: as in a recipe.
         limit: take the first so many rows; a set with fewer is an error.
+        judged: whether answers are to be judged.
 
     Raises: InputError.
     """
     options = dict(task_options or {})
-    if data is not None:
-        options["test"] = data if name in ("countdown", "custom") else {name: data}
-    if limit is not None:
-        options["num_test"] = limit
+    if name == dataset.NAME:
+        options |= {"dataset_name": data} if data is not None else {}
+    else:
+        options |= {"num_test": limit} if limit is not None else {}
+        if data is not None:
+            options["test"] = data if name in ("countdown", "custom") else {name: data}
     task = TASKS[EVALUATION_SETS[name]](options, train=False, tests=[name])
+    if judged and task.check is None:
+        raise InputError(
+            f"task: {name} has no checker, which says what is right; write --task custom with --data FILE and "
+            "--task_options.check math, for instance"
+        )
     if not task.tests:
         raise InputError("data: is missing; write a file, or the id of a data set on the hub")
     if len(task.tests) > 1:

@@ -56,16 +56,16 @@ def build(checked: Checked) -> CreditGRPOTrainer:
 def _trainer(checked: Checked) -> CreditGRPOTrainer:
     model, config = checked.model, checked.config
     config.model_init_kwargs = {
-        **(config.model_init_kwargs or {}),
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
         **({"dtype": model.dtype} if model.dtype else {}),
+        **(config.model_init_kwargs or {}),
     }
     trainer_type = TRAINERS[checked.run.algorithm]
     tests: Any = next(iter(checked.task.tests.values()), None)
     return trainer_type(
         checked.path,
-        checked.task.rewards,
+        [*([checked.reward_model] if checked.reward_model else []), *checked.task.rewards],
         args=config,
         train_dataset=checked.task.train,
         eval_dataset=tests if evaluates(config) else None,

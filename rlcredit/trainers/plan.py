@@ -56,7 +56,7 @@ def plan(checked: Checked) -> str:
     tokens = sizes.rollouts * sizes.completions * config.max_completion_length
     lines = {
         "policy": f"{model.model_name_or_path}: {_many(parameters)} parameters, {what}, {model.dtype or 'auto'}",
-        "data": f"{checked.run.task}: {len(lengths):,} training rows, prompts of {min(lengths)} to {max(lengths)} "
+        "data": f"{_data(checked)}: {len(lengths):,} training rows, prompts of {min(lengths)} to {max(lengths)} "
         f"tokens; held out: {_tests(checked)}",
         "rollout": f"{sizes.completions:,} completions = {sizes.prompts:,} prompts x {config.num_generations}, on "
         f"{sizes.processes} processes; up to {config.max_completion_length:,} tokens each, temperature "
@@ -71,7 +71,7 @@ def plan(checked: Checked) -> str:
         "evaluation": _evaluation(checked),
         "checkpoints": f"every {config.save_steps:g} steps, {config.save_total_limit or 'all'} kept"
         if config.save_strategy == "steps"
-        else str(config.save_strategy),
+        else config.save_strategy.value,
         **({} if torch.accelerator.is_available() else {"threads": choose_threads(parameters)}),
         "memory": _memory(checked, sizes, max(lengths)),
         "output": str(config.output_dir),
@@ -182,6 +182,11 @@ def _generator(config: CreditGRPOConfig) -> str:
     return f"vLLM ({config.vllm_mode})" if config.use_vllm else "transformers"
 
 
+def _data(checked: Checked) -> str:
+    options = checked.run.task_options or {}
+    return str(options.get("dataset_name", checked.run.task))
+
+
 def _tests(checked: Checked) -> str:
     return ", ".join(f"{name} {len(rows):,}" for name, rows in checked.task.tests.items()) or "none"
 
@@ -224,7 +229,7 @@ def _credit(checked: Checked) -> str:
 def _evaluation(checked: Checked) -> str:
     config = checked.config
     during = f", every {config.eval_steps:g} steps" if config.eval_strategy == "steps" else ""
-    during = f", every {config.eval_strategy}" if config.eval_strategy == "epoch" else during
+    during = f", every {config.eval_strategy.value}" if config.eval_strategy == "epoch" else during
     if (held_out := checked.held_out) is None:
         name, rows = next(iter(checked.task.tests.items()), ("", ()))
         return f"{during[2:]}: mean reward of {name} ({len(rows)} problems)" if during and name else "none"

@@ -7,7 +7,9 @@ without one.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,15 +19,18 @@ from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig
 
 from rlcredit.config import model_path, parse, peek
+from rlcredit.config.elsewhere import ADVICE
 from rlcredit.errors import InputError
 from rlcredit.evaluation.held_out import HeldOut
 from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.evaluation.sampling import Sampling
 from rlcredit.models.weight_files import best_of, refuse_broken
+from rlcredit.rewards.named import TRL_REWARDS, check_reward_model, named_rewards
 from rlcredit.rewards.process_model import ProcessReward
 from rlcredit.rewards.rehearsal import rehearse
 from rlcredit.rewards.signature import check_signature
-from rlcredit.tasks import TASKS, TaskData
+from rlcredit.tasks import TASKS, TaskData, dataset
+from rlcredit.tasks.dataset import DatasetArguments
 from rlcredit.trainers import checkpoints, checks, launch, value_model
 from rlcredit.trainers.agents import Agents
 from rlcredit.trainers.continuations import refuse_other_than_text
@@ -37,11 +42,6 @@ from rlcredit.trainers.run_state import changes_since, refuse_launch
 from rlcredit.trainers.schedule import Schedule, schedule_of
 
 ALGORITHMS: dict[str, type[CreditGRPOConfig]] = {"grpo": CreditGRPOConfig, "ppo": CreditPPOConfig}
-# Keys of rlcredit 0.1.0 that are gone.
-REMOVED = {
-    "credit_attention": "leave it out: the pass that is read follows from the schedule; where the policy has dropout, "
-    "write disable_dropout: true"
-}
 
 
 class Checked(NamedTuple):
@@ -57,6 +57,7 @@ class Checked(NamedTuple):
         schedule: how many rollouts and steps the run has.
         checkpoint: where training goes on, or None.
         notes: what the user should know before training starts.
+        reward_model: where the model is whose score is the first reward, or None.
     """
 
     run: RunArguments
@@ -70,6 +71,7 @@ class Checked(NamedTuple):
     schedule: Schedule
     checkpoint: str | None
     notes: list[str]
+    reward_model: str | None
 
     @property
     def renderer(self) -> PromptRenderer:
@@ -102,16 +104,22 @@ class Checked(NamedTuple):
 
 def check(argv: Sequence[str]) -> Checked:
     """Read the recipe and check everything that needs no weights. Raises: InputError."""
+    if all(peek(argv, key) is None for key in ("task", "dataset_name", "datasets")):
+        raise InputError(
+            f"task: is missing; write a task ({', '.join(TASKS)}), or a data set as for trl grpo: dataset_name and "
+            "reward_funcs"
+        )
     flags = launch.choose_device()
     disable_progress_bar()  # of loading and saving; training has its own
     config_type = ALGORITHMS.get(str(peek(argv, "algorithm")), ALGORITHMS["grpo"])
-    advice = {**REMOVED, **dict.fromkeys(CreditPPOConfig.__annotations__, "it is a key of algorithm: ppo")}
+    advice = {**ADVICE, **dict.fromkeys(CreditPPOConfig.__annotations__, "it is a key of algorithm: ppo")}
     words = list(argv) if peek(argv, "ddp_backend") else [*argv, *flags]
     planned = peek(argv, "dry_run") not in (None, False, "false")
     elsewhere = planned and not torch.accelerator.is_available() and peek(argv, "use_cpu") is None
     if elsewhere:
         words += ["--use_cpu", "true"]  # a plan is often made where the GPUs are not, and transformers asks for them
-    run, model, config = parse(words, (RunArguments, ModelConfig, config_type), elsewhere=advice)
+    kinds = (RunArguments, ModelConfig, config_type, DatasetArguments)
+    run, model, config, data = parse(words, kinds, elsewhere=advice)
     launch.shard_on_cpu()
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched > 1 and config.world_size == 1:
@@ -120,40 +128,25 @@ def check(argv: Sequence[str]) -> Checked:
         lacks = checks.missing_here(config, model, planned_elsewhere=elsewhere)
         if lacks and not run.dry_run:
             raise InputError(lacks[0])
-        return _checked(run, model, config, lacks)
+        return _checked(with_data(run, data, config), model, config, lacks)
     except ValueError as error:  # TRL's and transformers' own checks
         raise InputError(" ".join(str(error).split())) from error
 
 
 def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig, notes: list[str]) -> Checked:
-    checkpoint = checks.checkpoint_of(config)
-    earlier = checkpoints.complete(config.output_dir)
-    if checkpoint is not None:
-        instead = checks.instead_of(Path(checkpoint))
-        refuse_broken(checkpoint, "resume_from_checkpoint", instead, states=True)
-        if config.load_best_model_at_end and (best := best_of(checkpoint)):
-            refuse_broken(best, "resume_from_checkpoint", instead, states=True)
-    if checkpoint is not None and not run.dry_run:
-        refuse_launch(Path(checkpoint), config, config.world_size)
-    if checkpoint is None and earlier and not run.overwrite and not run.dry_run:
-        raise InputError(
-            f"output_dir: {config.output_dir} holds {earlier[-1].name} of an earlier run; write "
-            "--resume_from_checkpoint latest to go on, --overwrite true to delete it, or another output_dir"
-        )
+    checkpoint = _checkpoint(run, config)
     tested = bool(run.held_out) or evaluates(config)
     checks.check_installed(config, model)
     agents = Agents.named(run, config)
+    assert run.task is not None
     task = TASKS[run.task](run.task_options or {}, tests=None if tested else [])
     assert task.train is not None
-    if run.process_reward_model:
-        task.rewards.append(_process_reward(run, config))
-    for reward in task.rewards:
-        check_signature(
-            reward,
-            task.train.column_names,
-            environments=bool(agents.factories),
-            extra_columns=agents.rollout_func is not None,
+    if evaluates(config) and run.task == dataset.NAME and not task.tests:
+        raise InputError(
+            f"dataset_test_split: eval_strategy is {config.eval_strategy.value}, and the data have no split 'test'; "
+            "write dataset_test_split, test_split_size beside datasets, or eval_strategy: no"
         )
+    _add_rewards(run, config, task, agents)
     refuse_unknown_answer(config, task.answer_span)
     columns = set(task.train.column_names)
     refuse_other_than_text(config, agents.keys, has_images=not columns.isdisjoint({"image", "images"}))
@@ -168,6 +161,10 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig, no
         config.critic_model_name_or_path = model_path(config.critic_model_name_or_path)
         trusted = {"trust_remote_code": config.trust_remote_code}
         value_model.check(config.critic_model_name_or_path, policy, tokenizer, **trusted)
+    conversations = not isinstance(task.train[0]["prompt"], str)
+    reward_model = run.reward_model_name_or_path and check_reward_model(
+        run.reward_model_name_or_path, conversations=conversations, trust_remote_code=config.trust_remote_code
+    )
     notes = [*notes, *task.notes]
     if not agents.factories and agents.rollout_func is None:  # which give rewards more than the columns
         notes += rehearse(task.rewards, task.train[0], tokenizer, config.reward_timeout)
@@ -182,9 +179,67 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig, no
             f"processes: the recipe is meant for {run.processes}, this run has {config.world_size}: batches are "
             f"{config.world_size / run.processes:g} times as large as there"
         )
-    checked = Checked(run, model, config, task, path, policy, tokenizer, agents, schedule, checkpoint, notes)
+    checked = Checked(
+        run, model, config, task, path, policy, tokenizer, agents, schedule, checkpoint, notes, reward_model
+    )
     checks.check_best_metric(config, checked.held_out)
     return checked
+
+
+def _checkpoint(run: RunArguments, config: CreditGRPOConfig) -> str | None:
+    """Where training goes on. Raises: InputError where that cannot be, or where a run would be lost."""
+    checkpoint = checks.checkpoint_of(config)
+    earlier = checkpoints.complete(config.output_dir)
+    if checkpoint is not None:
+        instead = checks.instead_of(Path(checkpoint))
+        refuse_broken(checkpoint, "resume_from_checkpoint", instead, states=True)
+        if config.load_best_model_at_end and (best := best_of(checkpoint)):
+            refuse_broken(best, "resume_from_checkpoint", instead, states=True)
+    if checkpoint is not None and not run.dry_run:
+        refuse_launch(Path(checkpoint), config, config.world_size)
+    if checkpoint is None and earlier and not run.overwrite and not run.dry_run:
+        raise InputError(
+            f"output_dir: {config.output_dir} holds {earlier[-1].name} of an earlier run; write "
+            "--resume_from_checkpoint latest to go on, --overwrite true to delete it, or another output_dir"
+        )
+    return checkpoint
+
+
+def _add_rewards(run: RunArguments, config: CreditGRPOConfig, task: TaskData, agents: Agents) -> None:
+    """The functions that the recipe names join the task's. Raises: InputError for those that TRL could not call."""
+    assert task.train is not None
+    task.rewards.extend(named_rewards(run.reward_funcs or []))
+    if run.process_reward_model:
+        task.rewards.append(_process_reward(run, config))
+    if not task.rewards and not run.reward_model_name_or_path and not agents.factories:
+        names = ", ".join(TRL_REWARDS)
+        raise InputError(f"reward_funcs: is missing; write some of {names}, or package.module.function")
+    for reward in task.rewards:
+        check_signature(
+            reward,
+            task.train.column_names,
+            environments=bool(agents.factories),
+            extra_columns=agents.rollout_func is not None,
+        )
+
+
+def with_data(run: RunArguments, data: DatasetArguments, config: CreditGRPOConfig) -> RunArguments:
+    """The run with its task: the one that it names, or the data set of TRL's keys. Raises: InputError where both."""
+    given = data.given()
+    if run.task not in (None, dataset.NAME):
+        if given:
+            key = next(iter(given))
+            instead = f"task_options.{key}" if key == "system_prompt" else "its task_options"
+            raise InputError(f"{key}: task: {run.task} has data of its own; write {instead}, or leave task out")
+        return run
+    options = {**(run.task_options or {}), **given, "seed": config.seed}
+    if data.dataset_streaming or data.streaming:
+        if config.max_steps <= 0:
+            raise InputError("max_steps: is missing, and a stream has no length; write a number of steps")
+        sizes = schedule_of(config, run.processes or config.world_size, sys.maxsize)
+        options |= {"rows": sizes.rollouts * sizes.prompts, "shuffle": config.shuffle_dataset}
+        config.shuffle_dataset = False  # the rows stand in the order of the shuffled stream
+    return replace(run, task=dataset.NAME, task_options=options)
 
 
 def _process_reward(run: RunArguments, config: CreditGRPOConfig) -> ProcessReward:

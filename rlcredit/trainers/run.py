@@ -104,7 +104,7 @@ def _describe_run(checked: Checked, argv: Sequence[str]) -> None:
         "credit_strategy": checked.config.credit_strategy,
         "seed": checked.config.seed,
         "eval_samples": checked.run.eval_samples,
-        "evaluate": _evaluate_flags(checked) if not checked.agents else _why_not(checked),
+        "evaluate": _why_not(checked) or _evaluate_flags(checked),
         "analyze": {**_prompt_flags(checked), "temperature": checked.config.temperature},
     }
     write_facts(Path(checked.config.output_dir), facts)
@@ -127,11 +127,14 @@ def _prompt_flags(checked: Checked) -> dict[str, Any]:
     }
 
 
-def _why_not(checked: Checked) -> str:
-    """Why `rlcredit evaluate` does not measure what the run learned."""
-    return (
-        f"the policy was trained with {checked.agents.keys[0]}, and evaluate answers without; write --model and --task"
-    )
+def _why_not(checked: Checked) -> str | None:
+    """Why `rlcredit evaluate` does not measure what the run learned; None where it does."""
+    if checked.agents:
+        key = checked.agents.keys[0]
+        return f"the policy was trained with {key}, and evaluate answers without; write --model and --task"
+    if checked.task.check is None:
+        return "the run's data have rewards and no checker; write --model, --task custom, --data and a check"
+    return None
 
 
 def _evaluate_flags(checked: Checked) -> dict[str, Any]:

@@ -28,8 +28,22 @@ class RunArguments:
         default="grpo",
         metadata={"help": "grpo, or ppo with a critic; its keys are those of PPO.", "choices": ["grpo", "ppo"]},
     )
-    task: str = field(default="countdown", metadata={"help": f"What to learn: {', '.join(TASKS)}."})
+    task: str | None = field(
+        default=None,
+        metadata={"help": f"What to learn: {', '.join(TASKS)}; null: the data set of dataset_name or datasets."},
+    )
     task_options: dict | None = field(default=None, metadata={"help": "Mapping that the task checks."})
+    reward_funcs: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Reward functions beside those of the task: TRL's (accuracy_reward, think_format_reward, ...), or "
+            "package.module.function."
+        },
+    )
+    reward_model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "A model for sequence classification whose score is one more reward, the first of all."},
+    )
     process_reward_model: str | None = field(
         default=None,
         metadata={
@@ -94,7 +108,7 @@ class RunArguments:
             raise ValueError(
                 f"eval_second_temperature: {self.eval_second_temperature:g} is eval_temperature too; write another"
             )
-        if self.task not in TASKS:
+        if self.task is not None and self.task not in TASKS:
             near = difflib.get_close_matches(self.task, TASKS, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TASKS)}"
             raise ValueError(f"task: {self.task!r} is unknown; {hint}")

@@ -33,11 +33,11 @@ QUICK = [
 
 
 def refused(capsys, *words: str) -> str:
-    """The one line that the command line says; it must exit with 2."""
+    """The line that the command line says, or the lines on unknown keys; it must exit with 2."""
     capsys.readouterr()
     assert main(["train", *words]) == 2
     error = capsys.readouterr().err.strip()
-    assert "\n" not in error and error.startswith("rlcredit: ")
+    assert error.startswith("rlcredit: ") and ("\n" not in error or " keys are unknown:\n" in error)
     return error
 
 
