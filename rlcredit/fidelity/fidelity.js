@@ -99,7 +99,7 @@ function drawCurves() {
   const x = one.text.map((_, index) => index);
   const share = 1 / CURVES.length;
   const layout = frame({
-    margin: { l: 58, r: 10, t: 6, b: 38 },
+    margin: { l: 72, r: 10, t: 6, b: 38 },
     height: 420,
     xaxis: axis({ title: { text: "token", standoff: 6 }, range: [-0.5, Math.max(x.length, 1) - 0.5], anchor: `y${CURVES.length}` }),
   });

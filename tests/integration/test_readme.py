@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +87,27 @@ def test_the_signals_are_read(place):
     names["response_mask"] = response
     exec(snippet("python", "assign_credit(", "docs/analysis.md"), names)
     assert names["signals"].waad.shape == ids.shape and 1 < names["credit"].weights.mean() < 1.5
+
+
+SHORTER = {"train": ["--max_steps", "4", "--held_out", "32"], "evaluate": ["--limit", "16"]}
+
+
+@pytest.mark.slow
+def test_the_commands_follow_each_other(tmp_path):
+    """Those of the first screen, in order, on shorter runs; the first run is that of `make train`."""
+    recipe = ["--config", "countdown_tiny/coupled_rhythm", "--output_dir", "outputs/countdown_tiny/coupled_rhythm"]
+    (block,) = [text for text in snippets("") if text.startswith(". .venv/bin/activate")]
+    lines = [shlex.join(["rlcredit", "train", *recipe]), *block.splitlines()[1:]]
+    assert len(lines) == 7
+    for line in lines:
+        command, *words = shlex.split(line)[1:]
+        program = [sys.executable, "-m", "rlcredit", command, *words, *SHORTER.get(command, [])]
+        variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path, env=variables)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        if command == "compare":
+            assert "B - A" in done.stdout and "problems, paired" in done.stdout
+    assert (tmp_path / "outputs/analyze/coupled_rhythm/report.html").is_file()
 
 
 def test_an_adapter_is_merged(place, monkeypatch):
