@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -249,5 +250,16 @@ def resume_command(argv: Sequence[str], start_from: str = checkpoints.LATEST) ->
             kept.append(word)
         skip = name in ("--resume_from_checkpoint", "--overwrite") and "=" not in word
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1  # vLLM in this process sets it too, to 1
-    start = ["accelerate", "launch", "...", sys.argv[0]] if launched else ["rlcredit", "train"]
+    start = ["accelerate", "launch", "...", sys.argv[0]] if launched else [*_program(), "train"]
     return shlex.join([*start, *kept, "--resume_from_checkpoint", start_from])
+
+
+def _program() -> list[str]:
+    """How the command was called, so that what is printed can be pasted: by its name where the shell finds it, else by
+    its path, `.venv/bin/rlcredit` say."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return ["python", "-m", "rlcredit"]
+    found = shutil.which("rlcredit")
+    by_path = called.name == "rlcredit" and called.is_file() and not (found and Path(found).samefile(called))
+    return [os.path.relpath(called) if by_path else "rlcredit"]

@@ -331,6 +331,22 @@ def test_a_run_that_would_mix_with_an_earlier_one_is_refused(tmp_path, capsys):
     assert [line["step"] for line in lines_of(tmp_path)] == [1, 2, 3]
 
 
+def test_the_resume_command_can_be_pasted(tmp_path, monkeypatch):
+    """Where the shell does not find the command, it is written as it was called."""
+    script = tmp_path / ".venv/bin/rlcredit"
+    script.parent.mkdir(parents=True)
+    script.touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/usr/bin")
+    monkeypatch.setattr(sys, "argv", [str(script), "train"])
+    rest = " train --config x --resume_from_checkpoint latest"
+    assert resume_command(["--config", "x"]) == f".venv/bin/rlcredit{rest}"
+    monkeypatch.setenv("PATH", str(script.parent))
+    assert resume_command(["--config", "x"]) == f"rlcredit{rest}"
+    monkeypatch.setattr(sys, "argv", ["/somewhere/rlcredit/__main__.py"])
+    assert resume_command(["--config", "x"]) == f"python -m rlcredit{rest}"
+
+
 @pytest.mark.parametrize("vllm_in_the_process", [False, True])
 def test_the_resume_command(vllm_in_the_process, monkeypatch):
     if vllm_in_the_process:
