@@ -258,7 +258,7 @@ def _program() -> list[str]:
     """How the command was called, so that what is printed can be pasted: by its name where the shell finds it, else by
     its path, `.venv/bin/rlcredit` say."""
     called = Path(sys.argv[0])
-    if called.name == "__main__.py":
+    if called.parts[-2:] == ("rlcredit", "__main__.py"):
         return ["python", "-m", "rlcredit"]
     found = shutil.which("rlcredit")
     by_path = called.name == "rlcredit" and called.is_file() and not (found and Path(found).samefile(called))
