@@ -54,6 +54,7 @@ WAYS: dict[str, tuple[type[GRPOTrainer], dict[str, Any]]] = {
     "TRL": (GRPOTrainer, {"credit_strategy": "uniform"}),
     "`uniform`": (CreditGRPOTrainer, {"credit_strategy": "uniform"}),
     "`coupled_rhythm`": (CreditGRPOTrainer, {}),
+    "`coupled_rhythm`, `sort_by_length: true`": (CreditGRPOTrainer, {"sort_by_length": True}),
     "`coupled_rhythm`, `trim_padding: false`": (CreditGRPOTrainer, {"trim_padding": False}),
 }
 SECONDS = ("generation", "scoring", "loss", "backward", "reading", "rest")

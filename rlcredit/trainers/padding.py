@@ -3,7 +3,8 @@
 TRL pads a rollout to its longest rows, and every micro-batch of it keeps that width. Columns that are padding in every
 row of a micro-batch change none of TRL's losses: each sum is masked, and each divisor is a number of tokens, of
 rows or `max_completion_length`, whatever the width. Without those columns the losses are equal up to the rounding of
-sums in another order; dropout, if there is any, draws other masks.
+sums in another order; dropout, if there is any, draws other masks. So they are when
+rows of an optimiser step change places between its micro-batches (`by_length`), where the step is a sum over rows.
 
 Not cut, since the width may be more than padding there: batches with images or with types of tokens, and models whose
 tokens see the padding around them, or their place in the padded row (`ignores_padding`).
@@ -11,8 +12,10 @@ tokens see the padding around them, or their place in the padded row (`ignores_p
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
@@ -79,6 +82,30 @@ def cut_padding(batch: dict[str, Any], multiple: int | None = None) -> None:
         for name in COMPLETION
         if (value := batch.get(name)) is not None and value.dim() == 2 and value.shape[1] == width  # not [B], [B, 1]
     }
+
+
+def by_length(parts: list[dict[str, Any]], together: int) -> list[dict[str, Any]]:
+    """Micro-batches as TRL makes them, with the rows of an optimiser step in the order of their length, longest first.
+
+    Args:
+        parts: the micro-batches of a rollout, all as wide as it is.
+        together: how many of them, one after the other, belong to the same optimiser step.
+    """
+    if any(name in parts[0] for name in NEVER_CUT):
+        return parts
+    return [part for first in range(0, len(parts), together) for part in _sorted(parts[first : first + together])]
+
+
+def _sorted(step: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    lengths = torch.cat([part["prompt_mask"].sum(1) + part["completion_mask"].sum(1) for part in step])
+    order, rows = lengths.argsort(descending=True, stable=True), len(lengths) // len(step)
+    of_rows = {name: torch.cat([part[name] for part in step]) for name, value in step[0].items() if _is_of_rows(value)}
+    for part, own in zip(step, order.split(rows), strict=True):
+        yield part | {name: value[own] for name, value in of_rows.items()}
+
+
+def _is_of_rows(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0
 
 
 def _width(mask_BN: Tensor, multiple: int | None) -> int:

@@ -4,6 +4,7 @@ Nothing of TRL is copied. The trainer overrides these seams and calls `super()` 
 
     _calculate_rewards              leaves out completions that could not be scored
     _generate                       decodes by the run's settings alone, not by the model's generation_config.json
+    _prepare_inputs                 cuts the padding of micro-batches
     _compute_loss, _get_grad_norm   notes losses and gradients that are not finite
     _get_train_sampler              an order of prompts that depends on seed and epoch alone
     evaluate                        the held-out sets that `rlcredit train` gives it (`held_out`)
@@ -37,7 +38,7 @@ from rlcredit.rewards.run_rewards import GuardedRewards
 from rlcredit.rewards.signature import columns_of
 from rlcredit.trainers import checkpoints
 from rlcredit.trainers.bad_steps import BadSteps
-from rlcredit.trainers.padding import cut_padding, ignores_padding
+from rlcredit.trainers.padding import by_length, cut_padding, ignores_padding
 from rlcredit.trainers.policy_step import PolicyStep
 from rlcredit.trainers.precision import warn_of_16_bits
 from rlcredit.trainers.run_state import RunState
@@ -76,6 +77,11 @@ class SturdyGRPOTrainer(GRPOTrainer):
         super().__init__(model, self.rewards.functions, args=args, train_dataset=train_dataset, **kwargs)
         self.rewards.use(self.policy_tokenizer)
         self._trims = args.trim_padding and ignores_padding(self.accelerator.unwrap_model(self.model).config)
+        if args.sort_by_length and self.aux_loss_enabled:
+            raise InputError(
+                "sort_by_length: the loss of the policy's routers is a mean over each micro-batch; write "
+                "router_aux_loss_coef: 0, or sort_by_length: false"
+            )
         self.policy_step = PolicyStep(self.accelerator)
         self.bad_steps = BadSteps(self.accelerator, self.policy_step, args.max_bad_steps, self._note_bad_steps)
         self.run_state, self._stop_on_signal = RunState(self), StopOnSignal(self.accelerator)
@@ -139,9 +145,16 @@ class SturdyGRPOTrainer(GRPOTrainer):
             return super()._generate(prompts)
 
     def _prepare_inputs(self, generation_batch):  # type: ignore[no-untyped-def]
+        before = self._buffered_inputs
         batch = super()._prepare_inputs(generation_batch)
-        if self._trims and self.model.training:  # a part of TRL's buffer, which later iterations use again
-            cut_padding(batch, self.args.pad_to_multiple_of)
+        if not (self._trims and self.model.training):
+            return batch
+        if self._buffered_inputs is not before and self.args.sort_by_length:
+            per_step, per_rollout = self.args.gradient_accumulation_steps, self.args.steps_per_generation
+            if per_rollout % per_step == 0 or per_step % per_rollout == 0:
+                self._buffered_inputs: Any = by_length(self._buffered_inputs, min(per_step, per_rollout))
+            batch = self._buffered_inputs[self._step % per_rollout]
+        cut_padding(batch, self.args.pad_to_multiple_of)  # in the buffer, which later iterations use again
         return batch
 
     def _compute_loss(self, model, inputs):  # type: ignore[no-untyped-def]

@@ -101,6 +101,13 @@ class SturdyGRPOConfig(GRPOConfig):
             "up to rounding. false: the rollout's width, and TRL's loss bit for bit."
         },
     )
+    sort_by_length: bool = field(
+        default=False,
+        metadata={
+            "help": "Sort the rows of an optimiser step by length into its micro-batches, so that trim_padding cuts "
+            "more. The step is the same up to rounding; logged means over micro-batches weigh rows otherwise."
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.max_completion_length is None:
@@ -124,9 +131,28 @@ class SturdyGRPOConfig(GRPOConfig):
         for name, words in WORDS.items():
             if getattr(self, name) not in words:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(words)}")
+        self._refuse_sorting()
         for name in self._VALID_DICT_FIELDS:
             if name.endswith("_kwargs") and isinstance(value := getattr(self, name), str):
                 raise ValueError(f'{name}: {value!r:.80} is no mapping; write {{"key": value}}')
+
+    def _refuse_sorting(self) -> None:
+        """Refuse `sort_by_length` where it saves nothing, or where a step is more than a sum over rows."""
+        if not self.sort_by_length:
+            return
+        if not self.trim_padding:
+            raise ValueError("sort_by_length: saves nothing with trim_padding: false; leave one of them out")
+        means = {
+            "loss_type": self.loss_type == "bnpo",
+            "top_entropy_quantile": self.top_entropy_quantile < 1,
+            "entropy_coef": self.entropy_coef != 0,
+            "use_adaptive_entropy": self.use_adaptive_entropy,
+        }
+        for name in (name for name, is_set in means.items() if is_set):
+            raise ValueError(
+                f"sort_by_length: {name}: {getattr(self, name)} has means over each micro-batch, which depend on the "
+                "rows in it; leave one of them out"
+            )
 
     def compared_settings(self) -> dict[str, Any]:
         """What a checkpoint keeps of the settings: a run that resumes with others says which."""

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import DogeConfig, GPT2Config, LlamaConfig
 
-from rlcredit import CreditPPOTrainer
-from rlcredit.trainers.padding import COMPLETION, PROMPT, cut_padding, ignores_padding
+from rlcredit import CreditGRPOConfig, CreditPPOTrainer
+from rlcredit.trainers.padding import COMPLETION, PROMPT, by_length, cut_padding, ignores_padding
 from tests import runs, tiny
 
 LOSSES = ("grpo", "dapo", "bnpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo")
@@ -46,6 +46,21 @@ def test_by_hand():
     assert batch["tool_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]  # what a tool wrote is attended to: kept
     shapes = [tuple(batch[name].shape) for name in ("importance_sampling_ratio", "advantages", "credit_keys")]
     assert shapes == [(2, 1), (2,), (2, 5)]
+
+
+def test_rows_of_like_length_share_a_micro_batch_of_their_step():
+    """Two steps of two micro-batches of two rows; a row is its number and its length."""
+    lengths = [[1, 4], [3, 2], [2, 2], [1, 3]]
+    parts = []
+    for number, own in enumerate(lengths):
+        mask = (torch.arange(4) < torch.tensor(own)[:, None]).int()
+        rows = torch.arange(2) + 2 * number
+        parts.append({"prompt_mask": torch.ones(2, 1).int(), "completion_mask": mask, "rows": rows, "items": own[0]})
+    sorted_parts = by_length(parts, 2)
+    assert [part["rows"].tolist() for part in sorted_parts] == [[1, 2], [3, 0], [7, 4], [5, 6]]
+    assert [part["completion_mask"].sum(1).tolist() for part in sorted_parts] == [[4, 3], [2, 1], [3, 2], [2, 1]]
+    assert [part["items"] for part in sorted_parts] == [1, 3, 2, 1]  # what is not of rows stays where it was
+    assert by_length([part | {"pixel_values": None} for part in parts], 2)[1]["rows"].tolist() == [2, 3]
 
 
 def test_multiples_images_and_rows_without_any_token():
@@ -160,6 +175,34 @@ def assert_same_run(folder, *args, **options):
     whole, cut = (runs.parameters(run) for run in made)
     for name, value in whole.items():  # Adam divides by the size of a gradient: a learning rate of 1e-3
         torch.testing.assert_close(cut[name], value, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("strategy", ["coupled_rhythm", "otb"])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        dict(steps_per_generation=4, gradient_accumulation_steps=2, num_iterations=2),
+        pytest.param(dict(steps_per_generation=2, gradient_accumulation_steps=4), marks=pytest.mark.thorough),
+    ],
+)
+def test_a_run_whose_rows_are_sorted_is_the_same_run(tmp_path, strategy, schedule):
+    # Adam divides by the gradient's size: where that is near its epsilon of 1e-8, rounding would become a step
+    settings = dict(max_completion_length=40, learning_rate=1e-4, adam_epsilon=1e-6, max_steps=3, **schedule)
+    plain, ordered = (
+        runs.trained(tmp_path / str(sort), credit_strategy=strategy, sort_by_length=sort, **settings)
+        for sort in (False, True)
+    )
+    widths = [part["completion_ids"].shape[1] for part in ordered._buffered_inputs]
+    assert widths != [part["completion_ids"].shape[1] for part in plain._buffered_inputs]
+    torch.testing.assert_close(runs.parameters(ordered), runs.parameters(plain), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("other", [dict(loss_type="bnpo"), dict(entropy_coef=0.1), dict(top_entropy_quantile=0.5)])
+def test_sorting_is_refused_where_a_micro_batch_has_means_of_its_own(tmp_path, other):
+    with pytest.raises(ValueError, match=rf"sort_by_length: {next(iter(other))}: .* leave one of them out"):
+        runs.arguments(tmp_path, CreditGRPOConfig, sort_by_length=True, **other)
+    with pytest.raises(ValueError, match="sort_by_length: saves nothing with trim_padding: false"):
+        runs.arguments(tmp_path, CreditGRPOConfig, sort_by_length=True, trim_padding=False)
 
 
 def test_all_that_a_run_holds_of_each_token_is_cut(tmp_path):
