@@ -93,7 +93,7 @@ class AnalyzeArguments(ModelArguments):
         default=10, metadata={"help": "Prompts for the perturbation of Table 1 (30 continuations each); 0: none."}
     )
     continuation: int = field(
-        default=0, metadata={"help": "Tokens after the forced one that Table 1 compares [ours]; 0: all, as the paper."}
+        default=0, metadata={"help": "Tokens after the forced one that Table 1 compares; 0: all, as the paper."}
     )
     output: str | None = field(default=None, metadata={"help": "A folder; default: outputs/analyze/MODEL."})
     overwrite: bool = field(default=False, metadata={"help": "Replace an earlier report in the output folder."})

@@ -25,7 +25,10 @@ from rlcredit.analysis.tables import coupling_table, findings, offset_table, per
 from rlcredit.analysis.token_texts import token_texts
 from rlcredit.credit import CreditArguments
 
-PEAK = "higher than both neighbours and among the top 30 % of the response's defined values [ours]"
+PEAK = (
+    "a token whose value is higher than both neighbours' and among the top 30 % of the response's defined values. The "
+    "paper counts peaks and does not define them; this definition is rlcredit's"
+)
 REPORT_FILES = ("report.html", "report.json", "signals.parquet", "figures")
 
 
@@ -102,6 +105,7 @@ def sample_of(reading: Reading, tokenizer: PreTrainedTokenizerBase) -> dict[str,
         "global_heads": signals.global_heads[0].tolist(),
         "maps": None if maps is None else {"local": _rounded(maps[0]), "global": _rounded(maps[1])},
         "correct": response.correct,
+        "finished": response.finished,
     }
 
 

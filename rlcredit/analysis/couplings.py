@@ -133,20 +133,23 @@ class Coupling(NamedTuple):
         """The finding in one plain sentence."""
         if math.isnan(self.lift.low + self.p_value):
             return f"{self.name}: cannot be judged from {self.samples} responses with {self.peaks} such peaks."
+        return f"{self.measured()}{self._verdict()}"
+
+    def measured(self) -> str:
+        """How many times as often, or as much, as by chance; no verdict."""
         value, low, high = (1 + bound for bound in self.lift)
-        claim = self.claim.format(f"{value:.2f} times")
-        return f"{claim} (95 % interval {low:.2f} to {high:.2f}){self._verdict()}"
+        return f"{self.claim.format(f'{value:.2f} times')} (95 % interval {low:.2f} to {high:.2f})"
 
     def _verdict(self) -> str:
         whose = "the paper's coupling" if self.paper else "the coupling"
         if self.stands:
             return f": {whose} holds here."
         if self.holds_nearby:
-            place = f"other responses' peaks do as well (p = {self.swapped_p_value:.2g})"
-            return f": {whose} holds here, but perhaps only as a matter of place: {place}."
+            place = f"no more than at the peaks of other responses (p = {self.swapped_p_value:.2g})"
+            return f", but {place}: it may be a matter of place alone."
         if self.holds:
-            trend = f"peaks shuffled within {PIECE} tokens come as close (p = {self.nearby_p_value:.2g})"
-            return f": {whose} holds here, but perhaps only as a trend along the response: {trend}."
+            trend = f"no more than with the peaks shuffled within {PIECE} tokens (p = {self.nearby_p_value:.2g})"
+            return f", but {trend}: it may be a trend along the response alone."
         if self.lift.high < 0 and self.observed.value < self.shuffled.low:
             return f", which is below chance: the opposite of {whose}."
         if self.lift.low > 0:

@@ -30,6 +30,7 @@ class Response:
         prompt: as a text, rendered.
         prompt_ids, ids: tokens of the prompt and of the response.
         correct: whether a checker found it right, where there is one.
+        finished: whether the model ended it, before the length limit; None for one that was read from a file.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Response:
     prompt_ids: list[int]
     ids: list[int]
     correct: bool | None = None
+    finished: bool | None = None
 
 
 class Skipped(NamedTuple):
@@ -146,7 +148,9 @@ def generated(
         streams = [(start + offset, 0) for offset in range(len(part))]
         completions = complete(model, renderer, [question.prompt for question, _ in part], streams, sampling)
         for (question, prompt_ids), completion in zip(part, completions, strict=True):
-            responses.append(Response(question.id, renderer.tokenizer.decode(prompt_ids), prompt_ids, completion.ids))
+            prompt = renderer.tokenizer.decode(prompt_ids)
+            finished = not completion.truncated
+            responses.append(Response(question.id, prompt, prompt_ids, completion.ids, finished=finished))
     return responses
 
 

@@ -38,9 +38,10 @@ def coupling_table(name: str, title: str, parts: Mapping[str, Sequence[Coupling]
         "id": name,
         "title": title,
         "caption": "95 % bootstrap intervals over responses. The control puts the peaks of the first metric "
-        "at random tokens of the same response; p is the share of such shuffles that reach the observed value; p "
-        "nearby: shuffled within 10 tokens; p swapped: at the peaks of other responses [ours]. The row without "
-        f"numbers of the paper is ours too. Paper: Table 2, Qwen3-4B-Base on 70 GSM8K prompts. {counts}."
+        "at random tokens of the same response; p is the share of such shuffles that reach the observed value. Two "
+        "stricter controls, and the row without numbers of the paper, are rlcredit's: p nearby, with peaks shuffled "
+        "within 10 tokens, and p swapped, at the peaks of other responses. "
+        f"Paper: Table 2, Qwen3-4B-Base on 70 GSM8K prompts. {counts}."
         + (f" {left_out} responses with fewer than 3 defined tokens were left out." if left_out else ""),
         "columns": _columns(COUPLING_COLUMNS),
         "rows": rows,
@@ -117,14 +118,14 @@ def _finding(row: Coupling, apart: Coupling | None) -> Finding:
     if apart is None or not row.stands or apart.stands:
         return {"holds": row.stands, "sentence": row.sentence()}
     if math.isnan(apart.lift.low + apart.p_value):
-        reason = "Every global head shares its keys with a receiver head here, so this coupling says nothing."
-        return {"holds": None, "sentence": f"{row.sentence()} {reason}"}
+        reason = "but every global head shares its keys with a receiver head here, so that this says nothing"
+        return {"holds": None, "sentence": f"{row.measured()}, {reason}."}
     value, low, high = (1 + bound for bound in apart.lift)
     reason = (
-        "But heads that are both, or share their keys, explain it: at the peaks of the other global heads it is "
-        f"{value:.2f} times ({low:.2f} to {high:.2f}), which does not exceed all of the controls."
+        "but heads that are in both groups, or share their keys, explain it: at the peaks of the other global heads "
+        f"it is {value:.2f} times ({low:.2f} to {high:.2f}), which does not exceed all of the controls"
     )
-    return {"holds": False, "sentence": f"{row.sentence()} {reason}"}
+    return {"holds": False, "sentence": f"{row.measured()}, {reason}."}
 
 
 def _columns(units: Mapping[str, Unit | None]) -> list[Column]:

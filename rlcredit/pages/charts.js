@@ -34,10 +34,10 @@ function rgb(colour, within = document.body) {
   return `rgb(${pixel.getImageData(0, 0, 1, 1).data.slice(0, 3).join(", ")})`;
 }
 
-/** A number to four digits, for reading; the exact one is beside it or in a title. */
+/** A number to three digits, for reading; whole numbers of more are whole. */
 function short(value) {
   if (!Number.isFinite(value)) return "none";
-  return String(Number(value.toPrecision(4))).replace("-", "\u2212");
+  return String(Math.abs(value) >= 999.5 ? Math.round(value) : Number(value.toPrecision(3))).replace("-", "\u2212");
 }
 
 /** Put the upright line of a chart at a place of its x axis, a negative one is none; with `follow` a zoomed window

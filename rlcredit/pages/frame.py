@@ -87,12 +87,12 @@ def clean(value: Any) -> Any:
 def cell(value: Any, spec: str = "") -> str:
     """A number or an Estimate as `spec` writes it (`exact` has all digits), a word as it is, a dash for no number.
 
-    Without a spec four digits, or whole numbers from 10,000 on. With z in it a value that rounds to 0 has no sign.
+    Without a spec three digits, or whole numbers from 1,000 on. With z in it a value that rounds to 0 has no sign.
     """
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "\N{EM DASH}"
-    is_large = isinstance(value, int | float) and 1e4 <= abs(value) < 1e15
-    spec = spec or ("z,.0f" if is_large else "z.4g")
+    is_large = isinstance(value, int | float) and 999.5 <= abs(value) < 1e15
+    spec = spec or ("z,.0f" if is_large else "z.3g")
     return value if isinstance(value, str) else f"{value:{spec}}".replace("-", "\N{MINUS SIGN}").replace("%", " %")
 
 

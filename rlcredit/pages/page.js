@@ -28,7 +28,7 @@ const isDark = () => (state.theme ? state.theme === "dark" : dark.matches);
 function followMode(redraw) {
   const apply = () => {
     document.documentElement.dataset.theme = isDark() ? "dark" : "light";
-    at("theme").setAttribute("aria-pressed", String(isDark()));
+    at("theme").textContent = isDark() ? "Switch to light" : "Switch to dark"; // what it will do
   };
   const changed = () => {
     apply();

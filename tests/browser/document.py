@@ -107,6 +107,7 @@ def sample(name: str, texts: list[str], seed: int, *, maps: bool, correct: bool 
         "global_heads": (ranks >= spans.size - group).tolist(),
         "maps": _maps(size, fai, draw) if maps else None,
         "correct": correct,
+        "finished": True,
     }
 
 
@@ -177,7 +178,7 @@ def document() -> dict[str, Any]:
             "credit_strategy": "coupled_rhythm",
             "quantile": 0.4,
             "amplification": 1.5,
-            "peak": "A token whose value is above that of both neighbours and above the response's 60th percentile.",
+            "peak": "a token whose value is above that of both neighbours and above the response's 60th percentile",
             "seed": 0,
             "dtype": "bfloat16",
         },

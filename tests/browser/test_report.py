@@ -122,7 +122,11 @@ def assert_tip_is(page, sample, index):
     for signal, (value, text) in shown.items():
         wanted = REPORT["samples"][sample]["tokens"][signal][index]
         assert value == wanted, (signal, index)
-        assert text == "no value" if wanted is None else float(text) == wanted
+        if wanted is None:
+            assert text == "no value"
+        else:
+            assert float(text) == pytest.approx(wanted, rel=5e-3)
+            assert len(text.replace(".", "").lstrip("0")) <= 3
 
 
 def marker(page):
@@ -236,13 +240,14 @@ def test_text_is_easy_to_read_on_every_colour(visit, mode):
 def test_modes(visit):
     page = visit(color_scheme="light")
     light = page.eval_on_selector("body", PICTURE)
+    assert page.locator("#theme").inner_text() == "Switch to dark"
     curve = "() => document.getElementById('curves').data[0].line.color"
     drawn = page.evaluate(curve)
     page.locator("#theme").click()
     dark = page.eval_on_selector("body", PICTURE)
     assert dark != light
     assert page.evaluate(curve) != drawn  # the charts follow
-    assert page.locator("#theme").get_attribute("aria-pressed") == "true"
+    assert page.locator("#theme").inner_text() == "Switch to light"  # what it does, not what it did
     page.reload()  # and it is remembered
     assert page.eval_on_selector("body", PICTURE) == dark
     assert visit(color_scheme="dark").eval_on_selector("body", PICTURE) == dark

@@ -249,7 +249,7 @@ def test_a_trend_that_all_share_holds_and_is_called_one():
     entropy, _, fai, _ = couplings(rows)
     for coupling in (entropy, fai):
         assert coupling.holds and not coupling.holds_nearby
-        assert "perhaps only as a trend along the response" in coupling.sentence()
+        assert "it may be a trend along the response alone" in coupling.sentence()
 
 
 @pytest.mark.thorough
@@ -278,10 +278,7 @@ def test_sentences():
         placed.holds_nearby
         and not placed.stands
         and placed.sentence()
-        == (
-            f"{start}: the paper's coupling holds here, but perhaps only as a matter of place: "
-            "other responses' peaks do as well (p = 0.3)."
-        )
+        == (f"{start}, but no more than at the peaks of other responses (p = 0.3): it may be a matter of place alone.")
     )
     between = usual._replace(p_value=0.2)
     assert (

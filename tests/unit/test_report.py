@@ -8,19 +8,21 @@ import re
 import warnings
 from html.parser import HTMLParser
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from rlcredit.analysis.report import checked, write_figures, write_page
+from rlcredit.analysis.report.document import representative
 from rlcredit.analysis.report.figures import Strip, curves_figure, sample_figures, strips, strips_figure
-from rlcredit.analysis.report.page import page
+from rlcredit.analysis.report.page import _shown_cell, page
 from rlcredit.analysis.report.text_figure import drawable, lay_out
 from rlcredit.pages.frame import cell, embedded, exact
 from rlcredit.pages.plots import ramp
 from rlcredit.stats.estimates import Estimate
-from tests.browser.document import HOSTILE, document
+from tests.browser.document import HOSTILE, document, sample
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "path", "rect", "circle"}
 LOADS = {"src", "srcset", "href", "action", "formaction", "poster", "data", "xlink:href", "background"}
@@ -111,6 +113,46 @@ def test_what_is_not_a_report_is_refused_with_its_place(path, value, message, tm
     assert not (tmp_path / "report.html").exists()
 
 
+def made_up(size: int, correct: bool | None, finished: bool | None) -> dict[str, Any]:
+    return sample("made up", ["a"] * size, 0, maps=False, correct=correct) | {"finished": finished}
+
+
+@pytest.mark.parametrize(
+    ("responses", "first"),
+    [
+        ([(9, False, True), (5, True, True), (7, True, True), (7, True, True)], 2),  # of equals the first
+        ([(1, True, True), (5, False, True)], 1),  # one token shows nothing
+        ([(1, True, True), (0, False, True)], 0),
+        ([(50, True, False), (5, True, True)], 1),
+        ([(50, True, False), (5, False, True)], 0),
+        ([(50, None, False), (5, None, True)], 1),
+        ([(50, None, None), (5, None, None)], 0),  # read from a file
+        ([], None),
+    ],
+)
+def test_a_page_opens_with_the_longest_right_response_that_ended(responses, first):
+    samples = [made_up(*response) for response in responses]
+    assert representative(samples) == first
+    for old in samples:
+        del old["finished"]  # as an earlier version wrote it
+    assert representative(samples) is None or isinstance(representative(samples), int)
+
+
+@pytest.mark.parametrize(
+    ("gamma", "said"),
+    [
+        (1.0, "marks none of them, and they all have the same weight"),
+        (2.0, "gives some of them more weight in training"),
+    ],
+)
+def test_the_page_says_what_a_strategy_without_marks_does(gamma, said):
+    given = document()
+    for held in given["samples"]:
+        size = len(held["tokens"]["text"])
+        held["tokens"] |= {"preplan": [False] * size, "anchor": [False] * size, "gamma": [gamma] * size}
+    assert said in page(given)
+
+
 def test_a_missing_key_is_named():
     given = document()
     del given["samples"][0]["tokens"]["gamma"]
@@ -169,7 +211,11 @@ def test_words_and_cells_are_in_the_page(html):
         "Does not hold</span>",
         "Cannot tell</span>",
         "from 0 tokens later to the end",
-        "<dt>Samples</dt><dd>5, 2 skipped</dd>",
+        "Marked are the preplan tokens and anchors by which the credit strategy coupled_rhythm decides",
+        "The page opens with the longest right answer that ended by itself; the list has all 5.",
+        "2 of 5: gsm8k/test/0019 (26 tokens)",
+        "4 of 5: gsm8k/test/0041 (wrong, 0 tokens)",
+        "<dt>Responses</dt><dd>5, 2 skipped</dd>",
         '<td class="number" title="0.35213 [0.331, 0.374]">0.352 [0.331, 0.374]</td>',
         '<td class="number" title="0.5">0.500</td>',
         '<td class="number" title="0.6084">60.8 %</td>',
@@ -180,9 +226,26 @@ def test_words_and_cells_are_in_the_page(html):
         '<td class="number">\N{EM DASH}</td>',
         '<th scope="col">Coupling</th><th scope="col" class="number">Measured</th>',
         "2,913 tokens, and the limit is 2,048",
-        "above the response&#39;s 60th percentile",
+        "A peak is a token whose value is above that of both neighbours and above the response&#39;s 60th percentile.",
     ):
         assert text in html, text
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [
+        (0.005, "share", "0.5 %"),
+        ({"value": 2.693, "low": 2.362, "high": 3.033}, "share", "269 % [236 %, 303 %]"),
+        ({"value": 0.083, "low": 0.0, "high": 1.5}, "share", "8.3 % [0.0 %, 150.0 %]"),
+        (9.98312, "nats", "9.98"),
+        (0.01234, "nats", "0.012"),
+        (123.45, "", "123"),
+        (0.0, "", "0.000"),
+        (1512, "count", "1,512"),
+    ],
+)
+def test_numbers_have_at_most_three_digits_and_the_bounds_as_many_decimals(value, unit, shown):
+    assert _shown_cell(value, unit)[0] == shown
 
 
 def test_cells_are_words_numbers_and_estimates():
@@ -190,8 +253,8 @@ def test_cells_are_words_numbers_and_estimates():
     values = (None, "a-b", 0.123456, -0.0, -3, estimate, unbounded, np.nan, -np.inf, 9_999.4, -12_345.6)
     minus = "\N{MINUS SIGN}"
     assert [cell(value) for value in values] == [
-        "\N{EM DASH}", "a-b", "0.1235", "0", f"{minus}3", f"0.25 [{minus}0.125, 0.5]", "12.35",
-        "\N{EM DASH}", "\N{EM DASH}", "9999", f"{minus}12,346",
+        "\N{EM DASH}", "a-b", "0.123", "0", f"{minus}3", f"0.25 [{minus}0.125, 0.5]", "12.3",
+        "\N{EM DASH}", "\N{EM DASH}", "9,999", f"{minus}12,346",
     ]  # fmt: skip
     assert cell(estimate, "+.1%") == f"+25.0 % [{minus}12.5 %, +50.0 %]"
     assert [exact(value) for value in values] == [
@@ -204,7 +267,7 @@ def test_a_page_without_samples_tables_findings_is_a_page(tmp_path):
     reader = Reader()
     reader.feed(write_page(given, tmp_path / "report.html").read_text(encoding="utf-8"))
     assert reader.open == []
-    assert "No sample could be analysed." in reader.text["p"]
+    assert "No response could be analysed." in reader.text["p"]
     assert write_figures(given, tmp_path / "figures") == []
 
 

@@ -13,10 +13,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, Literal, cast
+from typing import (
+    Any,
+    Literal,
+    NotRequired,  # pydantic asks for this one before Python 3.12
+    cast,
+)
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
-from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
+from typing_extensions import TypedDict
 
 from rlcredit.pages.frame import clean
 
@@ -56,6 +61,7 @@ class ReportSample(TypedDict):
     global_heads: list[list[bool]]  # [L, H]
     maps: Maps | None  # only of short responses
     correct: bool | None
+    finished: NotRequired[bool | None]  # ended by the model, not by the length limit; None: not known
 
 
 class Measured(TypedDict):
@@ -133,6 +139,21 @@ def checked(document: Mapping[str, Any]) -> Document:
         for number, row in enumerate(table["rows"]):
             _check_length(f"tables[{index}].rows[{number}].cells", row["cells"], len(table["columns"]), "columns")
     return cast(Document, clean(document))
+
+
+def representative(samples: Sequence[ReportSample]) -> int | None:
+    """The response that a reader sees first: of the right ones that ended by themselves the longest.
+
+    Without such a one, the longest right one, then the longest that ended by itself, then the longest; the first of
+    equals, and none of a single token where there are others. None where there is no response.
+    """
+
+    def rank(index: int) -> tuple[bool, bool, bool, int]:
+        sample = samples[index]
+        size = len(sample["tokens"]["text"])
+        return size > 1, sample["correct"] is True, sample.get("finished") is not False, size
+
+    return max(range(len(samples)), key=rank, default=None)
 
 
 @cache

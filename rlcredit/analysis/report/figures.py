@@ -23,7 +23,15 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from rlcredit.analysis.report.document import ReportSample, ReportTable, TableCell, Tokens, Unit, checked
+from rlcredit.analysis.report.document import (
+    ReportSample,
+    ReportTable,
+    TableCell,
+    Tokens,
+    Unit,
+    checked,
+    representative,
+)
 from rlcredit.analysis.report.text_figure import CURVES, PAGE, Curve, drawable, series, text_figure
 from rlcredit.pages.plots import BLUE, INK, RULE, STYLE, VERMILION, ramp
 from rlcredit.stats.estimates import Estimate, estimate_in
@@ -33,7 +41,8 @@ ONE_COLUMN = 8  # strips
 
 
 def write_figures(document: Mapping[str, Any], folder: str | Path) -> list[Path]:
-    """Write the figures of the first sample, of the first with maps, and of every table that quotes the paper."""
+    """Write the figures of the response that the page opens with, of the first with maps where that one has none, and
+    of every table that quotes the paper."""
     report, folder = checked(document), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -59,8 +68,11 @@ def sample_figures(sample: ReportSample) -> Iterator[tuple[str, Figure]]:
 
 
 def _chosen(samples: Sequence[ReportSample]) -> list[int]:
-    filled = [index for index, sample in enumerate(samples) if sample["tokens"]["text"]]
-    return sorted({*filled[:1], *[index for index in filled if samples[index]["maps"] is not None][:1]})
+    first = representative(samples)
+    if first is None or not samples[first]["tokens"]["text"]:
+        return []
+    with_maps = [index for index in [first, *range(len(samples))] if samples[index]["maps"] is not None]
+    return sorted({first, *[index for index in with_maps if samples[index]["tokens"]["text"]][:1]})
 
 
 def _save(figure: Figure, stem: Path) -> list[Path]:

@@ -107,7 +107,7 @@ function followFocus() {
 const counted = (count, name) => `${count} ${name}${count === 1 ? "" : "s"}`;
 
 function drawSample() {
-  const { tokens, prompt, correct, id } = sample();
+  const { tokens, prompt, correct, finished, id } = sample();
   const count = tokens.text.length;
   hideTip();
   current = -1;
@@ -124,7 +124,7 @@ function drawSample() {
   at("about").replaceChildren(
     element("bdi", { className: "id" }, ...visible(id)),
     [
-      "", counted(count, "token"), verdict, many(tokens.preplan, "preplan token"),
+      "", counted(count, "token"), ...(finished === false ? ["cut off at the length limit"] : []), verdict, many(tokens.preplan, "preplan token"),
       `${many(tokens.anchor, "anchor")} (${tokens.dominated.filter(Boolean).length} dominated)`,
     ].join(" \u00b7 "),
   );
@@ -202,7 +202,7 @@ function mapWords(tokens, query, key, value) {
   return [
     element("p", { className: "title" }, "from ", ...named(query)),
     element("p", { className: "title" }, "to ", ...named(key)),
-    element("p", { "data-value": String(value) }, "attention ", ...digits(value)),
+    element("p", { "data-value": String(value) }, `attention ${short(value)}`),
   ];
 }
 
@@ -216,7 +216,7 @@ function spanWords(row, head) {
   const group = groups(row, head);
   return [
     element("p", { className: "title" }, `layer ${layers[row]}, head ${head}`),
-    element("p", { "data-value": String(rows[row][head]) }, "span ", ...digits(rows[row][head]), " tokens"),
+    element("p", { "data-value": String(rows[row][head]) }, `span ${short(rows[row][head])} tokens`),
     ...(group ? [element("p", { className: "roles" }, `${group} group`)] : []),
   ];
 }
@@ -266,7 +266,7 @@ function begin() {
   drawSample();
 }
 
-recall({ sample: "0", colour: "waad", scale: "value", arrows: "yes" }, {
+recall({ sample: String(data.first ?? 0), colour: "waad", scale: "value", arrows: "yes" }, {
   sample: samples.map((_, index) => String(index)), colour: ["waad", "fai", "entropy", "gamma"], scale: ["value", "rank"],
 });
 followMode(() => samples.length && drawCharts());

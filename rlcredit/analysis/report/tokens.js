@@ -71,22 +71,13 @@ function values(tokens, index) {
     const value = tokens[key][index];
     const shown = element("dd", { className: value === null ? "missing" : "", "data-signal": key });
     shown.dataset.value = String(value);
-    shown.append(...digits(value));
+    shown.append(value === null ? "no value" : short(value));
     list.append(element("div", {}, element("dt", {}, name), shown, element("span", { className: "unit" }, unit)));
   }
   const title = element("p", { className: "title" }, element("span", { className: "position" }, `${index}`), " ");
   title.append(element("bdi", {}, ...visible(tokens.text[index])));
   const parts = roles(tokens, index);
   return parts.length ? [title, list, element("p", { className: "roles" }, parts.join("; "))] : [title, list];
-}
-
-/** Every digit of a value, those after the fourth in a quieter tone. */
-function digits(value) {
-  if (value === null) return ["no value"];
-  const text = String(value);
-  const loud = /^-?(?:0\.0*\d{0,4}|[\d.]{0,5})/.exec(text)[0];
-  const end = text.includes("e") ? text.length : loud.length;
-  return [text.slice(0, end), element("span", { className: "quiet" }, text.slice(end))];
 }
 
 function roles(tokens, index) {
