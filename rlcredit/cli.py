@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 
 from rlcredit import __version__
 from rlcredit.errors import EXTRAS, InputError, ProcessLost, RunStopped, missing
+from rlcredit.terminal import without_bars_elsewhere
 
 USAGE = """\
 rlcredit: token-level credit for RL fine-tuning of language models
 
-  rlcredit train --config RECIPE [--key value ...]   train a policy; any key of the recipe can be overridden
-  rlcredit train --config RECIPE --dry_run           check everything but the weights, and print the plan
-  rlcredit benchmark --config RECIPE --strategies S [S ...] --seeds 0..4     train a grid of runs: does credit help?
+  rlcredit train RECIPE [--key value ...]            train a policy; any key of the recipe can be overridden
+  rlcredit train RECIPE --dry_run                    check everything but the weights, and print the plan
+  rlcredit benchmark RECIPE --strategies S [S ...] --seeds 0..4     train a grid of runs: does credit help?
   rlcredit evaluate --model M --task SET [...]       measure the accuracy of a checkpoint, with intervals
   rlcredit evaluate RUN [...]                        the same with the task, options and sampling of a training run
   rlcredit analyze --model M --task SET [...]        write a page: where the model plans and anchors
@@ -31,7 +32,8 @@ rlcredit: token-level credit for RL fine-tuning of language models
   rlcredit recipes                                   list the recipes that come with rlcredit
   rlcredit --version                                 print the version
 
-A RECIPE is a YAML file, or the name of one that comes with rlcredit, such as countdown_tiny/coupled_rhythm.
+A RECIPE is a YAML file (one of TRL's too), or the name of one that comes with rlcredit, such as
+countdown_tiny/coupled_rhythm; --config RECIPE is the same.
 rlcredit train, benchmark, evaluate, analyze and fidelity list their keys with --help.
 """
 TURN = 20.0  # seconds, for the first process to end and the launcher to see it
@@ -96,19 +98,28 @@ TRAIN_KEYS = (
 
 
 def _lazily(
-    module: str, function: str, keys: Sequence[str] = (), *, run_in_front: bool = False, trains: bool = False
+    module: str,
+    function: str,
+    keys: Sequence[str] = (),
+    *,
+    run_in_front: bool = False,
+    recipe_in_front: bool = False,
+    trains: bool = False,
 ) -> Callable[[list[str]], None]:
     """A command whose module takes seconds to import; it brings `describe()`, its keys for --help.
 
     Args:
         keys: the files with its keys; unknown ones are refused before the import.
         run_in_front: whether the folder of a run may stand before the flags.
+        recipe_in_front: whether a recipe may, in place of --config RECIPE.
         trains: whether keys of other programs that train are answered with what to write here, and a line says what
             begins, before the import.
     """
 
     def run(rest: list[str]) -> None:
         _settle()
+        if recipe_in_front and rest and not rest[0].startswith("-"):
+            rest = ["--config", *rest]
         if keys and not _asks_for_help(rest):
             from rlcredit.config.early import refuse_unknown
             from rlcredit.config.elsewhere import ADVICE
@@ -155,6 +166,9 @@ def _prepare_model(rest: list[str]) -> None:
 def _list_recipes(rest: list[str]) -> None:
     from rlcredit.config import list_recipes
 
+    if rest and _asks_for_help(rest):
+        print(USAGE, end="")
+        return
     if rest:
         raise InputError(f"rlcredit recipes takes no arguments, not {rest[0]!r}")
     for recipe in list_recipes():
@@ -168,8 +182,8 @@ def _print_version(rest: list[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "train": _lazily("rlcredit.trainers.run", "train", TRAIN_KEYS, trains=True),
-    "benchmark": _lazily("rlcredit.benchmark.run", "benchmark"),
+    "train": _lazily("rlcredit.trainers.run", "train", TRAIN_KEYS, recipe_in_front=True, trains=True),
+    "benchmark": _lazily("rlcredit.benchmark.run", "benchmark", recipe_in_front=True),
     "evaluate": _lazily("rlcredit.evaluation.evaluate", "evaluate", EVALUATE_KEYS, run_in_front=True),
     "analyze": _lazily("rlcredit.analysis.analyze", "analyze", ANALYZE_KEYS, run_in_front=True),
     "fidelity": _lazily("rlcredit.fidelity.command", "measure", FIDELITY_KEYS, run_in_front=True),
@@ -182,13 +196,14 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 
 
 def _asks_for_help(words: list[str]) -> bool:
-    return not words or words[0] in ("-h", "--help")
+    return not words or not {"-h", "--help"}.isdisjoint(words)
 
 
 def _settle() -> None:
     """Make code in this folder importable, as `python script.py` does; leave out warnings meant for developers."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    without_bars_elsewhere()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if "OMP_NUM_THREADS" not in os.environ:  # read when torch is loaded; see rlcredit.models.threads
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -7,14 +7,12 @@ section 4: temperature 0.7, H_lo = 0, H_hi = the end; the report says what was c
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
@@ -44,6 +42,7 @@ from rlcredit.evaluation.sampling import Sampling
 from rlcredit.models.loading import ModelArguments, load_model, load_tokenizer
 from rlcredit.tasks import EVALUATION_SETS, load_set
 from rlcredit.tasks.checkers import Checker
+from rlcredit.terminal import progress
 
 
 @dataclass
@@ -206,7 +205,7 @@ def _read_all(
     model: PreTrainedModel, responses: Sequence[Response], credit: CreditArguments, temperature: float
 ) -> tuple[list[Reading], list[Skipped]]:
     readings, skipped = [], []
-    for response in tqdm(responses, desc="reading", unit="response", mininterval=_interval()):
+    for response in progress(responses, "reading", "response"):
         try:
             readings.append(read(model, response, credit, temperature))
         except ValueError as error:
@@ -225,15 +224,11 @@ def _perturbation(
     part = kept[: args.perturbed]
     responses = generated(part, model, renderer, Sampling(args.max_new_tokens), args.batch_size)
     perturbed = []
-    for response in tqdm(responses, desc="perturbing", unit="response", mininterval=_interval()):
+    for response in progress(responses, "perturbing", "response"):
         fai_T = read(model, response, credit, 1.0, maps=False).series.fai_T
         longest = args.continuation or None
         perturbed.append(perturb(model, renderer.tokenizer, response.prompt_ids, response.ids, fai_T, longest=longest))
     return table1(perturbed, args.seed)
-
-
-def _interval() -> float:
-    return 0.5 if sys.stderr.isatty() else 10
 
 
 def _say(document: dict[str, Any], folder: Path) -> None:

@@ -129,6 +129,7 @@ class Strategy:
         neutral: whether gamma is 1 everywhere, so that a trainer leaves TRL's advantages as they are.
         gives_advantages: whether it gives advantages in place of the group's; PPO has a critic for them.
         signed: whether gamma may be below 0.
+        by_fai: whether tokens are chosen by FAI, which a response of at most H_lo tokens does not have.
         values: which states are valued, where it needs `values`.
     """
 
@@ -138,6 +139,7 @@ class Strategy:
     neutral: bool = False
     gives_advantages: bool = False
     signed: bool = False
+    by_fai: bool = False
     values: Valuing | None = None
 
     def __post_init__(self) -> None:

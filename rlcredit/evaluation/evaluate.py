@@ -7,9 +7,8 @@ samples are those of one process that was never stopped.
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,6 @@ from typing import NamedTuple
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from tqdm.auto import tqdm
 from transformers import PretrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
@@ -29,13 +27,14 @@ from rlcredit.evaluation.decoding import note_of
 from rlcredit.evaluation.identity import Identity, identity, prompts_digest
 from rlcredit.evaluation.of_run import flags_of
 from rlcredit.evaluation.prompts import PromptRenderer
-from rlcredit.evaluation.samples import SAMPLES_FILE, SampleBatch, batches, draw, sample_store, table
+from rlcredit.evaluation.samples import SAMPLES_FILE, batches, draw, sample_store, table
 from rlcredit.evaluation.sampling import Sampling
 from rlcredit.evaluation.store import SETTINGS_FILE, Store, open_folder
 from rlcredit.files import write_whole
 from rlcredit.models.loading import load_model, load_tokenizer
 from rlcredit.stats.estimates import summarize
 from rlcredit.tasks import TaskData, load_set
+from rlcredit.terminal import progress
 
 METRICS_FILE = "metrics.json"
 _RANGES: tuple[Range, ...] = (
@@ -107,7 +106,9 @@ def evaluate(argv: Sequence[str]) -> None:
         model = load_model(path, args, loaded.config, state.device)
         if state.is_main_process and (notes := note_of(model.generation_config, "evaluation")):
             print("\n".join(f"note: {line}" for line in notes))
-        for batch in _with_progress(todo[state.process_index :: state.num_processes], len(wanted), args.task, state):
+        mine = todo[state.process_index :: state.num_processes]
+        done = len(wanted) - len(mine) if state.num_processes == 1 else 0
+        for batch in progress(mine, args.task, "batch", done=done, show=state.is_main_process):
             try:
                 store.keep(batch, draw(model, loaded.renderer, rows, batch, args.sampling, task.check))
             except torch.OutOfMemoryError as error:
@@ -140,21 +141,6 @@ def _loaded(path: str, args: EvaluateArguments, rows: Dataset) -> _Loaded:
             f"model's context of {context}; shorten one of them"
         )
     return _Loaded(config, renderer)
-
-
-def _with_progress(mine: Sequence[SampleBatch], in_all: int, name: str, state: PartialState) -> Iterable[SampleBatch]:
-    """This process's batches, with a bar on the main process."""
-    done = in_all - len(mine) if state.num_processes == 1 else 0
-    return tqdm(
-        mine,
-        desc=name,
-        unit="batch",
-        initial=done,
-        total=len(mine) + done,
-        disable=not state.is_main_process,
-        mininterval=0.5 if sys.stderr.isatty() else 10,
-        dynamic_ncols=True,
-    )
 
 
 # ---- the folder ---------------------------------------------------------------------------------------------------

@@ -7,14 +7,12 @@ folder gives other strategies at the cost of one pass a response.
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from tqdm.auto import tqdm
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
@@ -34,6 +32,7 @@ from rlcredit.fidelity.values import RESPONSES_FILE, ResponseBatch, Valued, batc
 from rlcredit.models.loading import load_model, load_tokenizer
 from rlcredit.stats.fidelity import Changes, Fidelity, fidelity
 from rlcredit.tasks import TaskData, load_set
+from rlcredit.terminal import progress
 
 OF_THE_VALUES = ("continuations", "p_max", "temperature", "max_new_tokens", "seed")
 NOT_OF_THE_VALUES = {"output", "overwrite", "dry_run", "strategies", "data"}
@@ -129,17 +128,8 @@ def _draw(
     todo = store.missing(wanted)
     state.wait_for_everyone()  # every process has to see the same batches missing
     mine = todo[state.process_index :: state.num_processes]
-    bar = tqdm(
-        mine,
-        desc="values",
-        unit="batch",
-        initial=len(wanted) - len(mine),
-        total=len(wanted),
-        disable=not state.is_main_process or not mine,
-        mininterval=0.5 if sys.stderr.isatty() else 10,
-        dynamic_ncols=True,
-    )
-    for batch in bar:
+    done = len(wanted) - len(mine)
+    for batch in progress(mine, "values", "batch", done=done, show=state.is_main_process):
         try:
             records = draw(
                 model,
@@ -171,7 +161,7 @@ def _report(
     records = store.records()
     responses = [Valued.of(record) for record in records]
     reads = []
-    for response in tqdm(responses, desc="reading", unit="response", mininterval=0.5 if sys.stderr.isatty() else 10):
+    for response in progress(responses, "reading", "response"):
         try:
             reads.append(read(model, response, settings, args.temperature))
         except ValueError as error:

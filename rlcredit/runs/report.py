@@ -67,8 +67,10 @@ def _words(argv: Sequence[str]) -> tuple[list[Path], Path | None]:
             folders.setdefault(Path(word).resolve(), Path(word))
     if not folders:
         raise InputError(f"rlcredit report takes the output folder of a run; {ADVICE}")
-    if output is not None and (output.suffix != ".html" or output.is_dir()):
-        raise InputError(f"--output: {output} is not a page; write a file that ends in .html")
+    if output is not None and (output.is_dir() or not output.suffix):
+        output = output / REPORT_FILE
+    if output is not None and output.suffix != ".html":
+        raise InputError(f"--output: {output} is not a page; write a file that ends in .html, or a folder")
     return list(folders.values()), output
 
 
@@ -78,7 +80,7 @@ def describe() -> str:
 rlcredit report RUN_DIR [RUN_DIR ...] [--output FILE.html]
 
   RUN_DIR    the output folder of rlcredit train, also of a run that is under way or was stopped
-  --output   the page (RUN_DIR/report.html for one run, ./report.html for several)
+  --output   the page, or a folder for it (RUN_DIR/report.html for one run, ./report.html for several)
 
 Several runs are laid side by side. Those with the same algorithm, credit strategy, model and task (run.json), or whose
 folders differ in a trailing seed alone (uniform-seed1, uniform_s2, uniform/seed_3), are one group: a mean with a band.

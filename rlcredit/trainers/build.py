@@ -11,11 +11,12 @@ from trl import get_peft_config, get_quantization_config
 from rlcredit.errors import InputError
 from rlcredit.rewards.process_model import ProcessReward
 from rlcredit.runs.log import HeldOutLog, JsonlLog
+from rlcredit.terminal import in_terminal
 from rlcredit.trainers import checkpoints
 from rlcredit.trainers.grpo import CreditGRPOTrainer
 from rlcredit.trainers.ppo import CreditPPOTrainer
 from rlcredit.trainers.prepare import Checked, evaluates
-from rlcredit.trainers.progress import Progress
+from rlcredit.trainers.progress import Bar, StepLines
 
 TRAINERS: dict[str, type[CreditGRPOTrainer]] = {"grpo": CreditGRPOTrainer, "ppo": CreditPPOTrainer}
 
@@ -81,5 +82,8 @@ def _show_progress(trainer: CreditGRPOTrainer) -> None:
     trainer.add_callback(JsonlLog())
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    if not trainer.args.disable_tqdm:
-        trainer.add_callback(Progress())
+    bar = Bar() if in_terminal() and not trainer.args.disable_tqdm else None
+    strategy = trainer.strategy
+    trainer.add_callback(StepLines(bar, weighs=not strategy.neutral and not strategy.gives_advantages))
+    if bar is not None:
+        trainer.add_callback(bar)

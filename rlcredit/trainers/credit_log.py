@@ -27,6 +27,7 @@ class CreditLog:
 
     Attributes:
         rows_skipped: completions of the run, on this process, whose signals were not finite: gamma = 1.
+        rows_without_fai: those of at most H_lo tokens, where the strategy chooses by FAI: nobody is an anchor.
     """
 
     of_one_process = True
@@ -34,13 +35,14 @@ class CreditLog:
     def __init__(self, trainer: GRPOTrainer) -> None:
         self._trainer = trainer
         self._table_is_rollout = True
-        self.rows_skipped = 0
+        self.rows_skipped = self.rows_without_fai = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows_skipped": self.rows_skipped}
+        return {"rows_skipped": self.rows_skipped, "rows_without_fai": self.rows_without_fai}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.rows_skipped = state["rows_skipped"]
+        self.rows_without_fai = state.get("rows_without_fai", 0)  # of rlcredit 0.1.0 there is none
 
     def begin_rollout(self, rows: int) -> None:
         """Make room in the table of completions: gamma = 1 until, and unless, weights are assigned."""
@@ -58,6 +60,8 @@ class CreditLog:
                 skipped,
             )
         self.rows_skipped += skipped
+        if self._trainer.strategy.by_fai:
+            self._note_without_fai(batch["credit_totals"])
         if not (self._trainer.log_completions and self._table_is_rollout):
             return
         means = batch["credit_totals"][:, :2, 0] / batch["credit_totals"][:, :2, 1].clamp(min=1)
@@ -65,6 +69,19 @@ class CreditLog:
         for number, *values in self._trainer.accelerator.gather(torch.cat([numbers, means], dim=1)).tolist():
             for column, value in zip(COLUMNS, values, strict=True):
                 self._extra[column][int(number)] = value
+
+    def _note_without_fai(self, totals_B52: Tensor) -> None:
+        """Count the responses without any FAI, and say once what to set."""
+        tokens_B, with_fai_B = totals_B52[:, 0, 1], totals_B52[:, MEANS.index("fai_mean"), 1]
+        short = int(((tokens_B > 0) & (with_fai_B == 0)).sum())
+        if short and not self.rows_without_fai:
+            low, high = self._trainer.args.credit_fai_horizon
+            logger.warning(
+                "%d of %d responses of this batch have at most %d tokens, and so no anchors: their weights stay 1. "
+                "For short answers write credit_fai_horizon: [%d, %d], say; credit/rows_without_fai counts them",
+                *(short, len(totals_B52), low, min(2, low), high),
+            )
+        self.rows_without_fai += short
 
     def note_advantages(self, advantages_BT: Tensor, mask_BT: Tensor, keys_BK: Tensor) -> None:
         """The table's column of advantages: each completion's mean over its tokens, in place of the group's."""
@@ -76,13 +93,15 @@ class CreditLog:
             self._trainer._logs["advantages"][int(number)] = mean
 
     def note_loss(self, totals_B52: Tensor) -> None:
-        """credit/* of one loss: means over the tokens of all processes, and the run's count of rows without credit."""
-        skipped = torch.tensor(float(self.rows_skipped), device=totals_B52.device)
-        totals, skipped = self._trainer.accelerator.reduce([totals_B52.sum(0), skipped], reduction="sum")
+        """credit/* of one loss: means over the tokens of all processes, and the run's counts of rows without any."""
+        counts = torch.tensor([float(self.rows_skipped), float(self.rows_without_fai)], device=totals_B52.device)
+        totals, counts = self._trainer.accelerator.reduce([totals_B52.sum(0), counts], reduction="sum")
         for name, (top, below) in zip(MEANS, totals.tolist(), strict=True):
             if below > 0:  # a metric that nothing was counted for is left out
                 self._metrics[f"credit/{name}"].append(top / below)
-        self._metrics["credit/rows_skipped"].append(skipped.item())
+        self._metrics["credit/rows_skipped"].append(counts[0].item())
+        if self._trainer.strategy.by_fai:
+            self._metrics["credit/rows_without_fai"].append(counts[1].item())
 
     def note_seconds(self, seconds: float) -> None:
         """The time of an optimiser step that went into credit; TRL has noted the whole step's before."""

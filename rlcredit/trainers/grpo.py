@@ -9,6 +9,7 @@ in each (contract tests hold them):
     _get_per_token_logps_and_entropies   the pass that signals are read from
     _compute_loss                        hands TRL the advantage times gamma, (B, T)
     training_step                        notes the time spent on credit
+    create_model_card                    says what trained the policy
 
 Departures from the paper: signals come from a pass that runs anyway instead of an eager copy of the model (equal for
 models without dropout).
@@ -33,6 +34,7 @@ from rlcredit.trainers.agents import Agents
 from rlcredit.trainers.continuations import RolloutValues, refuse_other_than_text
 from rlcredit.trainers.credit_log import CreditLog, totals_of_rows
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
+from rlcredit.trainers.model_card import write_card
 from rlcredit.trainers.policy import adapter_is_off, head_of, refuse_unreadable, warn_of_dropout, widen_head
 from rlcredit.trainers.reader import CreditReader, Source
 from rlcredit.trainers.rollouts import RolloutMaker, Rows, refuse_unknown_answer
@@ -340,3 +342,7 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
             if self._credits_now:
                 self.credit_log.note_seconds(seconds)
         return output
+
+    def create_model_card(self, model_name=None, dataset_name=None, tags=None):  # type: ignore[no-untyped-def]
+        if self.is_world_process_zero():
+            write_card(self.args, self.state)

@@ -48,8 +48,12 @@ def widen_head(policy: nn.Module, args: CreditGRPOConfig, temperature: float) ->
 
 
 def warn_of_dropout(model: PreTrainedModel) -> None:
-    """Say that a training pass of a policy with dropout shows other attention than an evaluation pass."""
-    rates = [module.p for module in model.modules() if isinstance(module, nn.Dropout)]
+    """Say that a training pass of a policy with dropout shows other attention than an evaluation pass.
+
+    That of LoRA is left out, which TRL has by default: it concerns what adapters add, not what they are added to.
+    """
+    dropouts = {name: module.p for name, module in model.named_modules() if isinstance(module, nn.Dropout)}
+    rates = [rate for name, rate in dropouts.items() if "lora_dropout" not in name.split(".")]
     rates.append(getattr(model.config.get_text_config(), "attention_dropout", None) or 0.0)
     if max(rates) > 0:
         logger.warning(

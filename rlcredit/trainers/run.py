@@ -22,11 +22,14 @@ from rlcredit.models.threads import choose_threads
 from rlcredit.runs.files import LOG_FILE, Shares, read_accuracies, write_accuracies, write_facts
 from rlcredit.stats.paired import compare
 from rlcredit.tasks import EVALUATION_SETS
+from rlcredit.tasks.dataset import DatasetArguments
 from rlcredit.trainers import checkpoints
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
+from rlcredit.trainers.model_card import write_card
 from rlcredit.trainers.plan import plan
 from rlcredit.trainers.ppo_config import CreditPPOConfig
 from rlcredit.trainers.prepare import Checked, check
+from rlcredit.trainers.quiet import without_tied_keys
 from rlcredit.trainers.run_arguments import RunArguments
 from rlcredit.trainers.stopping import Terminated, ending_at_once, naming_lost_processes
 from rlcredit.trainers.sturdy_config import SturdyGRPOConfig
@@ -61,7 +64,8 @@ def _run(checked: Checked, argv: Sequence[str]) -> None:
         _describe_run(checked, argv)
     first = FirstAccuracies(trainer)
     trainer.add_callback(first)
-    trainer.train(resume_from_checkpoint=checked.checkpoint)
+    with without_tied_keys(trainer.accelerator.unwrap_model(trainer.model)):
+        trainer.train(resume_from_checkpoint=checked.checkpoint)
     if trainer.was_stopped:
         step = trainer.state.global_step
         _say(
@@ -215,6 +219,7 @@ def _summarize(
         lines += [f"checkpoint: {saved[-1]}", f"resume:     {resume_command(argv)}"]
     print("\n" + "\n".join(lines))
     write_accuracies(folder, before=before, after=after)
+    write_card(trainer.args, trainer.state)
 
 
 def _how(name: str, run: RunArguments) -> str:
@@ -235,6 +240,7 @@ def _change(before: list[float] | None, after: list[float], run: RunArguments) -
 def describe() -> str:
     """rlcredit's own keys, with defaults, for --help."""
     own = [*fields(RunArguments), *fields(CreditArguments)]
+    own += [item for item in fields(DatasetArguments) if item.name != "ignore_bias_buffers"]
     own += [item for item in fields(CreditGRPOConfig) if item.name in SturdyGRPOConfig.__annotations__]
     own += [item for item in fields(CreditPPOConfig) if item.name in CreditPPOConfig.__annotations__]
     title = "Keys of rlcredit train (every key of trl.GRPOConfig and trl.ModelConfig is one too):"

@@ -41,6 +41,7 @@ SIGNATURES = {
         *("self", "model", "input_ids", "attention_mask", "logits_to_keep"),
         *("batch_size", "compute_entropy", ...),  # the model's other inputs pass through
     ],
+    "create_model_card": ["self", "model_name", "dataset_name", "tags"],
     "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
     "save_model": ["self", "output_dir", "_internal_call"],
     "train": ["self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"],

@@ -124,6 +124,18 @@ def test_the_command_as_a_process(tmp_path):
     assert done.returncode == 0 and done.stdout.endswith("checked; nothing was trained\n"), done.stderr[-3000:]
 
 
+def test_a_run_prints_clean_lines_into_files_and_leaves_a_card(tmp_path):
+    """Neither carriage returns nor bars, of a run that resumes too, and no word on tied weights or LoRA's dropout."""
+    quick = [word for word in QUICK if not word.startswith(("--disable_tqdm", "--max_steps"))]
+    words = ["countdown_tiny/coupled_rhythm", *quick, f"--output_dir={tmp_path}"]
+    for more in (["--max_steps=1"], ["--max_steps=2", "--resume_from_checkpoint=latest"]):
+        done = command.run(*words, *more)
+        assert done.returncode == 0 and done.stderr == "", done.stderr[-3000:]
+        assert "\r" not in done.stdout and re.search(r"^step \d: reward \d\.\d{3} ", done.stdout, re.M)
+    card = (tmp_path / "README.md").read_text()
+    assert "on the task `countdown`" in card and "| accuracy on countdown, 8 held-out problems | 0." in card
+
+
 @pytest.mark.parametrize(
     ("installed", "mode", "expected"),
     [(False, "colocate", "use_vllm: vLLM is not installed"), (True, "server", "vllm_mode: server sends the weights")],

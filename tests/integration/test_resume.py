@@ -178,12 +178,14 @@ def test_logs_go_back_to_the_checkpoint(tmp_path):
 
 def test_counts_of_what_went_wrong_go_on(tmp_path):
     first = runs.trainer(tmp_path, max_steps=2, save_strategy="steps", save_steps=2)
-    first.bad_steps.total, first.credit_log.rows_skipped = 3, 5
+    first.bad_steps.total, first.credit_log.rows_skipped, first.credit_log.rows_without_fai = 3, 5, 7
     first.train()
     second = runs.trainer(tmp_path, max_steps=3)
     second.train(resume_from_checkpoint="latest")
     line = runs.logged(second)[-1]
     assert (line["bad_steps"], line["credit/rows_skipped"]) == (3, 5)
+    assert line["credit/rows_without_fai"] >= 7
+    assert "arXiv:2510.13554" in (tmp_path / "README.md").read_text()  # written with a checkpoint
 
 
 def test_latest_is_the_newest_complete_one(tmp_path):

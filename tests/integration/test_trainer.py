@@ -258,3 +258,19 @@ def test_a_run_decodes_by_its_own_settings(tmp_path, caplog, lora):
     assert runs.logged(told) == runs.logged(plain)
     assert caplog.text.count("leaves out min_new_tokens 16, no_repeat_ngram_size 1") == 1
     assert told.accelerator.unwrap_model(told.model).generation_config.no_repeat_ngram_size == 1  # saved as it came
+
+
+@pytest.mark.parametrize("strategy", ["global_anchor", "local_chunk"])
+def test_responses_too_short_for_fai_are_counted_and_said_once(tmp_path, caplog, strategy):
+    """Of up to four tokens, where FAI begins ten tokens on."""
+    made = runs.trained(tmp_path, credit_strategy=strategy, credit_fai_horizon=[10, 100], max_completion_length=4)
+    warned = [text for text in caplog.messages if "no anchors" in text]
+    counts = [line.get("credit/rows_without_fai") for line in runs.logged(made)]
+    if strategy == "local_chunk":  # reads no FAI
+        assert warned == [] and counts == [None] * 4
+        return
+    assert warned == [
+        "16 of 16 responses of this batch have at most 10 tokens, and so no anchors: their weights stay 1. For short "
+        "answers write credit_fai_horizon: [2, 100], say; credit/rows_without_fai counts them"
+    ]
+    assert counts == [16.0] * 4 and made.credit_log.rows_without_fai == 16

@@ -504,7 +504,8 @@ def test_report_writes_one_page_and_says_where(tmp_path, capsys, monkeypatch):
     assert [run["name"] for run in data_of(html)["runs"]] == ["a-s1", "a-s2"]
     assert "Left out." in html and "it has no log.jsonl" in html and "is not a table of completions" in html
     report([str(first), f"--output={tmp_path / 'new' / 'x.html'}"])
-    assert (tmp_path / "new" / "x.html").is_file()
+    report([str(first), str(second), "--output", str(tmp_path / "folder")])
+    assert (tmp_path / "new" / "x.html").is_file() and (tmp_path / "folder" / "report.html").is_file()
     assert not list(tmp_path.rglob("*.tmp"))
     assert "RUN_DIR" in describe()
 

@@ -56,4 +56,4 @@ def _assign(batch: Batch) -> Credit:
     return Credit.of(weights, preplan=preplan, anchor=anchor, dominated=dominated, intro=intro)
 
 
-coupled_rhythm = Strategy(_assign)
+coupled_rhythm = Strategy(_assign, by_fai=True)

@@ -17,4 +17,4 @@ def _assign(batch: Batch) -> Credit:
     return Credit.of(amplify(anchor, args.credit_amplification), anchor=anchor)
 
 
-global_anchor = Strategy(_assign)
+global_anchor = Strategy(_assign, by_fai=True)
