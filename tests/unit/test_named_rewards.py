@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import inspect
 import sys
 
@@ -67,7 +68,7 @@ def test_open_r1s_names_are_none_of_trls():
 
 
 def save_model(folder, head: str) -> str:
-    config = tiny.FAMILIES["llama"]
+    config = copy.deepcopy(tiny.FAMILIES["llama"])
     if head == "classification":
         AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
     else:

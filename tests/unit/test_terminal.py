@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import subprocess
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from peft import LoraConfig, get_peft_model
-from transformers import TrainerControl, TrainerState
+from transformers import AutoModelForCausalLM, TrainerControl, TrainerState
 
 from rlcredit import terminal
 from rlcredit.cli import main
@@ -107,7 +108,7 @@ def test_weights_that_are_tied_are_not_missing(keys, heard, caplog):
 
 
 def test_the_dropout_of_lora_is_no_dropout_of_the_policy(caplog):
-    policy = tiny.model_of("llama")
+    policy = AutoModelForCausalLM.from_config(copy.deepcopy(tiny.FAMILIES["llama"]))
     adapted = get_peft_model(policy, LoraConfig(lora_dropout=0.5, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     warn_of_dropout(adapted)
     assert caplog.text == ""
