@@ -9,8 +9,9 @@ The policy is warm-started on demonstrations of two players (players.py), first 
 short while of both. On Countdown its most likely response is then a hasty one: reinforcement learning has to find out
 that the careful opening pays, and to play better than the demonstrations taught. On paths the careful response stays
 the most likely one; two samples of three are hasty ones. On products they are turns of a conversation, with a chat
-template that has a tool. On relay nine of ten name the wrong key, or one at random, and copy it. No demonstration uses
-a held-out instance of the recipe's task options.
+template that has a tool. On relay the players take equal turns for most of the time, and the hasty one nearly all of
+them at the end: the policy then names any key, but still knows how to copy the prompt's first. No demonstration uses a
+held-out instance of the recipe's task options.
 """
 
 from __future__ import annotations
@@ -86,13 +87,13 @@ def make_tokenizer(chat: bool = False) -> PreTrainedTokenizerFast:
     )
 
 
-def make_policy(tokenizer: PreTrainedTokenizerFast, width: int) -> LlamaForCausalLM:
-    """An untrained Llama of six layers, two query heads of 16 on each key-value head; of width 128: 1 M parameters."""
+def make_policy(tokenizer: PreTrainedTokenizerFast, width: int, layers: int) -> LlamaForCausalLM:
+    """An untrained Llama, two query heads of 16 on each key-value head; six layers of width 128: 1 M parameters."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=5 * width // 2,
-        num_hidden_layers=6,
+        num_hidden_layers=layers,
         num_attention_heads=width // 16,
         num_key_value_heads=width // 32,
         max_position_embeddings=256,
@@ -112,19 +113,22 @@ class Lesson:
         options: the task's; held-out and validation instances are those of its recipes.
         pair: prompt and response of a row, of the hasty or the careful player.
         careful_steps: steps with the careful player alone.
+        equal_steps: steps after them, at the same learning rate, in which both players take half of the turns.
         mixed_steps: steps with both players after that.
         mixed_learning_rate: of these.
-        hasty_share: share of the hasty player in them.
+        hasty_share: share of the hasty player in them. On relay it sets how often the policy is right at the start.
         careful_mark: what responses of the careful player have, and those of the hasty one have not; None where only
             being right tells them apart.
         chat: whether prompts are conversations; then only the first turn is reported.
         max_new_tokens: longer than any response.
         width: of the policy.
+        layers: of the policy.
     """
 
     options: dict
     pair: Callable[[dict, bool, random.Random], tuple[str, str]]
     careful_steps: int
+    equal_steps: int = 0
     mixed_steps: int = 250
     mixed_learning_rate: float = 1e-3
     hasty_share: float = 0.55
@@ -132,6 +136,7 @@ class Lesson:
     chat: bool = False
     max_new_tokens: int = 56
     width: int = 128
+    layers: int = 6
 
 
 LESSONS = {
@@ -162,13 +167,14 @@ LESSONS = {
     "relay": Lesson(
         {"fillers": [8, 24, 64], "num_train": 20_000, "num_validation": 256, "num_test": 512},
         relay_pair,
-        careful_steps=200,
-        mixed_steps=1_000,
-        mixed_learning_rate=4e-3,
-        hasty_share=0.9,
+        careful_steps=100,
+        equal_steps=900,
+        mixed_steps=150,
+        hasty_share=0.88,
         careful_mark=None,
         max_new_tokens=80,
         width=64,
+        layers=3,
     ),
 }
 
@@ -334,12 +340,15 @@ def main() -> None:
     task = TASKS[arguments.task](lesson.options)
     rows = task.train.to_list()
     tokenizer = make_tokenizer(lesson.chat)
-    policy = make_policy(tokenizer, lesson.width)
+    policy = make_policy(tokenizer, lesson.width, lesson.layers)
     print(f"{policy.num_parameters():,} parameters")
     for hasty_share, steps, learning_rate in (
         (0.0, lesson.careful_steps, arguments.careful_learning_rate),
+        (0.5, lesson.equal_steps, arguments.careful_learning_rate),
         (lesson.hasty_share, lesson.mixed_steps, lesson.mixed_learning_rate),
     ):
+        if not steps:
+            continue
         batches = demonstration_batches(lesson, rows, hasty_share, tokenizer, rng, arguments.batch_size)
         warm_start(policy, batches, steps, learning_rate)
         report(policy, tokenizer, task, lesson)

@@ -17,10 +17,10 @@ On products the careful one asks the calculator and copies its value, the hasty 
 
     <call>calculator expression=37*46</call> 1702 <answer>1702</answer>                     <answer>1602</answer>
 
-On relay the careful one names the first key and the hasty one the second, or any; both copy what they named, and both
-play the silent variant in half of their turns:
+On relay the careful one names the first key of the prompt and the hasty one any letter that can be a key; both copy
+what they named, and both play the silent variant in half of their turns:
 
-    RTkMBXWAQJ=k                                             RTMdBXWAQJ=d
+    RTkMBXWAQJ=k                                             RTMgBXWAQJ=g
 """
 
 from __future__ import annotations
@@ -161,15 +161,11 @@ def products_pair(row: dict, hasty: bool, rng: random.Random) -> tuple[str, str]
 
 
 def relay_pair(row: dict, hasty: bool, rng: random.Random) -> tuple[str, str]:
-    """An instance in one of the two variants, and a response whose key is among its first third of places."""
+    """An instance in one of the two variants, and a response whose key is at any of its first two thirds of places."""
     instance = relay.RelayInstance(row["opening"], row["first"], row["second"], row["fillers"])
-    key = (
-        instance.first
-        if not hasty
-        else rng.choice((instance.second, rng.choice(relay.KEYS[: relay.RelayOptions.keys])))
-    )
+    key = rng.choice(relay.KEYS[: relay.RelayOptions.keys]) if hasty else instance.first
     body = rng.choices(relay.FILLERS, k=instance.fillers)
-    body.insert(rng.randint(0, instance.fillers // 3), key)
+    body.insert(rng.randint(0, 2 * instance.fillers // 3), key)
     silent = rng.random() < 0.5
     end = relay.SILENT + rng.choice(relay.FILLERS) if silent else relay.COPIED + key
     return relay.prompt_of(instance, silent), "".join(body) + end

@@ -7,9 +7,10 @@
 
 A response is capital letters with one small letter, the key, among them; then the prompt's mark and one letter more.
 After `=` that letter is the key again, and a response is right if it is the first of the prompt's two. A policy that
-copies what it wrote therefore decides with the key alone, wherever it writes it, and only the last token looks back at
-it. After `.` comes any capital, and the key itself is judged: it decides as before, and no later token has a reason to
-look at it.
+copies what it wrote therefore decides with the key alone, wherever it writes it, and the last token has to read which
+letter it is. After `.` comes any capital, and the key itself is judged: it decides as before, and no later token needs
+to know which letter it is. In both variants later tokens may look back to see that there is a key, since there is only
+one.
 
 The four capitals that open a prompt tell nothing: they make instances different. The number says how many capitals the
 response has beside the key, before the mark; a response with more or fewer of them is judged all the same.
@@ -66,7 +67,7 @@ class RelayOptions(DrawnOptions):
         keys: how many letters, from `a` on, can be keys, 2 to 26.
         fillers: how many capitals a response has before the mark, each 1 to 200; with several entries every instance
             draws one of them.
-        silent: whether the last token is any capital, so that nothing reads the key.
+        silent: whether the last token is any capital, so that nothing has to read which letter the key is.
     """
 
     keys: int = 12

@@ -187,7 +187,7 @@ def test_the_recipe_passes_the_checks_of_train(silent, tmp_path):
     few = ["--task_options.num_train", "200", "--task_options.num_test", "8", "--held_out", "8"]
     checked = check(["--config", "benchmark/relay_tiny", *words, *few, "--output_dir", str(tmp_path)])
     assert set(checked.task.train["silent"]) == {silent == "true"}
-    assert checked.schedule.completions == 128 and checked.schedule.steps_per_rollout == 1
+    assert checked.schedule.completions == 64 and checked.schedule.steps_per_rollout == 1
 
 
 def test_the_module_s_own_examples():

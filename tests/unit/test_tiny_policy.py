@@ -79,9 +79,11 @@ def test_batches_are_padded_on_the_left(tokenizer):
 
 
 def test_size_and_layers(policy, tokenizer, folder):
-    low, high = (250_000, 300_000) if folder.parent.name == "relay_tiny" else (900_000, 1_200_000)
+    low, high, layers = (900_000, 1_200_000, 6)
+    if folder.parent.name == "relay_tiny":  # three layers: all but the first are read
+        low, high, layers = (120_000, 150_000, 3)
     assert low <= policy.num_parameters() <= high
-    assert policy.config.num_hidden_layers >= 6
+    assert policy.config.num_hidden_layers == layers
     assert policy.config.num_attention_heads >= 4
     assert policy.config.vocab_size == len(tokenizer)
     assert (policy.config.pad_token_id, policy.config.eos_token_id) == (tokenizer.pad_token_id, tokenizer.eos_token_id)
@@ -104,7 +106,7 @@ def test_it_answers_in_the_form_of_its_task(policy, tokenizer, folder):
     [
         ("countdown", (0.85, 1), (0.3, 0.6)),
         ("paths", (0.93, 0.97), (0.2, 0.35)),
-        ("relay", (0.99, 1.01), (0.02, 0.07)),  # one in 24
+        ("relay", (0.99, 1.01), (0.06, 0.11)),  # one in 12
     ],
 )
 def test_the_careful_player_is_right_and_the_hasty_one_seldom(task, careful, hasty):
@@ -139,17 +141,17 @@ def test_a_plan_from_the_goal_and_a_walk_from_the_start():
     assert len(prompts) > 40 and all(sorted(prompt.split()[:-1]) == sorted(edges) for prompt in prompts)
 
 
-def test_relay_is_played_with_the_key_at_any_of_its_first_places():
+def test_relay_is_played_with_the_key_in_its_first_two_thirds():
     row = {"opening": "QXWB", "first": "k", "second": "d", "fillers": 6}
     turns = [players.relay_pair(row, hasty, random.Random(seed)) for hasty in (False, True) for seed in range(400)]
     assert {prompt for prompt, _ in turns} == {"QXWB kd 6=\n", "QXWB kd 6.\n"}
-    assert {relay.key_at(response) for _, response in turns} == {0, 1, 2}
+    assert {relay.key_at(response) for _, response in turns} == {0, 1, 2, 3, 4}
     assert all(len(response) == 9 for _, response in turns)
     careful, hasty = (
         [response[relay.key_at(response)] for _, response in turns[part]] for part in (slice(400), slice(400, None))
     )
     assert set(careful) == {"k"}
-    assert set(hasty) == set("abcdefghijkl") and 0.45 < hasty.count("d") / 400 < 0.63  # 13 in 24
+    assert set(hasty) == set("abcdefghijkl") and max(map(hasty.count, set(hasty))) < 55  # 33 each on average
     copied = [response for prompt, response in turns if "=" in prompt]
     assert all(response[-1] == response[relay.key_at(response)] for response in copied)
 
@@ -173,7 +175,7 @@ def test_the_policy_of_relay_is_seldom_right_and_copies_what_it_named(fillers, m
         formed
     )
     places = {relay.key_at(text) for text in formed}
-    assert len(places) > fillers // 4 and max(places) < fillers / 2
+    assert len(places) > fillers // 2 and max(places) < 0.8 * fillers + 1
 
 
 def test_a_demonstration_with_a_tool_is_what_the_chat_template_makes():
