@@ -121,7 +121,7 @@ _OTHERWISE = {
     "overwrite_output_dir": "write overwrite: true to delete the checkpoints of an earlier run in output_dir, or "
     "resume_from_checkpoint: auto to go on from them",
     "logging_dir": "leave it out: the log is log.jsonl in output_dir, and TensorBoard takes TENSORBOARD_LOGGING_DIR",
-    "group_by_length": "leave it out: a rollout takes prompts in the order of shuffle_dataset",
+    "group_by_length": "write sort_by_length: true, which sorts the rows of an optimiser step into its micro-batches",
     "adafactor": "write optim: adafactor",
     "half_precision_backend": "leave it out: bf16 and fp16 use torch's own",
     "fp16_backend": "leave it out: bf16 and fp16 use torch's own",

@@ -345,4 +345,4 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None):  # type: ignore[no-untyped-def]
         if self.is_world_process_zero():
-            write_card(self.args, self.state)
+            write_card(self.args, self.state, self.accelerator.unwrap_model(self.model))

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peft import PeftModel
+from torch import nn
 from transformers import TrainerState
 
 from rlcredit.credit import CreditArguments
@@ -44,15 +46,21 @@ The software: rlcredit, on top of TRL (https://github.com/huggingface/trl).
 """
 
 
-def write_card(config: CreditGRPOConfig, state: TrainerState) -> None:
+def write_card(config: CreditGRPOConfig, state: TrainerState, policy: nn.Module) -> None:
     """Write README.md into the run's folder, from what is there."""
     folder = Path(config.output_dir)
     about, _ = read_facts(folder)
-    write_whole(folder / CARD_FILE, model_card(config, state, about, read_accuracies(folder)))
+    card = model_card(config, state, about, read_accuracies(folder), adapters=isinstance(policy, PeftModel))
+    write_whole(folder / CARD_FILE, card)
 
 
 def model_card(
-    config: CreditGRPOConfig, state: TrainerState, about: Mapping[str, Any], accuracies: Mapping[str, Shares]
+    config: CreditGRPOConfig,
+    state: TrainerState,
+    about: Mapping[str, Any],
+    accuracies: Mapping[str, Shares],
+    *,
+    adapters: bool = False,
 ) -> str:
     """The card as Markdown, with the metadata that the hub reads.
 
@@ -61,19 +69,21 @@ def model_card(
         state: its log so far.
         about: `model` it started from and `task`, as run.json has them; without them the card leaves them out.
         accuracies: of held-out sets `before` the run and `after` it, each problem's share of right samples.
+        adapters: whether adapters of PEFT were trained, and are what is saved.
     """
     algorithm = "PPO" if isinstance(config, CreditPPOConfig) else "GRPO"
     start, task = about.get("model"), about.get("task")
     on_hub = start and not Path(start).exists() and start.count("/") == 1
     metadata = [
-        "library_name: transformers",
+        f"library_name: {'peft' if adapters else 'transformers'}",
         *([f"base_model: {start}"] if on_hub else []),
         "tags:",
         *(f"- {tag}" for tag in ("rlcredit", "trl", algorithm.lower(), "reinforcement-learning")),
     ]
     said = f"{algorithm} with token-level credit (`credit_strategy: {config.credit_strategy}`)"
-    sentence = f"A policy trained with [rlcredit](https://arxiv.org/abs/2510.13554) {version('rlcredit')}: {said}"
-    sentence += f", from `{start}`" * bool(start) + f", on the task `{task}`" * bool(task) + "."
+    what = "Adapters (LoRA) of a policy" if adapters else "A policy"
+    sentence = f"{what} trained with rlcredit {version('rlcredit')}: {said}"
+    sentence += f", from `{start}`" * bool(start) + f", on `{task}`" * bool(task) + "."
     results = _results(state, accuracies)
     return "\n".join(
         [

@@ -56,7 +56,7 @@ def plan(checked: Checked) -> str:
     tokens = sizes.rollouts * sizes.completions * config.max_completion_length
     lines = {
         "policy": f"{model.model_name_or_path}: {_many(parameters)} parameters, {what}, {model.dtype or 'auto'}",
-        "data": f"{_data(checked)}: {len(lengths):,} training rows, prompts of {min(lengths)} to {max(lengths)} "
+        "data": f"{checked.run.data_name}: {len(lengths):,} training rows, prompts of {min(lengths)} to {max(lengths)} "
         f"tokens; held out: {_tests(checked)}",
         "rollout": f"{sizes.completions:,} completions = {sizes.prompts:,} prompts x {config.num_generations}, on "
         f"{sizes.processes} processes; up to {config.max_completion_length:,} tokens each, temperature "
@@ -180,11 +180,6 @@ def _many(count: float) -> str:
 
 def _generator(config: CreditGRPOConfig) -> str:
     return f"vLLM ({config.vllm_mode})" if config.use_vllm else "transformers"
-
-
-def _data(checked: Checked) -> str:
-    options = checked.run.task_options or {}
-    return str(options.get("dataset_name", checked.run.task))
 
 
 def _tests(checked: Checked) -> str:

@@ -104,7 +104,7 @@ def _describe_run(checked: Checked, argv: Sequence[str]) -> None:
     facts: dict[str, Any] = {
         "command": shlex.join(["rlcredit", "train", *argv]),
         "algorithm": checked.run.algorithm,
-        "task": checked.run.task,
+        "task": checked.run.data_name,
         "model": checked.model.model_name_or_path,
         "credit_strategy": checked.config.credit_strategy,
         "seed": checked.config.seed,
@@ -219,7 +219,7 @@ def _summarize(
         lines += [f"checkpoint: {saved[-1]}", f"resume:     {resume_command(argv)}"]
     print("\n" + "\n".join(lines))
     write_accuracies(folder, before=before, after=after)
-    write_card(trainer.args, trainer.state)
+    write_card(trainer.args, trainer.state, trainer.accelerator.unwrap_model(trainer.model))
 
 
 def _how(name: str, run: RunArguments) -> str:

@@ -112,3 +112,10 @@ class RunArguments:
             near = difflib.get_close_matches(self.task, TASKS, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TASKS)}"
             raise ValueError(f"task: {self.task!r} is unknown; {hint}")
+
+    @property
+    def data_name(self) -> str:
+        """What is trained on, in words: the task, or where it has a data set's keys the set."""
+        options = self.task_options or {}
+        paths = [entry["path"] for entry in options.get("datasets", [])]
+        return str(options.get("dataset_name") or " and ".join(paths) or self.task)

@@ -133,7 +133,7 @@ def test_a_run_prints_clean_lines_into_files_and_leaves_a_card(tmp_path):
         assert done.returncode == 0 and done.stderr == "", done.stderr[-3000:]
         assert "\r" not in done.stdout and re.search(r"^step \d: reward \d\.\d{3} ", done.stdout, re.M)
     card = (tmp_path / "README.md").read_text()
-    assert "on the task `countdown`" in card and "| accuracy on countdown, 8 held-out problems | 0." in card
+    assert ", on `countdown`." in card and "| accuracy on countdown, 8 held-out problems | 0." in card
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,9 @@ def test_the_files_train_with_credit(name, place):
     lines = [json.loads(line) for line in Path("credited/log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "reward" in line] == [1]  # one rollout for two steps
     assert "rewards/digits/mean" in lines[0] and lines[0]["reward"] > 0
-    assert json.loads(Path("credited/run.json").read_text())["analyze"]["task"] == "dataset"
+    facts = json.loads(Path("credited/run.json").read_text())
+    assert facts["task"] == str(place / "data") and facts["analyze"]["task"] == "dataset"
+    assert f"on `{place}/data`" in Path("credited/README.md").read_text()
 
 
 TASK = ["--config", "countdown_tiny/uniform", "--dry_run", "--task_options.num_train=64", "--held_out=0"]
@@ -165,8 +167,8 @@ def test_a_reward_model_scores_before_the_functions(place):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_uniform_credit_trains_the_weights_of_trl_grpo(name, place):
-    flags = settings_of(name, place)
-    assert main(["train", "--config", *flags, "--credit_strategy=uniform", "--output_dir=ours"]) == 0
+    words = ["--credit_strategy=uniform", "--trim_padding=false", "--output_dir=ours"]
+    assert main(["train", "--config", *settings_of(name, place), *words]) == 0
     trl = str(Path(sys.executable).parent / "trl")
     words = [trl, "grpo", "--config", *settings_of(name, place, for_trl=True), "--output_dir", "theirs"]
     done = subprocess.run(words, env=dict(os.environ), capture_output=True, text=True, timeout=600, check=False)
