@@ -56,8 +56,8 @@ def plan(checked: Checked) -> str:
     tokens = sizes.rollouts * sizes.completions * config.max_completion_length
     lines = {
         "policy": f"{model.model_name_or_path}: {_many(parameters)} parameters, {what}, {model.dtype or 'auto'}",
-        "data": f"{checked.run.data_name}: {len(lengths):,} training rows, prompts of {min(lengths)} to {max(lengths)} "
-        f"tokens; held out: {_tests(checked)}",
+        "data": f"{checked.run.data_name}: {len(lengths):,} training rows, prompts of {min(lengths)} to "
+        f"{max(lengths)} tokens; held out: {_tests(checked)}",
         "rollout": f"{sizes.completions:,} completions = {sizes.prompts:,} prompts x {config.num_generations}, on "
         f"{sizes.processes} processes; up to {config.max_completion_length:,} tokens each, temperature "
         f"{config.temperature:g}, by {_generator(config)}",
