@@ -165,12 +165,12 @@ def test_a_reward_model_scores_before_the_functions(place):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_uniform_credit_trains_the_weights_of_trl_grpo(name, place):
+@pytest.mark.parametrize(("name", "more"), [*((name, []) for name in NAMES), ("trl", ["--dataset_streaming", "true"])])
+def test_uniform_credit_trains_the_weights_of_trl_grpo(name, more, place):
     words = ["--credit_strategy=uniform", "--trim_padding=false", "--output_dir=ours"]
-    assert main(["train", "--config", *settings_of(name, place), *words]) == 0
+    assert main(["train", "--config", *settings_of(name, place), *more, *words]) == 0
     trl = str(Path(sys.executable).parent / "trl")
-    words = [trl, "grpo", "--config", *settings_of(name, place, for_trl=True), "--output_dir", "theirs"]
+    words = [trl, "grpo", "--config", *settings_of(name, place, for_trl=True), *more, "--output_dir", "theirs"]
     done = subprocess.run(words, env=dict(os.environ), capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     file = "adapter_model.safetensors" if name == "axolotl" else "model.safetensors"
