@@ -134,6 +134,7 @@ def test_the_readme_is_short_and_names_every_page():
 def test_pages_that_scripts_write_are_as_they_write_them(tmp_path):
     for script, page, words in (
         ("draw_concepts.py", "docs/pictures/concepts.svg", []),
+        ("draw_prediction.py", "docs/pictures/prediction.png", []),
         ("write_api.py", "docs/api.md", []),
         ("write_notebook.py", "docs/tutorial.ipynb", ["docs/tutorial.md"]),
     ):
