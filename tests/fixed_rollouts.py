@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from rlcredit import CreditGRPOTrainer, CreditPPOTrainer
-from tests import runs
+from tests import runs, tiny
 
 Row = tuple[int, tuple[int, ...], tuple[int, ...]]
 """A response: its optimiser step, the prompt's tokens, its own tokens."""
@@ -67,10 +67,18 @@ def rollout(prompts: list[str], trainer: CreditGRPOTrainer) -> dict[str, Any]:
     }
 
 
+def of_some_prompts(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+    """A reward that is the same for the whole group where the prompt begins with "b", as every other one does."""
+    digits = tiny.count_digits(completions)
+    return [0.5 if prompt.startswith("b") else share for prompt, share in zip(prompts, digits, strict=True)]
+
+
 def run(folder: Path, algorithm: str = "grpo", **changes: Any) -> None:
     """Train five steps and write what this process saw to `folder`; `changes` are settings of `tests.runs`."""
     settings = {"max_steps": 5, "gradient_accumulation_steps": 1, **changes}
     settings["steps_per_generation"] = settings["gradient_accumulation_steps"]
+    if settings.get("dynamic_sampling"):
+        settings["reward"] = of_some_prompts
     made = runs.trainer(folder, {"grpo": RecordedGRPO, "ppo": RecordedPPO}[algorithm], **settings)
     made.rollout_func = rollout
     made.train()

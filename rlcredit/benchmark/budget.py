@@ -1,6 +1,6 @@
-"""What a cell had generated when: comparisons at equal generated tokens, for strategies that draw continuations.
+"""What a cell had generated when: comparisons at equal generated tokens, for variants that draw more than rollouts.
 
-tokens(n)   of the first n rollouts, those of completions and of the continuations that value them
+tokens(n)   of the first n rollouts: completions, the continuations that value them, and groups that were replaced
 budget      a variant's accuracy when it had generated as many tokens as the baseline in its whole run, at the same
             seed: between two evaluations on the line that joins them; its last where it generated fewer
 """
@@ -15,6 +15,14 @@ import numpy as np
 
 from rlcredit.stats.curves import Curve
 
+# Logged once a rollout: tokens that are generated beside those of its completions.
+DRAWN_BESIDE = ("credit/continuation_tokens", "dynamic_sampling/tokens")
+
+
+def draws_beside(cell: Mapping[str, Any]) -> bool:
+    """Whether a cell drew more than its rollouts."""
+    return not cell["curves"].keys().isdisjoint(DRAWN_BESIDE)
+
 
 def tokens_after(cell: Mapping[str, Any], rollouts: float) -> float | None:
     """Tokens that a cell had generated after that many rollouts; None where its log does not say."""
@@ -22,8 +30,7 @@ def tokens_after(cell: Mapping[str, Any], rollouts: float) -> float | None:
     if "completions/mean_length" not in curves:
         return None
     completions = _cumulated(curves["completions/mean_length"], every, rollouts) * cell["completions_a_rollout"]
-    more = curves.get("credit/continuation_tokens")
-    return completions + (0.0 if more is None else _cumulated(more, every, rollouts))
+    return completions + sum(_cumulated(curves[name], every, rollouts) for name in DRAWN_BESIDE if name in curves)
 
 
 def at_budget(cell: Mapping[str, Any], curve: Curve, tokens: float) -> float | None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from rlcredit.benchmark.budget import DRAWN_BESIDE
 from rlcredit.benchmark.expected import Expected, differences
 from rlcredit.benchmark.grid import Cell
 from rlcredit.errors import InputError
@@ -49,6 +50,9 @@ KEPT = (
     "credit/rows_skipped",
     "credit/continuations",
     "credit/continuation_tokens",
+    "dynamic_sampling/replaced_share",
+    "dynamic_sampling/reward_drawn",
+    "dynamic_sampling/tokens",
     "value/loss",
     "value/explained_variance",
     "step_time",
@@ -114,12 +118,12 @@ def _held_out(run: Run, during: Mapping[int, Shares], expected: Expected) -> dic
 
 
 def _generated(run: Run, expected: Expected) -> int | None:
-    """Tokens that the training generated: those of completions, and of the continuations that value them."""
-    lengths, more = run.curves.get("completions/mean_length"), run.curves.get("credit/continuation_tokens")
+    """Tokens that the training generated: those of completions, and of what is drawn beside them."""
+    lengths = run.curves.get("completions/mean_length")
     if lengths is None:
         return None
-    completions = float(lengths.value_T.sum()) * expected.completions_a_rollout
-    return round(completions + (0.0 if more is None else float(more.value_T.sum())))
+    more = sum(float(run.curves[name].value_T.sum()) for name in DRAWN_BESIDE if name in run.curves)
+    return round(float(lengths.value_T.sum()) * expected.completions_a_rollout + more)
 
 
 def _seconds_a_step(run: Run, cycle: int) -> float | None:

@@ -7,8 +7,8 @@ reached         steps, completions and generated tokens until the curve has the 
                 the mean over its seeds
 length          mean tokens of the held-out answers at the end; entropy: of the last tenth of the run, in nats
 credit_share    of the seconds of all steps, those that credit took
-generated       tokens of all completions and continuations of the training, in millions
-budget          where a variant draws continuations: its accuracy at `uniform`'s tokens, less `uniform`'s (`budget`)
+generated       tokens of all completions and continuations of the training, in millions; groups replaced included
+budget          where a variant draws more than rollouts: its accuracy at `uniform`'s tokens, less that of `uniform`
 share           of the gain of the oracle over `uniform`, the part that a variant has (`stats.shares`)
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from rlcredit.benchmark.budget import at_budget, tokens_after
+from rlcredit.benchmark.budget import at_budget, draws_beside, tokens_after
 from rlcredit.benchmark.grid import BASELINE, Variant
 from rlcredit.evaluation.held_out import second_name
 from rlcredit.runs.files import validation_name
@@ -171,10 +171,10 @@ def _reached(cells: Mapping[int, Mapping[str, Any]], main: str, target: float) -
 
 
 def _budget(cells: Cells, sets: Mapping[str, str | None]) -> dict[str, Any]:
-    """By variant with continuations, and measure: the paired difference to the baseline at the baseline's tokens."""
+    """By variant that draws more than rollouts, and measure: the paired difference to the baseline at its tokens."""
     found: dict[str, Any] = {}
     for name, by_seed in cells.items():
-        if not all("credit/continuation_tokens" in cell["curves"] for cell in by_seed.values()):
+        if not all(draws_beside(cell) for cell in by_seed.values()):
             continue
         for key, held_out in sets.items():
             if held_out is None:

@@ -99,6 +99,15 @@ class GuardedRewards:
             landed.append(of_row)
         return landed
 
+    def steps_of(self, row: int) -> list[list[Landing] | None]:
+        """Where the rewards of the steps of a completion of the last batch land, by function; None: at its end."""
+        return [guard.steps.get(row) for guard in self._guards]
+
+    def put_steps(self, rows: Sequence[Sequence[list[Landing] | None]]) -> None:
+        """Take a batch put together of several for the last one: by row what `steps_of` gave."""
+        for number, guard in enumerate(self._guards):
+            guard.steps = {row: steps for row, by_guard in enumerate(rows) if (steps := by_guard[number]) is not None}
+
     def of_others(
         self, prompts: Sequence[Any], completions: Sequence[Any], columns: dict[str, Any], at_once: int
     ) -> Tensor:

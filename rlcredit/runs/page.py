@@ -54,6 +54,7 @@ CHARTS = (
     Chart("entropy", "Entropy", "nats a token", POLICY),
     Chart("completions/mean_length", "Completion length", "tokens, mean", POLICY),
     Chart("completions/clipped_ratio", "Completions cut short", "share", POLICY),
+    Chart("dynamic_sampling/replaced_share", "Groups replaced by dynamic sampling", "share", POLICY),
     Chart("loss", "Loss", "", POLICY),
     Chart("kl", "KL divergence to the reference", "nats a token", POLICY),
     Chart("grad_norm", "Gradient norm", "", POLICY),

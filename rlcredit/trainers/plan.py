@@ -53,7 +53,7 @@ def plan(checked: Checked) -> str:
     parameters, trained = count(checked.policy, model)
     what = "all trained" if parameters == trained else f"{_many(trained)} trained (LoRA)"
     passes = sizes.rollouts * sizes.prompts / len(lengths)
-    tokens = sizes.rollouts * sizes.completions * config.max_completion_length
+    tokens = sizes.rollouts * (sizes.completions + most_anew(config, sizes)) * config.max_completion_length
     lines = {
         "policy": f"{model.model_name_or_path}: {_many(parameters)} parameters, {what}, {model.dtype or 'auto'}",
         "data": f"{checked.run.data_name}: {len(lengths):,} training rows, prompts of {min(lengths)} to "
@@ -64,7 +64,7 @@ def plan(checked: Checked) -> str:
         "step": f"{sizes.per_step:,} completions ({config.per_device_train_batch_size} a process x "
         f"{config.gradient_accumulation_steps} accumulated); {sizes.steps_per_rollout} steps a rollout",
         "run": f"{sizes.steps:,} steps = {sizes.rollouts:,} rollouts = {sizes.rollouts * sizes.completions:,} "
-        f"completions, at most {_many(tokens)} tokens; "
+        f"completions{_anew(config, sizes)}, at most {_many(tokens)} tokens; "
         f"{passes:,.2f} passes over the data",
         **_agents(checked),
         "credit": _credit(checked),
@@ -180,6 +180,16 @@ def _many(count: float) -> str:
 
 def _generator(config: CreditGRPOConfig) -> str:
     return f"vLLM ({config.vllm_mode})" if config.use_vllm else "transformers"
+
+
+def most_anew(config: CreditGRPOConfig, sizes: Schedule) -> int:
+    """The most completions that dynamic sampling draws beside those of a rollout: all of them in every round."""
+    return sizes.completions * config.dynamic_sampling_max_rounds if config.dynamic_sampling else 0
+
+
+def _anew(config: CreditGRPOConfig, sizes: Schedule) -> str:
+    most = sizes.rollouts * most_anew(config, sizes)
+    return f" and, by dynamic sampling, at most {most:,} that are drawn anew" if most else ""
 
 
 def _tests(checked: Checked) -> str:

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from rlcredit.credit.gae import gae
 from rlcredit.errors import InputError
-from rlcredit.trainers import critic, shards, value_model
+from rlcredit.models import value_model
+from rlcredit.trainers import critic, shards
 from rlcredit.trainers.grpo import CreditGRPOTrainer
 from rlcredit.trainers.launch import launched_for
 from rlcredit.trainers.ppo_config import CreditPPOConfig

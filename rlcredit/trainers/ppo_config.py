@@ -78,6 +78,11 @@ class CreditPPOConfig(CreditGRPOConfig):
                 f"credit_strategy: {self.credit_strategy!r} gives advantages of the group, and PPO has those of its "
                 "critic; write algorithm: grpo, or a strategy that gives weights"
             )
+        if self.dynamic_sampling:
+            raise ValueError(
+                "dynamic_sampling: replaces groups whose rewards are all equal, from which PPO learns by its critic; "
+                "leave it out, or write algorithm: grpo"
+            )
         self._refuse_what_only_groups_have()
         self._refuse_per_sequence_options()
 

@@ -24,6 +24,7 @@ from rlcredit.errors import InputError
 from rlcredit.evaluation.held_out import HeldOut
 from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.evaluation.sampling import Sampling
+from rlcredit.models import value_model
 from rlcredit.models.weight_files import best_of, refuse_broken
 from rlcredit.rewards.named import TRL_REWARDS, check_reward_model, named_rewards
 from rlcredit.rewards.process_model import ProcessReward
@@ -31,9 +32,10 @@ from rlcredit.rewards.rehearsal import rehearse
 from rlcredit.rewards.signature import check_signature
 from rlcredit.tasks import TASKS, TaskData, dataset
 from rlcredit.tasks.dataset import DatasetArguments
-from rlcredit.trainers import checkpoints, checks, launch, value_model
+from rlcredit.trainers import checkpoints, checks, launch
 from rlcredit.trainers.agents import Agents
 from rlcredit.trainers.continuations import refuse_other_than_text
+from rlcredit.trainers.dynamic_sampling import refuse_dynamic_sampling
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
 from rlcredit.trainers.ppo_config import CreditPPOConfig
 from rlcredit.trainers.rollouts import refuse_unknown_answer
@@ -149,7 +151,8 @@ def _checked(run: RunArguments, model: ModelConfig, config: CreditGRPOConfig, no
     _add_rewards(run, config, task, agents)
     refuse_unknown_answer(config, task.answer_span)
     columns = set(task.train.column_names)
-    refuse_other_than_text(config, agents.keys, has_images=not columns.isdisjoint({"image", "images"}))
+    for refuse in (refuse_other_than_text, refuse_dynamic_sampling):
+        refuse(config, agents.keys, has_images=not columns.isdisjoint({"image", "images"}))
     schedule = schedule_of(config, run.processes or config.world_size, len(task.train))
     if not model.model_name_or_path:
         raise InputError("model_name_or_path: is missing; write a folder or the id of a model on the hub")

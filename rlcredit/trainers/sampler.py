@@ -1,10 +1,13 @@
-"""TRL's order of prompts, as a function of seed and epoch alone, so that a run resumed in a later epoch finds it."""
+"""Orders of prompts that depend on seed and count alone, so that a resumed run finds them: TRL's, and of new ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import torch
+from datasets import Dataset
 from trl.trainer.utils import RepeatSampler
 
 
@@ -32,3 +35,36 @@ class EpochSampler(RepeatSampler):
             for _ in range(self.epoch()):
                 torch.randperm(self.num_samples, generator=self.generator)
         return super().__iter__()
+
+
+class NewPrompts:
+    """Rows of the training set beside TRL's order: all of them, in an order of chance, before one returns.
+
+    Attributes:
+        drawn: how many were taken so far: the whole state.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        self._dataset, self._seed = dataset, seed
+        self._turn = -1, np.empty(0, dtype=int)  # the order at hand
+        self.drawn = 0
+
+    def take(self, count: int, seen: set[str]) -> list[dict[str, Any]]:
+        """The next rows. Prompts that were seen are passed over where there are others; those taken are seen then."""
+        taken: list[dict[str, Any]] = []
+        passed = 0
+        while len(taken) < count:
+            row = self._dataset[self._place(self.drawn)]
+            self.drawn += 1
+            if str(row["prompt"]) in seen and passed < len(self._dataset):
+                passed += 1
+                continue
+            taken.append(row)
+            seen.add(str(row["prompt"]))
+        return taken
+
+    def _place(self, number: int) -> int:
+        turn, place = divmod(number, len(self._dataset))
+        if turn != self._turn[0]:  # by another generator than TRL's shuffles: its next prompts are not these
+            self._turn = turn, np.random.default_rng([self._seed, turn]).permutation(len(self._dataset))
+        return int(self._turn[1][place])

@@ -3,7 +3,9 @@
 Nothing of TRL is copied. The trainer overrides these seams and calls `super()` in each (contract tests hold them):
 
     _calculate_rewards              leaves out completions that could not be scored
-    _generate                       decodes by the run's settings alone, not by the model's generation_config.json
+    _generate_and_score_completions keeps the rows of the rollout
+    _generate                       decodes by the run's settings alone, not by the model's generation_config.json; and
+                                    again, for groups that teach nothing
     _prepare_inputs                 cuts the padding of micro-batches
     _compute_loss, _get_grad_norm   notes losses and gradients that are not finite
     _get_train_sampler              an order of prompts that depends on seed and epoch alone
@@ -24,6 +26,7 @@ from typing import Any, ClassVar
 import torch
 from accelerate.utils import DistributedType
 from datasets import Dataset
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerControl
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
@@ -33,12 +36,13 @@ from rlcredit.evaluation.decoding import note_of, own_decoding
 from rlcredit.evaluation.held_out import HeldOut, metrics_of
 from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.evaluation.samples import SampleTable
+from rlcredit.models.padding import by_length, cut_padding, ignores_padding
 from rlcredit.rewards.guards import RewardsStopped
 from rlcredit.rewards.run_rewards import GuardedRewards
 from rlcredit.rewards.signature import columns_of
 from rlcredit.trainers import checkpoints
 from rlcredit.trainers.bad_steps import BadSteps
-from rlcredit.trainers.padding import by_length, cut_padding, ignores_padding
+from rlcredit.trainers.dynamic_sampling import DynamicSampling, refuse_dynamic_sampling
 from rlcredit.trainers.policy_step import PolicyStep
 from rlcredit.trainers.precision import warn_of_16_bits
 from rlcredit.trainers.run_state import RunState
@@ -55,6 +59,7 @@ class SturdyGRPOTrainer(GRPOTrainer):
     Losses and gradients are TRL's own: bit for bit with `trim_padding: false`, else up to rounding.
 
     Attributes:
+        dynamic_sampling: replaces groups that teach nothing; None where it is off.
         run_state: what goes into checkpoints of what is in memory only; `run_state.components` may be added to.
         parts: what a checkpoint holds beside transformers' files.
         has_images: whether the training set has a column of images.
@@ -74,6 +79,8 @@ class SturdyGRPOTrainer(GRPOTrainer):
             environments=kwargs.get("environment_factory") is not None,
             extra_columns=kwargs.get("rollout_func") is not None,
         )
+        others = [name for name in ("environment_factory",) if kwargs.get(name)]
+        refuse_dynamic_sampling(args, others, has_images=self.has_images)
         super().__init__(model, self.rewards.functions, args=args, train_dataset=train_dataset, **kwargs)
         self.rewards.use(self.policy_tokenizer)
         self._trims = args.trim_padding and ignores_padding(self.accelerator.unwrap_model(self.model).config)
@@ -86,6 +93,10 @@ class SturdyGRPOTrainer(GRPOTrainer):
         self.bad_steps = BadSteps(self.accelerator, self.policy_step, args.max_bad_steps, self._note_bad_steps)
         self.run_state, self._stop_on_signal = RunState(self), StopOnSignal(self.accelerator)
         self.run_state.components |= {"bad_steps": self.bad_steps, "rewards": self.rewards}
+        self.dynamic_sampling = DynamicSampling(self, self.train_dataset) if args.dynamic_sampling else None
+        if self.dynamic_sampling is not None:
+            self.run_state.components["dynamic_sampling"] = self.dynamic_sampling
+        self._rows: list[dict[str, Any]] = []
         for callback in (self.policy_step, self.bad_steps, self.run_state, self._stop_on_signal):
             self.add_callback(callback)
         self.parts: list[checkpoints.Part] = []
@@ -129,20 +140,36 @@ class SturdyGRPOTrainer(GRPOTrainer):
     # ---- rewards and steps ----------------------------------------------------------------------------------------
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):  # type: ignore[no-untyped-def]
-        scores = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        failed = torch.zeros(len(prompts), device=self.accelerator.device)
-        failed[list(self.rewards.failed)] = 1
-        scores[self.accelerator.gather(failed).bool()] = torch.nan
-        self.rewards.agree()
+        if self.dynamic_sampling is not None and self.model.training:
+            scores = self.dynamic_sampling.scores  # asked for before
+        else:
+            scores = self.scored(inputs, prompts, completions, completion_ids_list)
         unscored = int(scores.isnan().all(dim=1).sum())
         self._metrics["train" if self.model.training else "eval"]["reward/unscored"].append(float(unscored))
         if self.model.training:
             self.rewards.count(unscored, len(scores))
         return scores
 
+    def scored(
+        self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], ids: list[list[int]]
+    ) -> Tensor:
+        """What each function gives the completions of all processes, [B, F]; nan where it gives nothing, or failed."""
+        scores = super()._calculate_rewards(inputs, prompts, completions, ids)
+        failed = torch.zeros(len(prompts), device=self.accelerator.device)
+        failed[list(self.rewards.failed)] = 1
+        scores[self.accelerator.gather(failed).bool()] = torch.nan
+        self.rewards.agree()
+        return scores
+
+    def _generate_and_score_completions(self, inputs):  # type: ignore[no-untyped-def]
+        self._rows = inputs
+        return super()._generate_and_score_completions(inputs)
+
     def _generate(self, prompts):  # type: ignore[no-untyped-def]
         with own_decoding(self.accelerator.unwrap_model(self.model)):
-            return super()._generate(prompts)
+            if self.dynamic_sampling is None or not self.model.training:
+                return super()._generate(prompts)
+            return self.dynamic_sampling.rollout(self._rows, prompts, super()._generate)
 
     def _prepare_inputs(self, generation_batch):  # type: ignore[no-untyped-def]
         before = self._buffered_inputs

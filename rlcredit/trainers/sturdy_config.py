@@ -31,6 +31,7 @@ _RANGES: tuple[Range, ...] = (
     ("max_bad_steps", lambda n: n >= 1, "1 or more"),
     ("reward_timeout", lambda x: x > 0, "seconds above 0, or null"),
     ("reward_retries", lambda n: n >= 0, "0 or more"),
+    ("dynamic_sampling_max_rounds", lambda n: n >= 1, "1 or more"),
     ("max_unscored_rollouts", lambda n: n >= 1, "1 or more"),
 )
 # TRL refuses other words in the middle of the first step, with the weights loaded and a rollout made; a contract test
@@ -93,6 +94,17 @@ class SturdyGRPOConfig(GRPOConfig):
             "help": "What a checkpoint that cannot be written (a full disk) does: stop, or continue without it.",
             "choices": ["stop", "continue"],
         },
+    )
+    dynamic_sampling: bool = field(
+        default=False,
+        metadata={
+            "help": "Replace groups of completions whose rewards are all equal, which teach nothing, by groups of new "
+            "prompts (DAPO, arXiv 2503.14476)."
+        },
+    )
+    dynamic_sampling_max_rounds: int = field(
+        default=3,
+        metadata={"help": "How often the groups that are missing are drawn anew in a rollout; those left then stay."},
     )
     trim_padding: bool = field(
         default=True,

@@ -89,6 +89,8 @@ ATTRIBUTES = {
     "_logs": "self._logs = {",
     "_tr_loss": "self._tr_loss = torch.tensor(0.0",
     "_globalstep_last_logged": "self._globalstep_last_logged = self.state.global_step",
+    "_pending_extra_logs": "self._pending_extra_logs = defaultdict(list)",
+    "_remove_unused_columns": "def _remove_unused_columns(",
     "_get_output_dir": "def _get_output_dir(self, trial",
 }
 

@@ -9,7 +9,7 @@ import torch
 
 from rlcredit import AttentionSignals, CreditArguments, analyze
 from rlcredit.attention import open_capture, signals_maker
-from rlcredit.trainers.padding import ignores_padding
+from rlcredit.models.padding import ignores_padding
 from tests.families.tiny_config import CANNOT_BUILD, VOCABULARY, tiny_config
 from tests.families.walk import DOCUMENT, PROMPT, TOLERANCE, N, check, every_family, model_of
 

@@ -15,7 +15,7 @@ from peft import (
 
 from rlcredit import CreditPPOTrainer
 from rlcredit.errors import InputError
-from rlcredit.trainers import value_model
+from rlcredit.models import value_model
 from tests import runs, tiny
 
 QV = ["q_proj", "v_proj"]

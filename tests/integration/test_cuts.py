@@ -34,6 +34,8 @@ GROUPS = dict(num_generations=16)  # one group a step: its rows lie on both proc
 SIDES = dict(credit_options={"right_above": 0.15}, **GROUPS)  # every reward is above 0: else all would be right
 SETTINGS = [
     pytest.param({}, id="coupled_rhythm"),
+    pytest.param(dict(dynamic_sampling=True, num_generations=8), id="dynamic", marks=SLOW),
+    pytest.param(dict(dynamic_sampling=True, credit_strategy="otb", **GROUPS), id="dynamic-otb", marks=SLOW),
     pytest.param(dict(sort_by_length=True), id="sorted", marks=SLOW),
     pytest.param(dict(loss_type="grpo", credit_strategy="local_chunk"), id="grpo-local_chunk", marks=SLOW),
     pytest.param(dict(credit_strategy="random"), id="random", marks=SLOW),

@@ -13,7 +13,7 @@ from trl import GRPOTrainer
 from rlcredit import CreditPPOConfig, CreditPPOTrainer
 from rlcredit.credit.gae import gae
 from rlcredit.errors import InputError
-from rlcredit.trainers import value_model
+from rlcredit.models import value_model
 from rlcredit.trainers.rows import joined, loss_mask
 from tests import runs, tiny
 

@@ -17,6 +17,7 @@ from rlcredit.runs.files import HELD_OUT_FILE, LOG_FILE, read_lines
 from rlcredit.runs.log import HeldOutLog, JsonlLog
 from rlcredit.trainers import checkpoints, critic, run_state
 from tests import runs, tiny
+from tests.fixed_rollouts import of_some_prompts
 
 THOROUGH = pytest.mark.thorough
 
@@ -74,6 +75,7 @@ def continued(folder, steps, stop, kind=CreditGRPOTrainer, **settings):
         pytest.param(6, dict(train_dataset=tiny.prompts(4), num_train_epochs=99), id="second-epoch", marks=THOROUGH),
         pytest.param(4, dict(train_dataset=tiny.prompts(4), num_train_epochs=99), id="epoch-boundary", marks=THOROUGH),
         pytest.param(5, dict(peft_config=LORA, beta=0.05), id="lora", marks=THOROUGH),
+        pytest.param(3, dict(dynamic_sampling=True, reward=of_some_prompts), id="dynamic-sampling"),
     ],
 )
 def test_resumed_run_is_the_straight_run(tmp_path, stop, settings):

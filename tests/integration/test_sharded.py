@@ -27,7 +27,8 @@ from transformers import AutoModelForTokenClassification
 from rlcredit import CreditArguments, CreditGRPOTrainer, CreditPPOConfig, analyze
 from rlcredit.attention.capture import StopForward
 from rlcredit.credit import strategy_of
-from rlcredit.trainers import critic, shards, value_model
+from rlcredit.models import value_model
+from rlcredit.trainers import critic, shards
 from rlcredit.trainers.bad_steps import BadSteps
 from rlcredit.trainers.policy_step import PolicyStep
 from rlcredit.trainers.reader import CreditReader

@@ -696,6 +696,10 @@ def test_generated_tokens_by_hand():
     # 20 4/7 steps, a sampled accuracy of 0.25 + 0.25 (4/7) / 20.
     assert found["budget"]["coupled_rhythm"]["final_t"]["value"] == pytest.approx(0.25 + 0.25 * (4 / 7) / 20 - 0.5)
     assert "## At the tokens that uniform generated" in markdown(found, "x", [])
+    for cell in cells["coupled_rhythm"].values():  # the same, as half of each: groups that were replaced count alike
+        half = {**lengths, "value": [1920.0] * 4}
+        cell["curves"] |= {"credit/continuation_tokens": half, "dynamic_sampling/tokens": half}
+    assert document([UNIFORM, COUPLED], [0, 1, 2], cells, "rlcredit benchmark")["budget"] == found["budget"]
 
 
 def test_the_share_of_the_oracles_gain_is_drawn(tmp_path):

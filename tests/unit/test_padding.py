@@ -9,7 +9,7 @@ import torch
 from transformers import DogeConfig, GPT2Config, LlamaConfig
 
 from rlcredit import CreditGRPOConfig, CreditPPOTrainer
-from rlcredit.trainers.padding import COMPLETION, PROMPT, by_length, cut_padding, ignores_padding
+from rlcredit.models.padding import COMPLETION, PROMPT, by_length, cut_padding, ignores_padding
 from tests import runs, tiny
 
 LOSSES = ("grpo", "dapo", "bnpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo")
