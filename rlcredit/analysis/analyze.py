@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from rlcredit.analysis.build import REPORT_FILES, build, write
 from rlcredit.analysis.perturbation import Table1, perturb, table1
-from rlcredit.analysis.reading import Reading, read
+from rlcredit.analysis.reading import MapRoom, Reading, opening_first, read
 from rlcredit.analysis.responses import (
     Question,
     Response,
@@ -204,13 +204,13 @@ def _responses(
 def _read_all(
     model: PreTrainedModel, responses: Sequence[Response], credit: CreditArguments, temperature: float
 ) -> tuple[list[Reading], list[Skipped]]:
-    readings, skipped = [], []
-    for response in progress(responses, "reading", "response"):
+    readings, skipped, room = {}, [], MapRoom()
+    for place in progress(opening_first(responses), "reading", "response"):
         try:
-            readings.append(read(model, response, credit, temperature))
+            readings[place] = read(model, responses[place], credit, temperature, room=room)
         except ValueError as error:
-            skipped.append(Skipped(response.id, " ".join(str(error).split())[:200]))
-    return readings, skipped
+            skipped.append(Skipped(responses[place].id, " ".join(str(error).split())[:200]))
+    return [readings[place] for place in sorted(readings)], skipped
 
 
 def _perturbation(

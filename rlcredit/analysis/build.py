@@ -104,6 +104,7 @@ def sample_of(reading: Reading, tokenizer: PreTrainedTokenizerBase) -> dict[str,
         "local_heads": signals.local_heads[0].tolist(),
         "global_heads": signals.global_heads[0].tolist(),
         "maps": None if maps is None else {"local": _rounded(maps[0]), "global": _rounded(maps[1])},
+        "head_maps": reading.head_maps,
         "correct": response.correct,
         "finished": response.finished,
     }

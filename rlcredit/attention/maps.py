@@ -1,6 +1,7 @@
 """Mean attention maps of the local and of the global heads, to look at.
 
-One N x N map is held for each group of heads, never one for each head. Use it for short responses, one at a time.
+One N x N map is held for each group of heads; those of single heads are given away layer by layer, where they are
+asked for. Use it for short responses, one at a time.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ from rlcredit.signals import AttentionSignals
 
 @torch.no_grad()
 def mean_maps(
-    model: PreTrainedModel, input_ids: Tensor, response_mask: Tensor, signals: AttentionSignals
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    response_mask: Tensor,
+    signals: AttentionSignals,
+    heads_LH: Tensor | None = None,
+    see_head: Callable[[int, int, Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The plain mean of A over the local heads, and over the global heads, of one response (eq. 8).
 
@@ -31,11 +37,15 @@ def mean_maps(
         model: any that `analyze` reads.
         input_ids, response_mask: [1, N], without padding.
         signals: of this response: its layers and head groups.
+        heads_LH: the heads whose own maps `see_head` gets, bool.
+        see_head: called with the place of a layer in the signals, a head, and its map [T, T], as soon as it is read.
 
     Returns: two maps fp32 [T, T], query rows and key columns of the T response tokens.
     """
     real = torch.ones_like(response_mask, dtype=torch.bool)
-    capture = _MapCapture(model, signals, real, response_mask.bool())
+    none_LH = torch.zeros_like(signals.local_heads[0])
+    capture = _MapCapture(model, signals, real, response_mask.bool(), none_LH if heads_LH is None else heads_LH)
+    capture.see_head = see_head
     with evaluating(model), capture.reading(), suppress(StopForward):
         model(input_ids=input_ids, attention_mask=real.long(), use_cache=False)
     capture.results()
@@ -45,11 +55,16 @@ def mean_maps(
 
 
 class _MapCapture(Capture):
-    """Sums A over each group's heads, layer by layer."""
+    """Sums A over each group's heads, layer by layer; maps of single heads are held for one layer at a time."""
 
-    def __init__(self, model: PreTrainedModel, signals: AttentionSignals, real: Tensor, response: Tensor) -> None:
+    see_head: Callable[[int, int, Tensor], None] | None = None
+
+    def __init__(
+        self, model: PreTrainedModel, signals: AttentionSignals, real: Tensor, response: Tensor, heads_LH: Tensor
+    ) -> None:
         super().__init__(model, signals.layers, real, response, window=1, horizon=(0, 1), stop_early=True)
         self._groups_LH = (signals.local_heads[0], signals.global_heads[0])
+        self._heads_LH, self._where = heads_LH.cpu(), response[0].nonzero().flatten().cpu()
         self._at = 0
         N = real.shape[1]
         self.sums = (torch.zeros(N, N), torch.zeros(N, N))
@@ -69,9 +84,23 @@ class _MapCapture(Capture):
         return self._add(Block(r, slice(0, r.stop), attention[:, :, r, : r.stop]) for r in rows)
 
     def _add(self, blocks: Iterable[Block]) -> Any:
+        heads = self._heads_LH[self._at].nonzero().flatten().tolist()
+        own = {head: torch.zeros(len(self._where), len(self._where)) for head in heads}
         for rows, cols, attention_BHRC in blocks:
             for group_LH, kept in zip(self._groups_LH, self.sums, strict=True):
                 chosen_H = group_LH[self._at].to(attention_BHRC.device)
                 kept[rows, cols] += attention_BHRC[0, chosen_H].sum(0).cpu()
+            seen, shown = (self._inside(part) for part in (rows, cols))
+            for head, kept in own.items():
+                block_RC = attention_BHRC[0, head].cpu()[self._where[seen] - rows.start]
+                kept[seen, shown] = block_RC[:, self._where[shown] - cols.start].float()
+        for head, kept in own.items():
+            assert self.see_head is not None
+            self.see_head(self._at, head, kept)
         nothing = torch.zeros(1, 1)
         return Statistics(nothing, nothing[..., None], nothing[..., None])
+
+    def _inside(self, part: slice) -> slice:
+        """Which tokens of the response lie in this part of the sequence."""
+        start, stop = torch.searchsorted(self._where, torch.tensor([part.start, part.stop])).tolist()
+        return slice(start, stop)

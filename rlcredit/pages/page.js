@@ -2,16 +2,26 @@
 // find it again; light and dark mode; values in a box beside the pointer or the focus; switches.
 
 const at = (id) => document.getElementById(id);
-const data = JSON.parse(at("data").textContent);
+const data = JSON.parse(await unpacked("data"));
+const plotly = document.createElement("script");
+plotly.textContent = await unpacked("plotly"); // the page's policy names its hash
+document.head.append(plotly);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const tip = at("tip");
 const state = {};
 let usual = {};
 
+/** The text that the page holds in this element, in gzip and base64. */
+async function unpacked(id) {
+  const bytes = Uint8Array.from(atob(at(id).textContent), (letter) => letter.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+}
+
 /** Take what is chosen from the address: all keys have a default, and some take only the values in `allowed`. */
 function recall(defaults, allowed) {
   usual = { ...defaults, theme: "" };
-  Object.assign(state, usual, Object.fromEntries(new URLSearchParams(location.hash.slice(1))));
+  const given = [...new URLSearchParams(location.hash.slice(1))].filter(([key]) => key in usual);
+  Object.assign(state, usual, Object.fromEntries(given));
   for (const [key, values] of Object.entries(allowed)) if (!values.includes(state[key])) state[key] = usual[key];
 }
 

@@ -38,6 +38,15 @@ function visible(text) {
   return nodes;
 }
 
+/** A text in a few letters for plotly, which reads markup: escaped (TeX as well), on one line, in its own direction. */
+function brief(text, most = 8) {
+  const signs = { "\n": "\u21b5", "\t": "\u21e5" };
+  const letters = [...text.replace(UNSEEN, (sign) => signs[sign] ?? "\u00b7").trim()];
+  const kept = letters.length > most ? [...letters.slice(0, most - 1), "\u2026"] : letters;
+  const escaped = kept.join("").replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll("$", "&#36;");
+  return `\u2068${escaped || "\u2423"}\u2069`;
+}
+
 function mark(character) {
   // the sign itself is drawn by the style sheet, so that copied text is the model's
   if (character === "\n") return element("span", { className: "newline" }, "\n");

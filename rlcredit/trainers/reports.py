@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from rlcredit.analysis.analyze import AnalysisCredit
 from rlcredit.analysis.build import build, write
-from rlcredit.analysis.reading import Reading, read
+from rlcredit.analysis.reading import MapRoom, Reading, opening_first, read
 from rlcredit.analysis.responses import Question, generated, usable
 from rlcredit.credit import CreditArguments
 from rlcredit.evaluation.prompts import PromptRenderer
@@ -76,13 +76,13 @@ class Reports(TrainerCallback):
         context = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
         kept, skipped = usable(self._questions, self._renderer, context, self._length)
         responses = generated(kept, policy, self._renderer, Sampling(self._length), len(self._questions))
-        readings = []
-        for response in responses:
+        readings, room = {}, MapRoom()
+        for place in opening_first(responses):
             try:
-                readings.append(read(policy, response, self._credit, 1.0))
+                readings[place] = read(policy, responses[place], self._credit, 1.0, room=room)
             except ValueError as error:
-                logger.warning("report at step %d: response %s cannot be read (%s)", step, response.id, error)
-        return readings, skipped
+                logger.warning("report at step %d: response %s cannot be read (%s)", step, responses[place].id, error)
+        return [readings[place] for place in sorted(readings)], skipped
 
     def _write(self, readings: list[Reading], skipped: Any, folder: Path, step: int) -> None:
         about = {

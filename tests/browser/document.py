@@ -8,6 +8,8 @@ from a seeded generator where it is not.
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import re
 import sys
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from rlcredit.analysis.report.packing import HEAD, PackedMap, pack
 
 PROMPT = (
     "Context: Natalia sells clips at a market. In April she sold clips to 48 of her friends, and in May she sold half "
@@ -106,6 +110,7 @@ def sample(name: str, texts: list[str], seed: int, *, maps: bool, correct: bool 
         "local_heads": (ranks < group).tolist(),
         "global_heads": (ranks >= spans.size - group).tolist(),
         "maps": _maps(size, fai, draw) if maps else None,
+        "head_maps": _head_maps(spans, size, draw) if maps and size > 24 else None,
         "correct": correct,
         "finished": True,
     }
@@ -158,6 +163,17 @@ def _maps(size: int, fai: np.ndarray, draw: np.random.Generator) -> dict[str, li
     # part of each row's mass is on the prompt
     maps = {"local": 0.92 * local / local.sum(1, keepdims=True), "global": 0.5 * wide / wide.sum(1, keepdims=True)}
     return {name: rows.round(6).tolist() for name, rows in maps.items()}
+
+
+def _head_maps(spans: np.ndarray, size: int, draw: np.random.Generator) -> list[list[PackedMap | None]]:
+    """Of each head but the last a map that looks as far back as its span."""
+    back = np.subtract.outer(np.arange(size), np.arange(size)).astype(float)
+    packed: list[list[PackedMap | None]] = []
+    for row in spans:
+        rows = [np.where(back >= 0, np.exp(-back / span) * draw.random(back.shape), 0) for span in row]
+        packed.append([pack(values / values.sum(1, keepdims=True), HEAD) for values in rows])
+    packed[-1][-1] = None
+    return packed
 
 
 def document() -> dict[str, Any]:
@@ -256,6 +272,13 @@ def row(unit: str, name: str, *cells: Any) -> dict[str, Any]:
     bounded = [dict(zip(("value", "low", "high"), cell, strict=True)) if isinstance(cell, tuple) else cell
                for cell in cells]  # fmt: skip
     return {"unit": unit, "cells": [name, *bounded]}
+
+
+def held_by(html: str) -> Any:
+    """What the page's scripts draw."""
+    inside = re.search(r'<script type="text/plain" id="data">([A-Za-z0-9+/=]*)</script>', html)
+    assert inside
+    return json.loads(gzip.decompress(base64.b64decode(inside[1])))
 
 
 def main(folder: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from rlcredit.runs.folder import read_run
 from rlcredit.runs.report import report
 from rlcredit.stats.curves import band, smoothed
-from tests.browser.test_report import CONTRAST, PICTURE, browser, pytestmark, screenshots  # noqa: F401
+from tests.browser.test_report import CONTRAST, PICTURE, browser, pytestmark, reload, screenshots  # noqa: F401
 from tests.unit.test_runs import made_up_run
 
 LINE = "(meta) => document.querySelector('#chart-0 .plot').data.find((trace) => trace.meta === meta)?.y"
@@ -68,7 +68,7 @@ def test_the_switches_choose_the_curves_of_one_run(visit, folders):
     page.locator("input[name=line][value=raw]").check()
     assert page.evaluate(LINE, "EMA") is None
     assert page.evaluate(LINE, "as logged") == pytest.approx(reward.value_T.tolist(), rel=1e-4)
-    page.reload()  # and it is remembered
+    reload(page)  # and it is remembered
     assert page.locator("input[name=line]:checked").get_attribute("value") == "raw"
     page.locator("input[name=line][value=both]").check()
     accuracy = "() => document.querySelector('#chart-1 .plot').data.map((trace) => trace.meta ?? '')"
@@ -88,7 +88,7 @@ def test_groups_are_drawn_as_means_with_single_seeds(visit, folders):
     page.locator("#legend input[data-group='1']").uncheck()
     assert page.evaluate(LINE, "uniform, mean") is None
     assert page.evaluate("document.activeElement.dataset.group") == "1"  # the legend was drawn anew under the focus
-    page.reload()
+    reload(page)
     assert page.evaluate(LINE, "uniform, mean") is None
     for group in "02":
         page.locator(f"#legend input[data-group='{group}']").uncheck()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ import torch
 from rlcredit.analysis import build as building
 from rlcredit.analysis.build import sample_of
 from rlcredit.analysis.couplings import APART, SHARED, Series, couplings
-from rlcredit.analysis.reading import Reading, apart_heads, read
+from rlcredit.analysis.reading import MapRoom, Reading, apart_heads, opening_first, read
+from rlcredit.analysis.report.packing import unpack
 from rlcredit.analysis.responses import Question, Response, read_completions, read_prompts, usable, written
 from rlcredit.analysis.tables import findings
 from rlcredit.analysis.token_texts import token_texts
@@ -57,13 +59,43 @@ def test_maps_are_the_means_of_eager_attention(family):
     entry = response()
     ids, mask = batch_of(entry)
     signals = analyze(tiny.model_of(family), ids, torch.ones_like(ids), mask, ARGS)
-    maps = mean_maps(tiny.model_of(family), ids, mask, signals)
+    wanted_LH = ~signals.local_heads[0]
+    seen: dict[tuple[int, int], torch.Tensor] = {}
+    maps = mean_maps(
+        tiny.model_of(family),
+        ids,
+        mask,
+        signals,
+        wanted_LH,
+        lambda row, head, map_TT: seen.update({(row, head): map_TT}),
+    )
     attentions = tiny.model_of(family, "eager")(ids, output_attentions=True).attentions
     maps_LHNN = torch.stack([attentions[layer][0] for layer in signals.layers])
     for heads, shown in zip((signals.local_heads, signals.global_heads), maps, strict=True):
         expected = maps_LHNN[heads[0]].mean(0)[PROMPT:, PROMPT:]
         assert torch.allclose(shown, expected, rtol=tiny.SCORE_ERROR)
         assert shown.triu(1).abs().max() == 0 and shown.max() > 0.01
+    assert list(map(list, seen)) == wanted_LH.nonzero().tolist()
+    for (row, head), shown in seen.items():
+        assert torch.allclose(shown, maps_LHNN[row, head, PROMPT:, PROMPT:], rtol=tiny.SCORE_ERROR, atol=1e-6)
+
+
+def test_a_reading_keeps_the_maps_of_single_heads_packed():
+    model, entry = tiny.model_of("llama"), response()
+    reading = read(model, entry, ARGS, temperature=1.0, room=MapRoom())
+    attentions = tiny.model_of("llama", "eager")(batch_of(entry)[0], output_attentions=True).attentions
+    assert reading.head_maps is not None
+    for layer, row in zip(reading.signals.layers, reading.head_maps, strict=True):
+        for head, packed in enumerate(row):
+            expected = attentions[layer][0, head, PROMPT:, PROMPT:].detach().numpy()
+            assert packed is not None and np.allclose(unpack(packed), expected, atol=0.017 * packed["most"])
+    assert read(model, entry, ARGS, temperature=1.0).head_maps is None
+
+
+def test_the_response_that_a_page_opens_with_is_read_first():
+    responses = [replace(response(), correct=correct, finished=True) for correct in (False, True, True)]
+    assert opening_first(responses) == [1, 0, 2]
+    assert opening_first([]) == []
 
 
 def test_one_pass_gives_what_the_separate_ones_do():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import gzip
 import json
 import re
 import warnings
@@ -12,18 +14,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from rlcredit.analysis.reading import MapRoom
 from rlcredit.analysis.report import checked, write_figures, write_page
 from rlcredit.analysis.report.document import representative
 from rlcredit.analysis.report.figures import Strip, curves_figure, sample_figures, strips, strips_figure
+from rlcredit.analysis.report.packing import HEAD, MEAN, pack, triangle, unpack
 from rlcredit.analysis.report.page import _shown_cell, page
 from rlcredit.analysis.report.text_figure import drawable, lay_out
-from rlcredit.pages.frame import cell, embedded, exact
+from rlcredit.pages.frame import cell, exact, packed
 from rlcredit.pages.plots import ramp
 from rlcredit.stats.estimates import Estimate
-from tests.browser.document import HOSTILE, document, sample
+from tests.browser.document import HOSTILE, document, held_by, sample
 
+LONG = 0  # the place of the long response
 VOID = {"meta", "link", "img", "br", "hr", "input", "path", "rect", "circle"}
 LOADS = {"src", "srcset", "href", "action", "formaction", "poster", "data", "xlink:href", "background"}
 
@@ -93,6 +99,17 @@ def test_a_report_is_let_through_and_its_strings_can_be_written():
         (("samples", 1, "tokens", "intro", 3), -1, "samples[1].tokens.intro[3] must be an earlier token, not -1"),
         (("samples", 1, "local_heads"), [[True]], "samples[1].local_heads has 1 entries for 5 layers"),
         (("samples", 1, "maps", "global", 4), [0.1], "samples[1].maps.global[4] has 1 entries for 26 tokens"),
+        (("samples", 1, "head_maps"), [[None]], "samples[1].head_maps has 1 entries for 5 layers"),
+        (
+            ("samples", 1, "head_maps", 2, 3, "values"),
+            "AAAA",
+            "samples[1].head_maps[2][3] is a map of 2 tokens, not of 26",
+        ),
+        (
+            ("samples", 1, "head_maps", 2, 3, "values"),
+            "AAA",
+            "samples[1].head_maps[2][3] is a map of -1 tokens, not of 26",
+        ),
         (("tables", 0, "rows", 1, "cells"), ["one"], "tables[0].rows[1].cells has 1 entries for 5 columns"),
         (("tables", 0, "rows", 1, "cells", 2), float("nan"), "tables[0].rows[1].cells[2]"),
         (("tables", 0, "rows", 1, "cells", 1), {"value": 0.5, "low": 0.4}, "tables[0].rows[1].cells[1]"),
@@ -191,15 +208,28 @@ def test_the_page_loads_nothing(read):
 
 
 def test_the_page_holds_the_numbers_of_the_report(html):
-    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1])
-    assert data["samples"] == checked(document())["samples"]
+    shown, report = held_by(html), checked(document())
+    assert shown["first"] == LONG
+    for held, given in zip(shown["samples"], report["samples"], strict=True):
+        assert {key: held[key] for key in ("id", "prompt", "correct", "layers", "local_heads", "global_heads")} == {
+            key: given[key] for key in ("id", "prompt", "correct", "layers", "local_heads", "global_heads")
+        }
+        assert held["tokens"] == {
+            name: [float(f"{value:.4g}") if isinstance(value, float) else value for value in values]
+            for name, values in given["tokens"].items()
+        }
+        assert held["head_maps"] == given["head_maps"]
+        assert (held["maps"] is None) == (given["maps"] is None)
+        for name, rows in (given["maps"] or {}).items():
+            assert held["maps"][name] == pack(rows, 255)
+        assert bool(held["no_maps"]) == (held["maps"] is None)
 
 
 def test_what_a_completion_says_cannot_end_its_element(html):
-    given = {"text": [*HOSTILE, "\u2028\u2029", "]]>", "<SCRIPT"]}
-    text = embedded(given)
-    assert not set("<>&\u2028\u2029") & set(text)
-    assert json.loads(text) == given
+    given = "".join([*HOSTILE, "\u2028\u2029", "]]>", "<SCRIPT"]).encode(errors="replace").decode()
+    assert re.fullmatch("[A-Za-z0-9+/=]+", packed(given))
+    assert gzip.decompress(base64.b64decode(packed(given))).decode() == given
+    assert packed(given) == packed(given)  # and no time in it
     assert html.count("<script") == html.count("</script>")
     assert "<b>&amp; {{7*7}}</b>" not in html  # the id of a sample, as text of an <option>
     assert "&lt;b&gt;&amp;amp; {{7*7}}&lt;/b&gt;" in html
@@ -269,6 +299,73 @@ def test_a_page_without_samples_tables_findings_is_a_page(tmp_path):
     assert reader.open == []
     assert "No response could be analysed." in reader.text["p"]
     assert write_figures(given, tmp_path / "figures") == []
+
+
+# ---- maps, and the size of a page ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("levels", "error"), [(MEAN, 0.004), (HEAD, 0.016)])
+def test_a_packed_map_is_its_lower_triangle_in_so_many_levels(levels, error):
+    rows = np.random.default_rng(0).random((23, 23)) ** 4
+    again = unpack(packed_rows := pack(rows, levels))
+    assert packed_rows["levels"] == levels and packed_rows["most"] == np.tril(rows).max()
+    # a step of the square root, seen at the value: half a level off at most
+    roots = np.sqrt(np.tril(rows) / packed_rows["most"])
+    assert np.abs(np.sqrt(again / packed_rows["most"]) - roots).max() <= 0.5 / levels + 1e-12
+    assert np.abs(again - np.tril(rows)).max() <= error * packed_rows["most"]
+    assert np.array_equal(unpack(pack([[0.5, 9], [0.125, 0.5]], 255)), [[0.5, 0], [0.5 * (128 / 255) ** 2, 0.5]])
+
+
+def test_maps_of_nothing_and_of_zeros_are_maps():
+    assert unpack(pack(np.zeros((0, 0)), MEAN)).shape == (0, 0)
+    assert np.array_equal(unpack(pack(np.zeros((3, 3)), MEAN)), np.zeros((3, 3)))
+
+
+def with_maps(count: int, size: int, heads: int) -> dict[str, Any]:
+    """A report of so many responses, each with its maps and those of its heads in noise, which packs badly."""
+    draw = np.random.default_rng(0)
+    rows = np.tril(draw.random((size, size)) ** 3 / size)
+    held = sample("made up", ["token"] * size, 0, maps=False, correct=True)
+    held["maps"] = {"local": rows.tolist(), "global": rows[::-1].T.tolist()}
+    layers = len(held["layers"])
+    held["head_span"] = draw.random((layers, heads)).round(5).tolist()
+    held["local_heads"] = held["global_heads"] = [[True] * heads] * layers
+    # a head's map is mostly near 0: 63 levels of it take about 3 bits an entry
+    held["head_maps"] = [[pack(rows**2, HEAD)] * heads] * layers
+    return document() | {"samples": [{**held, "id": str(number)} for number in range(count)]}
+
+
+def test_the_page_of_an_ordinary_report_is_under_2_mb():
+    # as that of docs/analysis.md: 20 responses of 220 tokens, maps of 45 heads for one of them
+    given = with_maps(20, 220, 9)
+    for later in given["samples"][1:]:
+        later["head_maps"] = None
+    text = page(given)
+    assert len(text.encode()) < 2_000_000
+    assert all(held["maps"] is not None for held in held_by(text)["samples"][:10])
+
+
+def test_what_no_longer_fits_is_left_out_and_said():
+    text = page(with_maps(70, 200, 4))
+    assert 1_000_000 < len(text.encode()) < 2_000_000
+    shown = held_by(text)["samples"]
+    assert shown[0]["maps"] and shown[0]["head_maps"] and not shown[0]["no_maps"]
+    assert shown[-1]["maps"] is None and shown[-1]["head_maps"] is None
+    assert shown[-1]["no_maps"] == "The maps of this response are not on this page, which is kept under 2 MB; " \
+        "report.json has them."  # fmt: skip
+    assert shown[-1]["tokens"] == shown[0]["tokens"]
+
+
+def test_the_first_response_gets_the_heads_there_is_room_for_and_later_ones_all_or_none(monkeypatch):
+    monkeypatch.setattr("rlcredit.analysis.reading.MAP_BYTES", 3 * triangle(10) + 5)
+    monkeypatch.setattr("rlcredit.analysis.reading.ALL_MAP_BYTES", 8 * triangle(10))
+    span_LH = torch.tensor([[3.0, 1.0], [4.0, 2.0]])
+    room = MapRoom()
+    # three of four: the two that look nearest and the one that looks furthest
+    assert room.heads(span_LH, 10).tolist() == [[False, True], [True, True]]
+    assert room.heads(span_LH, 10).all()
+    assert not room.heads(span_LH, 10).any()  # one is left of eight
+    assert not room.heads(span_LH, 5).any()  # 15 bytes each, and 55 are left
 
 
 # ---- figures ------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from rlcredit.runs.groups import Standing, baseline, changes, grouped, standings
 from rlcredit.runs.page import charts, runs_page
 from rlcredit.runs.report import describe, report
 from rlcredit.stats.curves import Curve, band, smoothed
-from tests.browser.document import HOSTILE
+from tests.browser.document import HOSTILE, held_by
 from tests.unit.test_report import Reader
 
 DEFAULT: list[dict[str, Any]] = [{"step": step, "reward": step / 10, "loss": -step} for step in range(1, 13)]
@@ -112,9 +112,8 @@ def page_of(*folders: Path) -> str:
 def data_of(html: str) -> dict[str, Any]:
     reader = Reader()
     reader.feed(html.replace("<wbr>", ""))
-    inside = html.split('<script type="application/json" id="data">')[1].split("</script>")[0]
     assert not reader.open  # every element is closed
-    return json.loads(inside)
+    return held_by(html)
 
 
 # ---- a folder -----------------------------------------------------------------------------------------------------
@@ -482,7 +481,7 @@ def test_hostile_text_stays_text(tmp_path):
         assert [sample["completion"] for sample in first["samples"]] == [row[1] for row in rows]
         assert first["samples"][0]["numbers"]["countdown_reward"] is None
         head, rest = html.split("<style>")
-        seen = head + rest.split("</style>")[1].split('<script type="application/json"')[0]
+        seen = head + rest.split("</style>")[1].split('<script type="text/plain"')[0]
         for forbidden in ("<script", "<img", "<svg/onload", "<b>", "<a href='", "<!--"):
             assert forbidden not in seen
         assert html.count("</script") == 3

@@ -23,6 +23,7 @@ from typing import (
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
+from rlcredit.analysis.report.packing import PackedMap, tokens_of
 from rlcredit.pages.frame import clean
 
 FORMAT = 2  # 1: tables of strings; `rlcredit analyze` writes such a report anew
@@ -60,6 +61,7 @@ class ReportSample(TypedDict):
     local_heads: list[list[bool]]  # [L, H]
     global_heads: list[list[bool]]  # [L, H]
     maps: Maps | None  # only of short responses
+    head_maps: NotRequired[list[list[PackedMap | None]] | None]  # [L, H], of the heads there is room for
     correct: bool | None
     finished: NotRequired[bool | None]  # ended by the model, not by the length limit; None: not known
 
@@ -148,12 +150,13 @@ def representative(samples: Sequence[ReportSample]) -> int | None:
     equals, and none of a single token where there are others. None where there is no response.
     """
 
-    def rank(index: int) -> tuple[bool, bool, bool, int]:
-        sample = samples[index]
-        size = len(sample["tokens"]["text"])
-        return size > 1, sample["correct"] is True, sample.get("finished") is not False, size
+    ranks = [rank(len(sample["tokens"]["text"]), sample["correct"], sample.get("finished")) for sample in samples]
+    return max(range(len(ranks)), key=ranks.__getitem__, default=None)
 
-    return max(range(len(samples)), key=rank, default=None)
+
+def rank(tokens: int, correct: bool | None, finished: bool | None) -> tuple[bool, bool, bool, int]:
+    """The higher, the sooner a reader should see this response; see `representative`."""
+    return tokens > 1, correct is True, finished is not False, tokens
 
 
 @cache
@@ -176,10 +179,17 @@ def _check_sample(where: str, sample: ReportSample) -> None:
         if intro is not None and not 0 <= intro < position:
             raise ValueError(f"report: {where}.tokens.intro[{position}] must be an earlier token, not {intro}")
     heads = len(sample["head_span"][0]) if sample["head_span"] else 0
+    head_maps = sample.get("head_maps")
+    if head_maps is not None:
+        _check_matrix(f"{where}.head_maps", head_maps, len(layers), heads, "layers", "heads")
     for name in ("head_span", "local_heads", "global_heads"):
         _check_matrix(f"{where}.{name}", cast(dict[str, Any], sample)[name], len(layers), heads, "layers", "heads")
     for name, rows in cast(dict[str, list[list[float]]], sample["maps"] or {}).items():
         _check_matrix(f"{where}.maps.{name}", rows, size, size, "tokens", "tokens")
+    for row, packed_maps in enumerate(head_maps or []):
+        for head, packed in enumerate(packed_maps):
+            if packed is not None and (found := tokens_of(packed)) != size:
+                raise ValueError(f"report: {where}.head_maps[{row}][{head}] is a map of {found} tokens, not of {size}")
 
 
 def _check_matrix(where: str, rows: Sequence[Sequence[Any]], height: int, width: int, down: str, across: str) -> None:

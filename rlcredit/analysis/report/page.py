@@ -1,6 +1,6 @@
 """report.html: one file that asks the network for nothing, from the content of report.json (see `pages.frame`).
 
-The view of a sample is drawn in the browser, one at a time, from the same numbers as JSON; the token view is ours.
+The view of a response is drawn in the browser, one at a time, from the same numbers (see `view`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rlcredit.analysis.report.document import (
     checked,
     representative,
 )
+from rlcredit.analysis.report.view import view_of
 from rlcredit.pages.frame import cell, exact, render
 from rlcredit.stats.estimates import Estimate, estimate_in
 
@@ -50,7 +51,7 @@ def page(document: Mapping[str, Any]) -> str:
     first = representative(report["samples"])
     return render(
         Path(__file__).with_name("report.html.j2"),
-        {"samples": report["samples"], "first": first},
+        {"samples": view_of(report["samples"]), "first": first},
         {
             "report": report,
             "marks": _marks(report),
@@ -66,7 +67,7 @@ def page(document: Mapping[str, Any]) -> str:
             "verdicts": VERDICTS,
         },
         styles=("report.css",),
-        scripts=("tokens.js", "arrows.js", "sample.js", "report.js"),
+        scripts=("tokens.js", "arrows.js", "attention.js", "curves.js", "maps.js", "report.js"),
     )
 
 

@@ -1,25 +1,46 @@
-// The page of `rlcredit analyze`: a sample at a time, its text, curves, maps and spans linked to each other.
+// The page of `rlcredit analyze`: a response at a time, its text, curves, maps and spans linked to each other.
 
 const { samples } = data;
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 let spans = [];
+let maps = null; // of the response, unpacked
 let current = -1; // the token that the keyboard is at, or was last
 let pointed = -1; // the token that the line in the curves is at
 let redraw = 0;
 
-const sample = () => samples[Number(state.sample)];
+const number = () => (state.response ? Number(state.response) - 1 : data.first ?? 0);
+const sample = () => samples[number()];
+const chosen = () => (state.token === "" ? -1 : Number(state.token));
 
 // ---- tokens ----------------------------------------------------------------------------------------------------------
 
-/** Point at a token: the line in the curves, its arrows, its values at `box`. */
+/** Point at a token: the line in the curves, its arrows, what it attends to, its values at `box`. */
 function point(index, box, follow = false) {
   spans[pointed]?.classList.remove("pointed");
   spans[index]?.classList.add("pointed");
   pointed = index;
   markArrows(at("links"), index);
   moveUpright(at("upright"), at("curves"), index, follow);
+  showLooks();
   if (box) showTip(values(sample().tokens, index), box);
+}
+
+/** Make a token the one that the address names. */
+function select(index) {
+  if (spans[current]) {
+    spans[current].tabIndex = -1;
+    spans[current].setAttribute("aria-selected", "false");
+  }
+  current = index;
+  spans[index].tabIndex = 0;
+  spans[index].setAttribute("aria-selected", "true");
+  keep({ response: String(number() + 1), token: String(index) });
+}
+
+function unselect() {
+  keep({ token: "" });
+  point(-1);
 }
 
 function focusToken(index) {
@@ -63,16 +84,9 @@ function listen() {
     const span = tokenOf(event);
     if (!span) return;
     hideTip();
-    const index = Number(span.dataset.index);
-    if (spans[current]) {
-      spans[current].tabIndex = -1;
-      spans[current].setAttribute("aria-selected", "false");
-    }
-    current = index;
-    span.tabIndex = 0;
-    span.setAttribute("aria-selected", "true");
+    select(Number(span.dataset.index));
     span.setAttribute("aria-describedby", "tip");
-    point(index, body(span), true);
+    point(current, body(span), true);
   });
   list.addEventListener("focusout", hideTip);
   list.addEventListener("pointerover", (event) => {
@@ -81,16 +95,18 @@ function listen() {
   });
   list.addEventListener("pointerleave", leave);
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") hideTip();
+    if (event.key !== "Escape") return;
+    if (tip.hidden) unselect();
+    hideTip();
   });
   addEventListener("scroll", () => followFocus(), { passive: true });
 }
 
-/** The pointer has left: back to the token that has the focus, if one has. */
+/** The pointer has left: back to the token that was chosen, if one was; its values only while it has the focus. */
 function leave() {
   hideTip();
   const held = document.activeElement?.closest?.(".token");
-  if (!held) return point(-1);
+  if (!held) return point(chosen());
   held.setAttribute("aria-describedby", "tip");
   point(Number(held.dataset.index), body(held));
 }
@@ -102,16 +118,16 @@ function followFocus() {
   else hideTip();
 }
 
-// ---- a sample ----------------------------------------------------------------------------------------------------------
+// ---- a response --------------------------------------------------------------------------------------------------------
 
 const counted = (count, name) => `${count} ${name}${count === 1 ? "" : "s"}`;
 
 function drawSample() {
-  const { tokens, prompt, correct, finished, id } = sample();
+  const { tokens, prompt, correct, finished, id, maps: packed } = sample();
   const count = tokens.text.length;
   hideTip();
-  current = -1;
-  pointed = -1;
+  [current, pointed] = [-1, -1];
+  maps = packed && Object.fromEntries(GROUPS.map((group) => [group, unpackMap(packed[group], count)]));
   spans = tokenSpans(tokens);
   for (const span of spans) span.setAttribute("aria-selected", "false");
   if (spans.length) [current, spans[0].tabIndex] = [0, 0];
@@ -124,16 +140,20 @@ function drawSample() {
   at("about").replaceChildren(
     element("bdi", { className: "id" }, ...visible(id)),
     [
-      "", counted(count, "token"), ...(finished === false ? ["cut off at the length limit"] : []), verdict, many(tokens.preplan, "preplan token"),
+      "", counted(count, "token"), ...(finished === false ? ["cut off at the length limit"] : []), verdict,
+      many(tokens.preplan, "preplan token"),
       `${many(tokens.anchor, "anchor")} (${tokens.dominated.filter(Boolean).length} dominated)`,
     ].join(" \u00b7 "),
   );
-  at("sample").value = state.sample;
-  at("previous").disabled = Number(state.sample) === 0;
-  at("next").disabled = Number(state.sample) === samples.length - 1;
+  at("response").value = String(number());
+  at("previous").disabled = number() === 0;
+  at("next").disabled = number() === samples.length - 1;
+  at("attention").disabled = !maps;
+  if (state.token !== "" && !spans[chosen()]) keep({ token: "" });
   drawColours();
   drawLinks();
   drawCharts();
+  point(chosen());
 }
 
 function drawColours() {
@@ -145,7 +165,6 @@ function drawColours() {
   at("ramp-name").textContent = name;
   for (const [end, value] of [["ramp-low", low], ["ramp-high", high]]) {
     at(end).textContent = short(value);
-    at(end).title = String(value);
     at(end).dataset.value = String(value);
   }
   at("ramp-unit").textContent = state.scale === "rank" ? `${unit}, evenly by rank` : unit;
@@ -157,90 +176,111 @@ function drawLinks() {
   markArrows(at("links"), pointed);
 }
 
+/** What the token that is pointed at attends to, as arcs over the text and as lists below it. */
+function showLooks() {
+  const wanted = maps && state.attention === "yes";
+  const looks = wanted && spans[pointed] ? looksOf(maps, pointed) : [];
+  drawLooks(at("looks"), spans, looks);
+  at("links").classList.toggle("quiet", looks.length > 0);
+  const { tokens, no_maps: why } = sample();
+  at("told").hidden = state.attention !== "yes" || !spans.length;
+  if (spans[pointed] && maps) at("told").replaceChildren(...tellLooks(tokens, pointed, looks, focusToken));
+  else {
+    const how = "Point at a token, or go to it with the arrow keys, to see which tokens it attends to most, and which attend to it.";
+    at("told").replaceChildren(element("p", { className: "note" }, maps ? how : why));
+  }
+}
+
+// ---- its charts --------------------------------------------------------------------------------------------------------
+
 function drawCharts() {
-  const { tokens, maps, head_span: rows } = sample();
-  const pick = (index) => focusToken(index);
+  const { tokens } = sample();
   const moved = () => moveUpright(at("upright"), at("curves"), pointed);
-  drawCurves(at("curves"), tokens, { hover: (index, event) => point(index, beside(event)), leave, pick, moved });
+  drawCurves(at("curves"), tokens, {
+    hover: (index, event) => point(index, beside(event)), leave, pick: (index) => focusToken(index), moved,
+  });
   moved();
+  drawMaps();
+  drawHeads();
+}
+
+function mapEvents(rows) {
+  const { tokens } = sample();
+  return {
+    hover: ([query, key], event) => showTip(mapWords(tokens, query, key, rows[query][key]), beside(event)),
+    leave: hideTip,
+    pick: ([query]) => focusToken(query),
+  };
+}
+
+function drawMaps() {
+  const { tokens, no_maps: why } = sample();
   at("maps").hidden = !maps;
   at("no-maps").hidden = Boolean(maps);
-  if (maps) drawMaps(tokens, maps, pick);
-  else {
-    at("no-maps").textContent = tokens.text.length
-      ? `Not kept for this sample: maps grow with the square of the length, and this response has ${tokens.text.length} tokens. Short responses have them.`
-      : "The response is empty.";
-  }
-  const { low, high } = bounds(rows.flat());
+  at("no-maps").textContent = why;
+  if (!maps) return;
+  const both = GROUPS.map((group) => maps[group]);
+  const most = scaleEnd(both);
+  at("maps-high").textContent = endOf(most, both);
+  for (const group of GROUPS) drawMap(at(`map-${group}`), tokens, maps[group], most, mapEvents(maps[group]));
+  drawHead();
+}
+
+/** The heads that have a map, as [row, head]. */
+function heads() {
+  return (sample().head_maps ?? []).flatMap((row, layer) => row.flatMap((packed, head) => (packed ? [[layer, head]] : [])));
+}
+
+/** The head that is chosen, [row, head]; without a choice that has a map, the one that looks nearest. */
+function headOf() {
+  const { layers, head_span: rows } = sample();
+  const [layer, head] = state.head.split(".").map(Number);
+  const wanted = heads().find(([row, at_]) => layers[row] === layer && at_ === head);
+  return wanted ?? heads().sort((a, b) => rows[a[0]][a[1]] - rows[b[0]][b[1]])[0];
+}
+
+/** The map of one head, and the choosers of its layer and its number. */
+function drawHead() {
+  const { tokens, layers, head_span: rows, head_maps: packed, no_head_maps: why, some_heads: some } = sample();
+  const here = headOf();
+  at("head-map").hidden = !here;
+  at("about-heads").textContent = here ? some : why;
+  if (!here) return;
+  const [row, head] = here;
+  const option = (value, text) => element("option", { value: String(value) }, text);
+  at("layer").replaceChildren(...[...new Set(heads().map(([at_]) => at_))].map((at_) => option(layers[at_], String(layers[at_]))));
+  at("head").replaceChildren(...heads().filter(([at_]) => at_ === row).map(([, at_]) =>
+    option(at_, [String(at_), groupsOf(sample(), row, at_)].filter(Boolean).join(", "))));
+  [at("layer").value, at("head").value] = [String(layers[row]), String(head)];
+  const map = unpackMap(packed[row][head], tokens.text.length);
+  const most = scaleEnd([map]);
+  at("head-about").textContent = `span ${short(rows[row][head])} tokens, darkest at ${endOf(most, [map])}`;
+  drawMap(at("map-head"), tokens, map, most, mapEvents(map));
+}
+
+function pickHead(row, head) {
+  if (!sample().head_maps?.[row][head]) return;
+  keep({ head: `${sample().layers[row]}.${head}` });
+  drawHead();
+}
+
+function drawHeads() {
+  const { low, high } = bounds(sample().head_span.flat());
   at("spans-low").textContent = short(low);
   at("spans-high").textContent = short(high);
   drawSpans(at("spans"), sample(), {
-    hover: ([row, head], event) => showTip(spanWords(row, head), beside(event)),
+    hover: ([row, head], event) => showTip(spanWords(sample(), row, head), beside(event)),
     leave: hideTip,
+    pick: ([row, head]) => pickHead(row, head),
   });
-  drawSpanTable();
-}
-
-function drawMaps(tokens, maps, pick) {
-  const above = [maps.local, maps.global].flatMap((rows) => rows.flatMap((row, query) => row.slice(0, query + 1)));
-  const positive = above.filter((value) => value > 0).sort((a, b) => a - b);
-  const most = positive[Math.ceil(0.99 * positive.length) - 1] ?? 1;
-  at("maps-high").textContent = `${short(most)} and more`;
-  for (const group of ["local", "global"]) {
-    drawMap(at(`map-${group}`), maps[group], most, {
-      hover: ([query, key], event) => showTip(mapWords(tokens, query, key, maps[group][query][key]), beside(event)),
-      leave: hideTip,
-      pick: ([query]) => pick(query),
-    });
-  }
-}
-
-function mapWords(tokens, query, key, value) {
-  const named = (index) => [
-    element("span", { className: "position" }, `${index}`), " ", element("bdi", {}, ...visible(tokens.text[index])),
-  ];
-  return [
-    element("p", { className: "title" }, "from ", ...named(query)),
-    element("p", { className: "title" }, "to ", ...named(key)),
-    element("p", { "data-value": String(value) }, `attention ${short(value)}`),
-  ];
-}
-
-function groups(row, head) {
-  const { local_heads: local, global_heads: global } = sample();
-  return [local[row][head] && "local", global[row][head] && "global"].filter(Boolean).join(" and ");
-}
-
-function spanWords(row, head) {
-  const { layers, head_span: rows } = sample();
-  const group = groups(row, head);
-  return [
-    element("p", { className: "title" }, `layer ${layers[row]}, head ${head}`),
-    element("p", { "data-value": String(rows[row][head]) }, `span ${short(rows[row][head])} tokens`),
-    ...(group ? [element("p", { className: "roles" }, `${group} group`)] : []),
-  ];
-}
-
-/** The same spans as a table, for readers who cannot see the picture or point at it. */
-function drawSpanTable() {
-  const { layers, head_span: rows } = sample();
-  const head = (scope, text) => element("th", { scope }, text);
-  const cells = (row, index) =>
-    row.map((span, at_) => {
-      const group = groups(index, at_);
-      return element("td", { className: "number", title: String(span) }, short(span) + (group ? ` ${group}` : ""));
-    });
-  const top = element("tr", {}, head("col", "Layer"), ...(rows[0] ?? []).map((_, at_) => head("col", `Head ${at_}`)));
-  const body_ = rows.map((row, index) => element("tr", {}, head("row", String(layers[index])), ...cells(row, index)));
-  const table = element("table", {}, element("thead", {}, top), element("tbody", {}, ...body_));
-  at("spans-table").querySelector(".scroll").replaceChildren(table);
+  at("spans-table").querySelector(".scroll").replaceChildren(spanTable(sample()));
 }
 
 // ---- controls ----------------------------------------------------------------------------------------------------------
 
 function choose(index) {
   if (!samples[index]) return;
-  keep({ sample: String(index) });
+  keep({ response: String(index + 1), token: "" });
   drawSample();
 }
 
@@ -248,9 +288,16 @@ function begin() {
   radios("colour", drawColours);
   radios("scale", drawColours);
   checkbox("arrows", drawLinks);
-  at("sample").addEventListener("change", (event) => choose(Number(event.target.value)));
-  at("previous").addEventListener("click", () => choose(Number(state.sample) - 1));
-  at("next").addEventListener("click", () => choose(Number(state.sample) + 1));
+  checkbox("attention", showLooks);
+  at("response").addEventListener("change", (event) => choose(Number(event.target.value)));
+  at("previous").addEventListener("click", () => choose(number() - 1));
+  at("next").addEventListener("click", () => choose(number() + 1));
+  at("layer").addEventListener("change", (event) => {
+    const row = sample().layers.indexOf(Number(event.target.value));
+    const [, head] = heads().find(([at_, number_]) => at_ === row && number_ === headOf()[1]) ?? heads().find(([at_]) => at_ === row);
+    pickHead(row, head);
+  });
+  at("head").addEventListener("change", (event) => pickHead(headOf()[0], Number(event.target.value)));
   const near = () => (pointed >= 0 ? pointed : current);
   at("zoom-in").addEventListener("click", () => zoom(at("curves"), 0.5, near(), spans.length));
   at("zoom-out").addEventListener("click", () => zoom(at("curves"), 2, near(), spans.length));
@@ -260,14 +307,18 @@ function begin() {
     cancelAnimationFrame(redraw);
     redraw = requestAnimationFrame(() => {
       drawLinks();
+      showLooks();
       moveUpright(at("upright"), at("curves"), pointed);
     });
   }).observe(at("tokens"));
   drawSample();
+  if (chosen() >= 0) focusToken(chosen());
 }
 
-recall({ sample: String(data.first ?? 0), colour: "waad", scale: "value", arrows: "yes" }, {
-  sample: samples.map((_, index) => String(index)), colour: ["waad", "fai", "entropy", "gamma"], scale: ["value", "rank"],
+recall({ response: "", token: "", head: "", colour: "waad", scale: "value", arrows: "yes", attention: "yes" }, {
+  response: ["", ...samples.map((_, index) => String(index + 1))], colour: ["waad", "fai", "entropy", "gamma"],
+  scale: ["value", "rank"],
 });
 followMode(() => samples.length && drawCharts());
 if (samples.length) begin();
+addEventListener("hashchange", () => location.hash.includes("=") && location.reload()); // an address typed into the page

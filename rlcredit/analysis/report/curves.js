@@ -1,17 +1,6 @@
-// The charts of a sample: the curves of its signals, its maps of attention, the spans of its heads.
+// The curves of the signals over the tokens.
 
 const CURVES = ["waad", "fai", "receiver_fai", "entropy"];
-
-/** The ramp of a signal as plotly's colour scale. */
-function colourScale(colour) {
-  const within = document.createElement("span");
-  within.dataset.colour = colour;
-  document.body.append(within);
-  const steps = Array.from({ length: 11 }, (_, step) => step / 10);
-  const scale = steps.map((part) => [part, rgb(`color-mix(in oklab, var(--low), var(--high) ${100 * part}%)`, within)]);
-  within.remove();
-  return scale;
-}
 
 /** The four curves over one axis of tokens. `on` has hover(index, event), leave(), pick(index), moved(). */
 function drawCurves(node, tokens, on) {
@@ -84,52 +73,4 @@ function zoom(node, factor, index, count) {
   const half = Math.max(((right - left) * factor) / 2, 2);
   const range = factor === Infinity || 2 * half >= last - first ? [first, last] : [middle - half, middle + half];
   Plotly.relayout(node, { "xaxis.range": range });
-}
-
-/** A map of attention, [N, N]; what lies ahead of a query is left empty. */
-function drawMap(node, rows, most, on) {
-  const side = axis({ showgrid: false, ticks: "outside", constrain: "domain" });
-  const layout = frame({
-    margin: { l: 46, r: 8, t: 8, b: 40 },
-    height: 380,
-    xaxis: { ...side, title: { text: "key", standoff: 6 } },
-    yaxis: { ...side, title: { text: "query", standoff: 6 }, autorange: "reversed", scaleanchor: "x" },
-  });
-  const z = rows.map((row, query) => row.map((value, key) => (key > query ? null : value)));
-  const trace = {
-    type: "heatmap", z, zmin: 0, zmax: most, colorscale: colourScale("attention"), showscale: false, hoverinfo: "none",
-    hoverongaps: false,
-  };
-  draw(node, [trace], layout, (event) => [event.points[0].y, event.points[0].x], on);
-}
-
-/** Spans by layer and head, the groups marked by shapes. */
-function drawSpans(node, sample, on) {
-  const rows = sample.head_span;
-  const heads = rows[0]?.length ?? 0;
-  const side = axis({ showgrid: false, fixedrange: true });
-  const layout = frame({
-    margin: { l: 46, r: 8, t: 4, b: 40 },
-    height: 54 + Math.max(22 * rows.length, 30),
-    dragmode: false,
-    xaxis: { ...side, title: { text: "head", standoff: 6 }, range: [-0.5, heads - 0.5], dtick: heads > 8 ? 4 : 1, tickangle: 0 },
-    yaxis: {
-      ...side, title: { text: "layer", standoff: 6 }, range: [-0.5, rows.length - 0.5],
-      tickvals: sample.layers.map((_, row) => row), ticktext: sample.layers.map(String),
-    },
-  });
-  const traces = [
-    { type: "heatmap", z: rows, colorscale: colourScale("spans"), showscale: false, hoverinfo: "none", xgap: 1, ygap: 1 },
-    groupMarks(sample.local_heads, "circle", 7),
-    groupMarks(sample.global_heads, "square-open", 9),
-  ];
-  draw(node, traces, layout, (event) => [event.points[0].y, event.points[0].x], on);
-}
-
-function groupMarks(rows, symbol, size) {
-  const heads = rows.flatMap((row, y) => row.flatMap((inside, x) => (inside ? [[x, y]] : [])));
-  return {
-    type: "scatter", mode: "markers", x: heads.map(([x]) => x), y: heads.map(([, y]) => y), hoverinfo: "skip",
-    marker: { symbol, size, color: rgb("var(--ink)"), line: { width: 1.4, color: rgb("var(--ink)") } },
-  };
 }
