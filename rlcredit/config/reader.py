@@ -108,6 +108,24 @@ def peek(argv: Sequence[str], key: str) -> Any:
     return None
 
 
+def given_values(argv: Sequence[str]) -> dict[str, Any]:
+    """The keys that the recipe and the flags set, of words that `parse` takes, with their values as they were written.
+
+    Of a flag `--key.part` the key.
+    """
+    recipe = peek(argv, "config")
+    values = {key: value for key, (value, _) in load_yaml(find_recipe(recipe)).items()} if recipe else {}
+    flag = ""
+    for word in argv:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            flag = name.partition(".")[0].replace("-", "_")
+            values[flag] = value if equals else None
+        elif flag:
+            values[flag] = word if values[flag] is None else f"{values[flag]} {word}"
+    return {key: value for key, value in values.items() if key != "config"}
+
+
 def _instance(dataclass_type: type, given: Mapping[str, Given], source: str) -> Any:
     """The dataclass made from the values given for it; its own refusals become one line that says where."""
     needed = [item for item in dataclasses.fields(dataclass_type) if item.init]

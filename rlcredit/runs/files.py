@@ -3,8 +3,8 @@
 log.jsonl        one line a log: its step and every metric
 held_out.jsonl   one line an evaluation during training: its step and, by set, each problem's share of right samples
 accuracy.json    the same shares before and after the training, under `before` and `after`
-run.json         what was run: one value for each name in FACTS, `eval_samples`, and the flags with which
-                 `evaluate` and `analyze` do as the run did
+run.json         what was run: one value for each name in FACTS, `eval_samples`, `settings` (the keys that the recipe
+                 and the flags set), and the flags with which `evaluate` and `analyze` do as the run did
 completions/     TRL's tables of completions, completions_00001.parquet and so on
 report.html      the page of `rlcredit report`
 """
@@ -138,6 +138,12 @@ def read_facts(folder: Path) -> tuple[dict[str, str], int | None]:
     if samples is not None and (type(samples) is not int or samples < 1):
         raise InputError(f"{path}: eval_samples: {samples!r:.40} is not a number of completions; write 1 or more")
     return {key: str(facts[key]) for key in FACTS if facts.get(key) is not None}, samples
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The keys that the recipe and the flags set, from run.json; none where it does not say. Raises: InputError."""
+    settings = _read_object(folder / FACTS_FILE).get("settings")
+    return settings if isinstance(settings, dict) else {}
 
 
 def read_command(folder: Path, command: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from rlcredit.runs.files import (
     read_accuracies,
     read_facts,
     read_lines,
+    read_settings,
 )
 from rlcredit.stats.curves import Curve, curve_of
 from rlcredit.stats.estimates import Estimate, mean_with_interval
@@ -66,6 +67,8 @@ class Run(NamedTuple):
     completions: list[LoggedCompletion]
     notes: list[str]
     """What a reader has to know of the files."""
+    settings: dict[str, Any]
+    """The keys that the recipe and the flags set; none of a run of an earlier version."""
 
     @property
     def last_step(self) -> int:
@@ -112,7 +115,8 @@ def read_run(folder: Path) -> Run:
         facts.setdefault("seed", seed)
     last = max(int(curve.step_T[-1]) for curve in curves.values())
     completions = _read_completions(folder / COMPLETIONS_FOLDER, last)
-    return Run(folder, name, kin, facts, curves, read_accuracies(folder), eval_samples, completions, notes)
+    accuracies, settings = read_accuracies(folder), read_settings(folder)
+    return Run(folder, name, kin, facts, curves, accuracies, eval_samples, completions, notes, settings)
 
 
 def _advice(folder: Path) -> str:

@@ -1,6 +1,7 @@
 """Runs side by side: those that differ in their seed alone as a group, and the accuracy of each group.
 
-    group      runs of one algorithm, credit strategy, model and task (run.json), or of one name without its seed
+    group      runs of one algorithm, credit strategy, model, task and settings (run.json), or of one name without its
+               seed; where a seed is there twice, the longest of its runs counts
     final      accuracy after training, or else the last evaluation
     best       accuracy at the evaluation that is best on the validation set, where one was measured
     mean       over the runs of a group, with Student's t interval over seeds; of one run, its interval over problems
@@ -15,19 +16,20 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rlcredit.runs.files import validation_name
 from rlcredit.runs.folder import Run
+from rlcredit.runs.settings import differing, settings_of
 from rlcredit.stats.curves import best, last_tenth
 from rlcredit.stats.estimates import Estimate, mean_interval
 from rlcredit.stats.paired import Comparison, compare
 from rlcredit.stats.seeds import compare_runs
 
 SHARED = ("algorithm", "credit_strategy", "model", "task")
-OF_ONE_RUN = ("seed", "output_dir", "run_name", "overwrite", "resume_from_checkpoint", "disable_tqdm")
+MOST_IN_LABEL = 2  # settings
 
 
 class Group(NamedTuple):
@@ -36,6 +38,15 @@ class Group(NamedTuple):
     label: str
     runs: list[Run]
     notes: list[str]
+
+    @property
+    def counted(self) -> list[Run]:
+        """One run a seed, the longest; a run whose seed is not known counts."""
+        longest: dict[str, Run] = {}
+        for number, run in enumerate(self.runs):
+            seed = run.facts.get("seed", f"run {number}")
+            longest[seed] = max(longest.get(seed, run), run, key=lambda one: one.last_step)
+        return list(longest.values())
 
 
 class Summary(NamedTuple):
@@ -80,14 +91,15 @@ class Standing(NamedTuple):
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
     """The runs by what they share, in the order of their first runs; labels differ."""
-    members: dict[tuple[str | None, ...], list[Run]] = {}
-    for run in runs:
-        members.setdefault(_key(run), []).append(run)
+    members: dict[tuple[Any, ...], list[Run]] = {}
+    for run, settings in zip(runs, settings_of(runs), strict=True):
+        members.setdefault((*_key(run), *sorted(settings.items())), []).append(run)
     labels = [_label(alike[0]) for alike in members.values()]
     groups: list[Group] = []
     for label, alike in zip(labels, members.values(), strict=True):
         if labels.count(label) > 1:
-            label = _longer(alike[0], label)
+            namesakes = [other[0] for other, name in zip(members.values(), labels, strict=True) if name == label]
+            label = _longer(alike[0], label, namesakes)
         if taken := sum(other.label.split(" #")[0] == label for other in groups):
             label = f"{label} #{taken + 1}"
         groups.append(Group(label, alike, _doubts(label, alike)))
@@ -105,25 +117,22 @@ def _label(run: Run) -> str:
     return run.kin.name if strategy is None else f"{strategy} (PPO)" if is_ppo else strategy
 
 
-def _longer(run: Run, label: str) -> str:
-    """The label with the model and the task, which tell groups of one strategy apart."""
-    more = [run.facts[key] for key in ("model", "task") if key in run.facts]
+def _longer(run: Run, label: str, namesakes: Sequence[Run]) -> str:
+    """The label with what tells this run's group from others of its name: model, task, or a few settings."""
+    facts = [key for key in ("model", "task") if len({other.facts.get(key) for other in namesakes}) > 1]
+    more = [run.facts[key] for key in facts if key in run.facts]
+    alike = [other for other in namesakes if all(other.facts.get(key) == run.facts.get(key) for key in facts)]
+    place = next(place for place, other in enumerate(alike) if other is run)
+    for key, values in [entry for entry in differing(alike) if entry[0] not in SHARED][:MOST_IN_LABEL]:
+        more.append(f"{key} not set" if values[place] is None else f"{key} {values[place]}")
     return ", ".join([label, *more]) if more else f"{run.kin.parent.name}/{label}"
 
 
 def _doubts(label: str, runs: Sequence[Run]) -> list[str]:
-    """Reasons why these runs may differ in more than their seed."""
+    """What is odd about these runs as seeds of one thing."""
     seeds = [run.facts["seed"] for run in runs if "seed" in run.facts]
     twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
-    notes = [f"{label}: seed {seed} is there {seeds.count(seed)} times." for seed in twice]
-    if len({_essence(run.facts["command"]) for run in runs if "command" in run.facts}) > 1:
-        notes.append(f"{label}: its runs are grouped as seeds, but their commands differ in more than the seed.")
-    return notes
-
-
-def _essence(command: str) -> str:
-    """A command without the flags that differ between the seeds of one grid."""
-    return re.sub(rf"\s--(?:{'|'.join(OF_ONE_RUN)})(?:=\S+|(?:\s+(?!--)\S+)?)(?=\s|$)", "", command)
+    return [f"{label}: seed {seed} is there {seeds.count(seed)} times; the longest run counts." for seed in twice]
 
 
 def baseline(groups: Sequence[Group], group: Group) -> Group | None:
@@ -181,7 +190,7 @@ def _over_problems(first: tuple[Run, str], second: tuple[Run, str], name: str) -
 
 def standings(groups: Sequence[Group], name: str) -> list[Standing]:
     """The groups on one evaluation set; those without an evaluation on it are left out."""
-    measured = {group.label: [run for run in group.runs if run.accuracies_by_step(name)] for group in groups}
+    measured = {group.label: [run for run in group.counted if run.accuracies_by_step(name)] for group in groups}
     return [_standing(group, measured, name, baseline(groups, group)) for group in groups if measured[group.label]]
 
 

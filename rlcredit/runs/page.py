@@ -20,6 +20,7 @@ from markupsafe import Markup
 from rlcredit.pages.frame import cell, clean, exact, render
 from rlcredit.runs.folder import LoggedCompletion, Run
 from rlcredit.runs.groups import Group, changes, grouped, standings, summaries
+from rlcredit.runs.settings import differing, in_words
 from rlcredit.stats.curves import Curve, Smoothing, band, curve_of, smoothed
 from rlcredit.stats.estimates import rounded
 
@@ -86,7 +87,7 @@ def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, create
     data = {
         "single": len(runs) == 1,
         "alphas": [f"{alpha:g}" for alpha in ALPHAS],
-        "groups": [{"label": group.label, "runs": [_place(run, runs) for run in group.runs]} for group in groups],
+        "groups": [_told(group, runs) for group in groups],
         "runs": [{"name": run.name, "samples": [_sample(row) for row in run.completions]} for run in runs],
         "charts": drawn,
     }
@@ -95,7 +96,9 @@ def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, create
         heading=runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side",
         subject=_subject(groups),
         facts=_facts(runs[0]),
-        rows=[(run, group.label) for group in groups for run in group.runs],
+        rows=[(_place(run, runs), run, group.label) for group in groups for run in group.runs],
+        differences=differing(runs),
+        settings=[(key, in_words(value)) for key, value in runs[0].settings.items()],
         notes=[
             *(note for group in groups for note in group.notes),
             *(note if len(runs) == 1 else f"{run.name}: {note}" for run in runs for note in run.notes),
@@ -105,7 +108,7 @@ def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, create
         charts=drawn,
         alphas=data["alphas"],
         groups=groups,
-        grouped=any(len(group.runs) > 1 for group in groups),
+        grouped=any(len(group.counted) > 1 for group in groups),
         has_samples=any(run.completions for run in runs),
         most_points=_thinned_to(runs),
         changes=changes(runs[0]),
@@ -126,6 +129,10 @@ def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, create
         filters={"cell": cell, "exact": exact, "breakable": _breakable},
     )
     return clean(text)
+
+
+def _told(group: Group, runs: Sequence[Run]) -> dict[str, Any]:
+    return {"label": group.label, "runs": [_place(run, runs) for run in group.runs], "seeds": len(group.counted)}
 
 
 def _sample(row: LoggedCompletion) -> dict[str, Any]:
@@ -220,7 +227,7 @@ def _bands(
 ) -> list[dict[str, Any]]:
     bands = []
     for number, group in enumerate(groups):
-        members = [curves[at] for at in (_place(run, runs) for run in group.runs) if at in curves]
+        members = [curves[at] for at in (_place(run, runs) for run in group.counted) if at in curves]
         raw = band(members) if len(members) > 1 else None
         if raw is None or not len(raw.step_T):
             continue
@@ -270,7 +277,8 @@ def _time(seconds: float) -> str:
 def _tails(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Mean over the runs of a group of each metric's mean of the last tenth."""
     by_group = [
-        [{entry.key: entry.tail for entry in summaries(run) if entry.logged} for run in group.runs] for group in groups
+        [{entry.key: entry.tail for entry in summaries(run) if entry.logged} for run in group.counted]
+        for group in groups
     ]
     keys = sorted({key for group in groups for run in group.runs for key in run.curves})
     tails = {key: [[of_run[key] for of_run in members if key in of_run] for members in by_group] for key in keys}

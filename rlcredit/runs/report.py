@@ -82,7 +82,7 @@ rlcredit report RUN_DIR [RUN_DIR ...] [--output FILE.html]
   RUN_DIR    the output folder of rlcredit train, also of a run that is under way or was stopped
   --output   the page, or a folder for it (RUN_DIR/report.html for one run, ./report.html for several)
 
-Several runs are laid side by side. Those with the same algorithm, credit strategy, model and task (run.json), or whose
-folders differ in a trailing seed alone (uniform-seed1, uniform_s2, uniform/seed_3), are one group: a mean with a band.
-A run that cannot be read is named, and the others go on.
+Several runs are laid side by side, with a table of the settings in which they differ. Those whose run.json differs in
+the seed alone, or where there is none, whose folders do (uniform-seed1, uniform_s2, uniform/seed_3), are one group: a
+mean with a band. A run that cannot be read is named, and the others go on.
 """

@@ -57,10 +57,21 @@ function curvesOfGroups(chart) {
     if (away.has(group) || !lines.length) return;
     const look = { colour: series(group), dash: dash(group), points: chart.accuracy && how === "raw" };
     const band = chart.bands.find(({ group: of }) => of === group);
-    for (const line of band && state.seeds !== "yes" ? [] : lines) {
+    for (const line of lines) {
       const interval = !band && how === "raw" && line.interval ? line.interval : {};
       const name = runs.length > 1 ? data.runs[line.run].name : label;
-      curves.push({ ...look, ...interval, name, x: line.x, y: pick(line), quiet: Boolean(band), width: band ? 1 : 2 });
+      const [x, y] = [line.x, pick(line)];
+      if (!band) {
+        curves.push({ ...look, ...interval, name, x, y, width: 2 });
+        continue;
+      }
+      // where the mean has ended, a longer run is drawn as strongly as it
+      const shared = x.filter((step) => step <= band.x.at(-1)).length;
+      if (state.seeds === "yes") curves.push({ ...look, name, x: x.slice(0, shared), y: y.slice(0, shared), quiet: true, width: 1 });
+      if (shared < x.length) {
+        const from = Math.max(shared - 1, 0);
+        curves.push({ ...look, name, x: x.slice(from), y: y.slice(from), told: x[shared], width: 2 });
+      }
     }
     if (!band) return;
     const { mean, low, high } = pick(band);
@@ -150,16 +161,18 @@ function steps(node) {
 
 /** The values of a chart at a step, as the content of the tip. */
 function told(node, step) {
-  const curves = shown.get(node);
+  const curves = shown.get(node).filter(({ x, y, told: from }) => {
+    const index = x.indexOf(step);
+    return index >= 0 && y[index] !== null && step >= (from ?? 0);
+  });
   const main = curves.filter(({ quiet }) => !quiet);
-  const rows = [...main, ...(curves.length > MOST_TOLD ? [] : curves.filter(({ quiet }) => quiet))].flatMap((curve) => {
+  const rows = [...main, ...(curves.length > MOST_TOLD ? [] : curves.filter(({ quiet }) => quiet))].map((curve) => {
     const index = curve.x.indexOf(step);
-    if (index < 0 || curve.y[index] === null) return [];
     const known = curve.low && curve.low[index] !== null && curve.high[index] !== null;
     const [low, high] = known ? [curve.low[index], curve.high[index]].map((end) => short(Number(end.toPrecision(3)))) : [];
     const bounds = known ? [element("span", { className: "bounds" }, ` [${low}, ${high}]`)] : [];
-    return [element("p", { className: "line" }, swatch(curve), element("span", {}, ...visible(curve.name)),
-      element("b", { "data-value": String(curve.y[index]) }, short(curve.y[index]), ...bounds))];
+    return element("p", { className: "line" }, swatch(curve), element("span", {}, ...visible(curve.name)),
+      element("b", { "data-value": String(curve.y[index]) }, short(curve.y[index]), ...bounds));
   });
   return [element("p", { className: "title" }, `step ${step}`), ...rows];
 }
@@ -187,10 +200,11 @@ function drawLegend() {
   }
   const away = hidden();
   const focus = document.activeElement?.dataset?.group;
-  at("legend").replaceChildren(...data.groups.map(({ label, runs }, group) => {
+  at("legend").replaceChildren(...data.groups.map(({ label, runs, seeds: count }, group) => {
     const box = element("input", { type: "checkbox", checked: !away.has(group), "data-group": String(group) });
-    const seeds = runs.length > 1 ? [element("span", { className: "quiet" }, `${runs.length} seeds`)] : [];
-    const curve = { colour: series(group), dash: dash(group), low: runs.length > 1 };
+    const repeated = runs.length > count ? `${runs.length} runs of ${count} seed${count === 1 ? "" : "s"}` : `${count} seeds`;
+    const seeds = runs.length > 1 ? [element("span", { className: "quiet" }, repeated)] : [];
+    const curve = { colour: series(group), dash: dash(group), low: count > 1 };
     return element("label", {}, box, swatch(curve), element("span", {}, ...visible(label)), ...seeds);
   }));
   if (focus !== undefined) at("legend").querySelector(`[data-group="${focus}"]`)?.focus();

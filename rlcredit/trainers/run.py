@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers import TrainerCallback
 
-from rlcredit.config import list_keys
+from rlcredit.config import given_values, list_keys
 from rlcredit.credit import CreditArguments
 from rlcredit.errors import RunStopped
 from rlcredit.evaluation.held_out import second_name
@@ -109,10 +110,22 @@ def _describe_run(checked: Checked, argv: Sequence[str]) -> None:
         "credit_strategy": checked.config.credit_strategy,
         "seed": checked.config.seed,
         "eval_samples": checked.run.eval_samples,
+        "settings": _settings(checked, argv),
         "evaluate": _why_not(checked) or _evaluate_flags(checked),
         "analyze": {**_prompt_flags(checked), "temperature": checked.config.temperature},
     }
     write_facts(Path(checked.config.output_dir), facts)
+
+
+def _settings(checked: Checked, argv: Sequence[str]) -> dict[str, Any]:
+    """The keys that the recipe and the flags set, with the values that the run takes; no tokens for the hub."""
+    holders = {item.name: holder for holder in (checked.run, checked.model, checked.config) for item in fields(holder)}
+    settings = {
+        key: getattr(holders[key], key) if key in holders else value
+        for key, value in given_values(argv).items()
+        if not key.endswith("_token")
+    }
+    return json.loads(json.dumps(settings, default=str))
 
 
 def _prompt_flags(checked: Checked) -> dict[str, Any]:

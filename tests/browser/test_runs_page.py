@@ -18,9 +18,10 @@ LINE = "(meta) => document.querySelector('#chart-0 .plot').data.find((trace) => 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
-    made = [made_up_run(root / f"{name}-seed{seed}", seed, name) for name, seeds in
-            (("coupled_rhythm", 3), ("uniform", 5), ("local_chain", 1)) for seed in range(seeds)]  # fmt: skip
-    return made
+    made = [made_up_run(root / f"{name}-seed{seed}", seed, name, 120 if (name, seed) == ("uniform", 4) else 200)
+            for name, seeds in (("coupled_rhythm", 3), ("uniform", 5), ("local_chain", 1))
+            for seed in range(seeds)]  # fmt: skip
+    return [*made, made_up_run(root / "local_chain-again", 0, "local_chain")]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,11 @@ def test_groups_are_drawn_as_means_with_single_seeds(visit, folders):
     assert page.evaluate(LINE, "coupled_rhythm-seed1") is not None
     page.locator("#seeds").uncheck()
     assert page.evaluate(LINE, "coupled_rhythm-seed1") is None
-    assert page.evaluate(LINE, "local_chain") is not None  # a single run is its own line
+    # a seed that is there twice is one seed, and its runs are their own lines
+    assert page.locator("#legend label").nth(2).inner_text().split() == ["local_chain", "2", "runs", "of", "1", "seed"]
+    assert (
+        page.evaluate(LINE, "local_chain-seed0") is not None and page.evaluate(LINE, "local_chain-again") is not None
+    )
     page.locator("#legend input[data-group='1']").uncheck()
     assert page.evaluate(LINE, "uniform, mean") is None
     assert page.evaluate("document.activeElement.dataset.group") == "1"  # the legend was drawn anew under the focus
@@ -101,6 +106,24 @@ def test_groups_are_drawn_as_means_with_single_seeds(visit, folders):
     assert "Left out." in page.locator("#notes").inner_text()
 
 
+def test_a_run_goes_on_as_strongly_where_the_mean_of_its_group_has_ended(visit):
+    page = visit("several")
+    drawn = """(meta) => document.querySelector('#chart-0 .plot').data.filter((trace) => trace.meta === meta)
+        .map(({ x, line }) => [x[0], x.at(-1), line.width])"""
+    assert page.evaluate(drawn, "uniform, mean") == [[1, 119, 2.4]]
+    assert page.evaluate(drawn, "uniform-seed0") == [[1, 119, 1], [119, 199, 2]]
+    assert page.evaluate(drawn, "uniform-seed4") == [[1, 119, 1]]
+    page.locator("#chart-0").focus()
+    page.keyboard.press("End")
+    assert (
+        "uniform-seed0" in page.locator("#tip").inner_text()
+        and "uniform-seed4" not in page.locator("#tip").inner_text()
+    )
+    page.keyboard.press("Escape")
+    page.locator("#seeds").uncheck()
+    assert page.evaluate(drawn, "uniform-seed0") == [[119, 199, 2]]
+
+
 @pytest.mark.parametrize("name", ["one", "several"])
 def test_arrow_keys_tell_the_values_of_a_chart(visit, name):
     page = visit(name)
@@ -110,7 +133,7 @@ def test_arrow_keys_tell_the_values_of_a_chart(visit, name):
     for key, step in (("ArrowRight", 1), ("ArrowRight", 3), ("End", 199), ("ArrowLeft", 197), ("Home", 1)):
         page.keyboard.press(key)
         assert page.locator("#tip .title").inner_text() == f"step {step}"
-    assert page.locator("#tip [data-value]").count() == (3 if name == "one" else 3 + 5 + 1 + 2)
+    assert page.locator("#tip [data-value]").count() == (3 if name == "one" else 3 + 5 + 2 + 2)
     upright, plot = chart.locator(".upright").bounding_box(), chart.locator(".nsewdrag").first.bounding_box()
     assert plot["x"] <= upright["x"] <= plot["x"] + 0.1 * plot["width"]
     page.keyboard.press("Escape")

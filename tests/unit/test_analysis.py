@@ -28,6 +28,8 @@ from rlcredit.config import recipes_root
 from rlcredit.credit import CreditArguments, assign_credit
 from rlcredit.errors import InputError
 from rlcredit.evaluation.prompts import PromptRenderer
+from rlcredit.runs.folder import read_run
+from rlcredit.runs.settings import differing
 from rlcredit.signals import HeadStatistics, group_heads, signals_of_groups
 from rlcredit.stats.estimates import Estimate
 from tests import tiny
@@ -370,3 +372,5 @@ def test_reports_during_training_leave_training_alone(tmp_path):
     assert len(first["samples"]) == 4 and (tmp_path / "b/reports/step-000002/report.html").is_file()
     facts = json.loads((tmp_path / "b/run.json").read_text())
     assert facts["credit_strategy"] == "coupled_rhythm" and facts["seed"] == 42 and facts["algorithm"] == "grpo"
+    assert facts["settings"]["credit_report_steps"] == 2 and facts["settings"]["save_strategy"] == "no"
+    assert differing([read_run(tmp_path / name) for name in ("a", "b")]) == [("credit_report_steps", [None, "2"])]

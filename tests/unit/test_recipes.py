@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trl import GRPOConfig, ModelConfig, TrlParser
 
-from rlcredit.config import find_recipe, list_recipes, parse, peek, recipes_root
+from rlcredit.config import find_recipe, given_values, list_recipes, parse, peek, recipes_root
 from rlcredit.config import shipped as shipped_recipes
 from rlcredit.errors import InputError
 
@@ -685,3 +685,13 @@ def test_unknown_keys_are_listed_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError) as refused:
         parse(["--config", many], [Made])
     assert len(refused.value.lines) == 40
+
+
+def test_given_values_are_what_the_recipe_and_the_flags_say(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("steps: 3\nrate: 1e-5\nnames: [a, b]\n")
+    words = ["--config", str(recipe), "--steps=4", "--credit-horizon", "10", "-1", "--fast", "--options.deep", "x"]
+    assert given_values(words) == {
+        "steps": "4", "rate": 1e-5, "names": ["a", "b"], "credit_horizon": "10 -1", "fast": None, "options": "x",
+    }  # fmt: skip
+    assert given_values([]) == {}

@@ -26,6 +26,7 @@ from rlcredit.runs.folder import Run, distinct, read_run
 from rlcredit.runs.groups import Standing, baseline, changes, grouped, standings, summaries
 from rlcredit.runs.page import charts, runs_page
 from rlcredit.runs.report import describe, report
+from rlcredit.runs.settings import differing
 from rlcredit.stats.curves import Curve, band, smoothed
 from tests.browser.document import HOSTILE, held_by
 from tests.unit.test_report import Reader
@@ -263,17 +264,68 @@ def test_run_json_says_what_belongs_together(tmp_path):
     ]
     runs = [read_run(write_run(tmp_path / f"x{at}", facts=one)) for at, one in enumerate(made)]
     found = grouped(runs)
-    assert [one.label for one in found] == ["coupled_rhythm, m, t", "uniform", "coupled_rhythm (PPO)",
-                                            "coupled_rhythm, other, t"]  # fmt: skip
+    assert [one.label for one in found] == ["coupled_rhythm, m", "uniform", "coupled_rhythm (PPO)",
+                                            "coupled_rhythm, other"]  # fmt: skip
     assert [run.name for run in found[0].runs] == ["x0", "x2"]
     assert found[0].notes == []
     assert [baseline(found, one) is found[1] for one in found] == [True, False, True, True]
-    other = write_run(tmp_path / "x9", facts=made[0] | {"command": "rlcredit train --config r --learning_rate 1"})
-    notes = grouped([runs[0], read_run(other)])[0].notes
-    assert notes == [
-        "coupled_rhythm: seed 1 is there 2 times.",
-        "coupled_rhythm: its runs are grouped as seeds, but their commands differ in more than the seed.",
+
+
+def test_runs_whose_settings_differ_are_not_seeds_of_one_thing(tmp_path):
+    facts = {"algorithm": "grpo", "model": "m", "task": "t", "credit_strategy": "uniform"}
+    commands = ["--seed 1 --output_dir a", "--seed=2 --learning_rate 1", "--seed 3 --learning_rate=2 --beta 0.5"]
+    old = [
+        read_run(
+            write_run(tmp_path / f"old{at}", facts=facts | {"seed": at + 1, "command": f"rlcredit train {words}"})
+        )
+        for at, words in enumerate(commands)
     ]
+    labels = ["not set, beta not set", "1, beta not set", "2, beta 0.5"]
+    assert [one.label for one in grouped(old)] == [f"uniform, learning_rate {label}" for label in labels]
+    assert differing(old) == [("learning_rate", [None, "1", "2"]), ("beta", [None, None, "0.5"])]
+    settings = [
+        {"learning_rate": 1e-6, "task_options": {"numbers": [3]}, "bf16": True, "seed": 1, "horizon": [10, -1]},
+        {"learning_rate": 1e-6, "task_options": {"numbers": [3]}, "bf16": True, "seed": 2, "horizon": [10, -1]},
+        {"learning_rate": 1e-6, "task_options": {"numbers": [4]}, "bf16": False, "seed": 1, "horizon": [10, 100]},
+    ]
+    new = [
+        read_run(write_run(tmp_path / f"new{at}", facts=facts | {"seed": one["seed"], "settings": one}))
+        for at, one in enumerate(settings)
+    ]
+    assert [[run.name for run in one.runs] for one in grouped(new)] == [["new0", "new1"], ["new2"]]
+    assert differing(new) == [
+        ("task_options", ['{"numbers": [3]}', '{"numbers": [3]}', '{"numbers": [4]}']),
+        ("bf16", ["true", "true", "false"]),
+        ("horizon", ["10, -1", "10, -1", "10, 100"]),
+    ]
+    assert grouped(new)[1].label == 'uniform, task_options {"numbers": [4]}, bf16 false'
+    # beside runs of an earlier version, which have their commands alone, commands are compared
+    assert [one.label for one in grouped([old[1], new[0]])] == [
+        "uniform, learning_rate 1",
+        "uniform, learning_rate not set",
+    ]
+    page = page_of(*(tmp_path / f"new{at}" for at in range(3)))
+    row = page.split('<table id="runs">')[1].split("</table>")[0].replace("<wbr>", "")
+    assert row.count('<td class="setting">true</td>') == 2 and row.count('<td class="setting">false</td>') == 1
+    assert "they differ in no setting but their seed" in page_of(tmp_path / "new0", tmp_path / "new1")
+
+
+def test_the_same_seed_twice_is_one_seed(tmp_path):
+    facts = FACTS | {"credit_strategy": "uniform"}
+    for name, seed, values in (("short", 1, (0.2, 0.3)), ("long", 1, (0.2, 0.4, 0.6)), ("other", 2, (0.3, 0.5))):
+        write_run(tmp_path / name, accuracy(*values), facts=facts | {"seed": seed})
+    folders = [tmp_path / name for name in ("short", "long", "other")]
+    (twice,) = grouped([read_run(folder) for folder in folders[:2]])
+    assert [run.name for run in twice.counted] == ["long"]
+    assert twice.notes == ["uniform: seed 1 is there 2 times; the longest run counts."]
+    (found,) = standings([twice], "a")
+    assert (found.seeds, found.final.value, found.interval) == (1, 0.6, "95 % over problems")
+    (drawn,) = [chart for chart in data_of(page_of(*folders[:2]))["charts"] if chart["accuracy"]]
+    assert drawn["bands"] == [] and len(drawn["lines"]) == 2
+    (all_three,) = grouped([read_run(folder) for folder in folders])
+    (found,) = standings([all_three], "a")
+    assert found.seeds == 2 and found.final.value == pytest.approx((0.6 + 0.5) / 2)
+    assert [(group["seeds"], group["runs"]) for group in data_of(page_of(*folders))["groups"]] == [(2, [0, 1, 2])]
 
 
 # ---- curves -------------------------------------------------------------------------------------------------------
@@ -427,7 +479,7 @@ def test_seeds_that_do_not_match_are_compared_by_welch(tmp_path):
     # freedom 0.0125^2 / (0.01^2 + 0.0025^2) = 1.4706, t(1.4706, 0.975) = 6.1839
     assert first.difference == pytest.approx((0.35, 0.35 - 0.6914, 0.35 + 0.6914), abs=2e-3)
     assert first.difference_interval == "95 % over seeds (Welch's t)"
-    # nor are runs paired of which one seed stands there twice
+    # where one seed stands there twice, the last of its equally long runs does not count
     twice = grouped(
         [
             read_run(write_run(tmp_path / f"{name}{number}", accuracy(value), facts=FACTS | facts))
@@ -436,7 +488,8 @@ def test_seeds_that_do_not_match_are_compared_by_welch(tmp_path):
             for facts in [{"credit_strategy": name, "seed": number if name == "uniform" else 1}]
         ]
     )
-    assert standings(twice, "a")[0].difference == first.difference
+    (found, _) = standings(twice, "a")
+    assert found.difference.value == pytest.approx(0.7 - 0.45) and found.difference_interval == "none: too few seeds"
 
 
 def test_best_is_chosen_on_the_validation_set_or_not_told(tmp_path):
