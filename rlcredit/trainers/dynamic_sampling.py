@@ -14,18 +14,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
-from trl import GRPOTrainer
 
 from rlcredit.errors import InputError
 from rlcredit.trainers.rows import total_of
 from rlcredit.trainers.sampler import NewPrompts
 from rlcredit.trainers.sturdy_config import SturdyGRPOConfig
+
+if TYPE_CHECKING:  # a plan checks these settings, and imports no trainer
+    from trl import GRPOTrainer
 
 Generate = Callable[[list[Any]], tuple[Any, ...]]
 """TRL's `_generate`: of prompts eight values, `GIVEN`."""

@@ -165,7 +165,7 @@ def test_what_is_compared_with_has_to_be_there(tmp_path):
 
 
 def test_the_sets_of_the_issue_are_there_and_are_no_recipes():
-    wanted = "algorithms alpha controls head_groups horizon_hi horizon_lo layers lookback lora q reference rivals"
+    wanted = "algorithms alpha controls head_groups horizon_hi horizon_lo layers lookback lora q raw reference rivals"
     assert [*wanted.split(), "share", "signs", "thresholds", "top_bottom", "window"] == SETS
     assert not [recipe.name for recipe in list_recipes() if "sets" in recipe.name]
 
