@@ -200,7 +200,8 @@ _OTHERWISE = {
     "ds_zero_stage": "launch with recipes/accelerate/zero2.yaml or zero3.yaml",
     "max_samples": "write max_steps, or give fewer rows",
     "eval_dataset": "write dataset_test_split, or task: custom with task_options.test",
-    "dynamic_filtering": "leave it out: a group of equal rewards has no advantage, and adds nothing to the gradient",
+    "skip_zero_advantage_batches": "write dynamic_sampling: true",
+    "dynamic_filtering": "write dynamic_sampling: true",
     # verl
     "actor_rollout_ref": "write its settings at the top level: model_name_or_path, learning_rate, epsilon, "
     "num_generations (rollout.n), use_vllm, ...",
@@ -239,7 +240,7 @@ _UNKNOWN = {
     "lora_on_cpu lora_fan_in_fan_out lora_mlp_kernel lora_qkv_kernel lora_o_kernel loraplus_lr_ratio "
     "peft_init_lora_weights peft_layers_to_transform relora qat use_data_producer async_prefetch prefetch_depth "
     "vllm_sync_interval vllm_lora_sync reward_num_workers replay_buffer_size streaming_partial_batch "
-    "skip_zero_advantage_batches early_stopping_patience loss_watchdog_threshold loss_watchdog_patience "
+    "early_stopping_patience loss_watchdog_threshold loss_watchdog_patience "
     "embedding_lr lr_groups cosine_min_lr_ratio s2_attention noisy_embedding_alpha sequence_parallel_degree "
     "context_parallel_size tensor_parallel_size dp_shard_size dp_replicate_size fsdp_version group_size "
     "use_tensorboard_dir eval_table_size eval_max_new_tokens fix_untrained_tokens resize_token_embeddings_to_32x",
