@@ -56,6 +56,15 @@ WAYS: dict[str, tuple[type[GRPOTrainer], dict[str, Any]]] = {
     "`coupled_rhythm`": (CreditGRPOTrainer, {}),
     "`coupled_rhythm`, `sort_by_length: true`": (CreditGRPOTrainer, {"sort_by_length": True}),
     "`coupled_rhythm`, `trim_padding: false`": (CreditGRPOTrainer, {"trim_padding": False}),
+    "`coupled_rhythm`, continuous batching": (
+        CreditGRPOTrainer,
+        {
+            "use_transformers_continuous_batching": True,
+            "transformers_continuous_batching_config": (
+                '{"num_blocks": 600, "page_size": 16, "max_batch_tokens": 256, "max_requests_per_batch": 64}'
+            ),
+        },
+    ),
 }
 SECONDS = ("generation", "scoring", "loss", "backward", "reading", "rest")
 

@@ -6,6 +6,7 @@ Nothing of TRL is copied. The trainer overrides these seams and calls `super()` 
     _generate_and_score_completions keeps the rows of the rollout
     _generate                       decodes by the run's settings alone, not by the model's generation_config.json; and
                                     again, for groups that teach nothing
+    _generate_single_turn           leaves the weights as they are where continuous batching generates
     _prepare_inputs                 cuts the padding of micro-batches
     _compute_loss, _get_grad_norm   notes losses and gradients that are not finite
     _get_train_sampler              an order of prompts that depends on seed and epoch alone
@@ -42,6 +43,7 @@ from rlcredit.rewards.run_rewards import GuardedRewards
 from rlcredit.rewards.signature import columns_of
 from rlcredit.trainers import checkpoints
 from rlcredit.trainers.bad_steps import BadSteps
+from rlcredit.trainers.continuous_batching import safely_generating
 from rlcredit.trainers.dynamic_sampling import DynamicSampling, refuse_dynamic_sampling
 from rlcredit.trainers.policy_step import PolicyStep
 from rlcredit.trainers.precision import warn_of_16_bits
@@ -170,6 +172,17 @@ class SturdyGRPOTrainer(GRPOTrainer):
             if self.dynamic_sampling is None or not self.model.training:
                 return super()._generate(prompts)
             return self.dynamic_sampling.rollout(self._rows, prompts, super()._generate)
+
+    def _generate_single_turn(self, prompt_ids, *args, **kwargs):  # type: ignore[no-untyped-def]
+        if not self.use_transformers_continuous_batching:
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        with safely_generating(self.accelerator.unwrap_model(self.model), self.args):
+            output = super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        if len(output[0]) != len(prompt_ids):
+            raise RuntimeError(
+                f"continuous batching ended {len(output[0])} of {len(prompt_ids)} completions; its error is above"
+            )
+        return output
 
     def _prepare_inputs(self, generation_batch):  # type: ignore[no-untyped-def]
         before = self._buffered_inputs

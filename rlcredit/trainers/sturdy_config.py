@@ -9,6 +9,7 @@ from typing import Any
 from trl import GRPOConfig
 
 from rlcredit.config.ranges import Range, check_ranges
+from rlcredit.trainers.continuous_batching import refuse_continuous_batching
 
 # What TRL takes as it is, and what then fails after the weights are loaded, or trains nothing.
 _RANGES: tuple[Range, ...] = (
@@ -144,6 +145,7 @@ class SturdyGRPOConfig(GRPOConfig):
             if getattr(self, name) not in words:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(words)}")
         self._refuse_sorting()
+        refuse_continuous_batching(self)
         for name in self._VALID_DICT_FIELDS:
             if name.endswith("_kwargs") and isinstance(value := getattr(self, name), str):
                 raise ValueError(f'{name}: {value!r:.80} is no mapping; write {{"key": value}}')

@@ -32,6 +32,7 @@ def moved(seam: str) -> str:
 
 SIGNATURES = {
     "_generate": ["self", "prompts"],
+    "_generate_single_turn": ["self", "prompt_ids", ...],
     "_generate_and_score_completions": ["self", "inputs"],
     "_prepare_inputs": ["self", "generation_batch"],
     "_compute_loss": ["self", "model", "inputs"],
