@@ -27,6 +27,7 @@ rlcredit: token-level credit for RL fine-tuning of language models
   rlcredit fidelity --model M --task SET [...]       measure where the outcome is decided, and who finds it
   rlcredit fidelity RUN [...]                        the same with the policy and task of a training run
   rlcredit report RUN [RUN ...]                      write a page of a run's log, or of several runs
+  rlcredit report RUN [RUN ...] --watch              serve the page while the runs go on
   rlcredit compare A B                               compare two evaluations, problem by problem
   rlcredit prepare-model SOURCE OUTPUT               make a checkpoint from GGUF (smollm2-135m, or a file)
   rlcredit recipes                                   list the recipes that come with rlcredit

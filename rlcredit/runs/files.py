@@ -125,6 +125,14 @@ def read_accuracies(folder: Path) -> dict[str, Shares]:
     return {part: _shares(accuracies[part], path) for part in ("before", "after") if part in accuracies}
 
 
+def is_finished(folder: Path) -> bool:
+    """Has `rlcredit train` measured what came of the run, and logged nothing since? Raises: InputError."""
+    accuracies, log = folder / ACCURACY_FILE, folder / LOG_FILE
+    if "after" not in read_accuracies(folder):
+        return False
+    return not log.is_file() or accuracies.stat().st_mtime_ns >= log.stat().st_mtime_ns
+
+
 def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write run.json."""
     write_whole(folder / FACTS_FILE, json.dumps(facts, indent=2) + "\n")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +35,34 @@ LABELS = {
     "task": "Task",
     "seed": "Seed",
 }
+
+
+class RunProgress(NamedTuple):
+    """How far a run is that may go on."""
+
+    name: str
+    step: int
+    of: int | None
+    """Steps in all, where it is known."""
+    logged: str
+    """When its log last grew."""
+    finished: bool
+
+
+class Live(NamedTuple):
+    """What a page says that its server keeps up to date."""
+
+    stamp: str
+    """A word that changes with the runs' files."""
+    seconds: int
+    """Between two questions whether there is a newer page."""
+    runs: list[RunProgress]
+    waiting: list[str]
+    """Folders of runs that have not begun."""
+
+    @property
+    def going_on(self) -> bool:
+        return bool(self.waiting) or not all(state.finished for state in self.runs)
 
 
 class Chart(NamedTuple):
@@ -71,7 +100,9 @@ CHARTS = (
 )
 
 
-def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, created: str) -> str:
+def runs_page(
+    runs: Sequence[Run], left_out: Sequence[str], command: str, created: str, live: Live | None = None
+) -> str:
     """The whole page as text.
 
     Args:
@@ -79,18 +110,13 @@ def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, create
         left_out: of each folder that could not be read, why.
         command: that made the page.
         created: when.
+        live: of a page that its server keeps up to date.
     """
     groups = grouped(runs)
     sets = list(dict.fromkeys(name for run in runs for name in run.evaluation_sets))
     drawn = [{"number": number, **chart} for number, chart in enumerate(charts(runs, groups, sets))]
     by_set = [(name, standings(groups, name)) for name in sets]
-    data = {
-        "single": len(runs) == 1,
-        "alphas": [f"{alpha:g}" for alpha in ALPHAS],
-        "groups": [_told(group, runs) for group in groups],
-        "runs": [{"name": run.name, "samples": [_sample(row) for row in run.completions]} for run in runs],
-        "charts": drawn,
-    }
+    data = _data(runs, groups, drawn, live)
     context = dict(
         single=len(runs) == 1,
         heading=runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side",
@@ -104,6 +130,7 @@ def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, create
             *(note if len(runs) == 1 else f"{run.name}: {note}" for run in runs for note in run.notes),
         ],
         left_out=left_out,
+        live=live,
         sections=dict.fromkeys(chart["section"] for chart in drawn),
         charts=drawn,
         alphas=data["alphas"],
@@ -125,10 +152,30 @@ def runs_page(runs: Sequence[Run], left_out: Sequence[str], command: str, create
         data,
         context,
         styles=("runs.css",),
-        scripts=("runs.js",),
+        scripts=("runs.js", "live.js") if live else ("runs.js",),
         filters={"cell": cell, "exact": exact, "breakable": _breakable},
+        own_server=live is not None,
     )
     return clean(text)
+
+
+def moment(seconds: float) -> str:
+    """A time since the epoch as a page says it: ISO 8601, in UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(seconds))
+
+
+def _data(
+    runs: Sequence[Run], groups: Sequence[Group], drawn: Sequence[Mapping[str, Any]], live: Live | None
+) -> dict[str, Any]:
+    """What the scripts of the page draw from."""
+    return {
+        "single": len(runs) == 1,
+        "alphas": [f"{alpha:g}" for alpha in ALPHAS],
+        "groups": [_told(group, runs) for group in groups],
+        "runs": [{"name": run.name, "samples": [_sample(row) for row in run.completions]} for run in runs],
+        "charts": drawn,
+        **({"live": live.stamp, "seconds": live.seconds} if live else {}),
+    }
 
 
 def _told(group: Group, runs: Sequence[Run]) -> dict[str, Any]:

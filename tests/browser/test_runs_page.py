@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import threading
 
 import pytest
 
+from rlcredit.runs import watch
+from rlcredit.runs.files import append_line, write_accuracies
 from rlcredit.runs.folder import read_run
 from rlcredit.runs.report import report
 from rlcredit.stats.curves import band, smoothed
@@ -222,3 +225,51 @@ def test_nothing_overflows_a_phone(visit, screenshots, name):  # noqa: F811
     page.set_viewport_size({"width": 768, "height": 740})
     page.wait_for_timeout(150)
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 768
+
+
+def test_a_live_page_renews_itself_where_the_log_grows(browser, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(watch, "SECONDS", 0.2)
+    folder = made_up_run(tmp_path / "a-seed0", 0, settings={"max_steps": 400})
+    (folder / "accuracy.json").unlink()
+    server = watch.serve(0, watch.LivePage([folder], "rlcredit report a-seed0 --watch"))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    said, asked = [], set()
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.on("console", lambda message: said.append(message.text) if message.type != "log" else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.add(request.url.split("#")[0]))
+    address = f"http://127.0.0.1:{server.server_port}/"
+    try:
+        page.goto(f"{address}#line=raw")
+        page.wait_for_selector(".chart:last-child .main-svg", state="attached")
+        assert "step 200 of 400" in page.locator("#live").inner_text()
+        assert "UTC" not in page.locator("#live").inner_text()  # the browser's own time
+        page.locator("summary").first.click()
+        page.evaluate("document.querySelector('#chart-2').focus({ preventScroll: true })")
+        page.evaluate(SCROLLED, 700)
+        with page.expect_event("load"):
+            append_line(folder / "log.jsonl", {"step": 201, "reward": 0.125})
+        page.wait_for_selector(".chart:last-child .main-svg", state="attached")
+        assert page.evaluate("scrollY") == 700
+        assert (page.evaluate(LINE, "as logged")[-1], page.url) == (0.125, f"{address}#line=raw")
+        assert "step 201 of 400" in page.locator("#live").inner_text()
+        assert page.evaluate("document.activeElement.id") == "chart-2"
+        assert page.evaluate("document.querySelector('details').open")
+        # a page whose values are being read waits
+        page.keyboard.press("End")
+        page.evaluate("window.old = true")
+        write_accuracies(folder, before={}, after={})
+        page.wait_for_timeout(600)
+        assert page.evaluate("window.old") is True and page.locator("#tip .title").inner_text() == "step 200"
+        with page.expect_event("load"):
+            page.keyboard.press("Escape")
+        assert "has finished after step 201" in page.locator("#live").inner_text()
+        assert not page.locator("#live .lost").is_visible()
+        assert said == [] and asked <= {address, f"{address}stamp"}
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    page.locator("#live .lost").wait_for(state="visible")
+    page.close()

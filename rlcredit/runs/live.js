@@ -1,0 +1,40 @@
+// The page that its server keeps up to date (`rlcredit report --watch`): it asks whether there is a newer one, and loads
+// it where one was: scroll position, focus and open details are kept; what is chosen is in the address.
+
+const BEFORE = "rlcredit report --watch";
+
+for (const time of document.querySelectorAll("time")) time.textContent = new Date(time.dateTime).toLocaleTimeString();
+
+function renew() {
+  const open = [...document.querySelectorAll("details")].map((node) => node.open);
+  sessionStorage.setItem(BEFORE, JSON.stringify({ x: scrollX, y: scrollY, open, focus: document.activeElement?.id ?? "" }));
+  location.reload();
+}
+
+function restore() {
+  const before = JSON.parse(sessionStorage.getItem(BEFORE) ?? "null");
+  sessionStorage.removeItem(BEFORE);
+  if (!before) return;
+  document.querySelectorAll("details").forEach((node, place) => { node.open = before.open[place] ?? false; });
+  if (before.focus) at(before.focus)?.focus({ preventScroll: true });
+  scrollTo(before.x, before.y);
+}
+
+async function ask() {
+  // nobody looks at a hidden page; and one whose values are being read waits until the pointer moves away
+  if (document.hidden || !tip.hidden) return;
+  let newest;
+  try {
+    newest = await (await fetch("stamp", { cache: "no-store" })).text();
+  } catch {
+    at("live").dataset.lost = "yes";
+    return;
+  }
+  delete at("live").dataset.lost;
+  if (newest !== data.live && tip.hidden) renew();
+}
+
+history.scrollRestoration = "manual";
+restore();
+setInterval(ask, 1000 * data.seconds);
+document.addEventListener("visibilitychange", ask);
