@@ -106,6 +106,8 @@ def evaluate(argv: Sequence[str]) -> None:
         model = load_model(path, args, loaded.config, state.device)
         if state.is_main_process and (notes := note_of(model.generation_config, "evaluation")):
             print("\n".join(f"note: {line}" for line in notes))
+        if state.is_main_process and len(todo) < len(wanted):
+            print(f"{args.task}: {len(wanted) - len(todo)} of {len(wanted)} batches are in {args.folder}: going on")
         mine = todo[state.process_index :: state.num_processes]
         done = len(wanted) - len(mine) if state.num_processes == 1 else 0
         for batch in progress(mine, args.task, "batch", done=done, show=state.is_main_process):
