@@ -25,13 +25,13 @@ def without_bars_elsewhere() -> None:
             os.environ.setdefault(name, "1")
 
 
-def progress(items: Sequence[Item], what: str, unit: str, *, done: int = 0, show: bool = True) -> Iterator[Item]:
+def progress(items: Sequence[Item], what: str, units: str, *, done: int = 0, show: bool = True) -> Iterator[Item]:
     """The items, one after another, with how far they are on stderr.
 
     Args:
         items: what is to be done.
         what: the work, in a word.
-        unit: one of the items, in a word.
+        units: the items, in a word.
         done: how many were done before.
         show: False: nothing is shown, as by processes other than the first.
     """
@@ -39,12 +39,12 @@ def progress(items: Sequence[Item], what: str, unit: str, *, done: int = 0, show
     if in_terminal():
         from tqdm import tqdm  # which reads the environment as it is loaded
 
-        shown = {"desc": what, "unit": unit, "initial": done, "total": total, "dynamic_ncols": True}
+        shown = {"desc": what, "unit": f" {units}", "initial": done, "total": total, "dynamic_ncols": True}
         yield from tqdm(items, disable=not show, **shown)
         return
     last = time.monotonic()
     for number, item in enumerate(items, start=done):
         if show and time.monotonic() - last >= EVERY:
-            print(f"{what}: {number} of {total} {unit}{'' if total == 1 else 's'}", file=sys.stderr, flush=True)
+            print(f"{what}: {number} of {total} {units}", file=sys.stderr, flush=True)
             last = time.monotonic()
         yield item

@@ -205,7 +205,7 @@ def _read_all(
     model: PreTrainedModel, responses: Sequence[Response], credit: CreditArguments, temperature: float
 ) -> tuple[list[Reading], list[Skipped]]:
     readings, skipped, room = {}, [], MapRoom()
-    for place in progress(opening_first(responses), "reading", "response"):
+    for place in progress(opening_first(responses), "reading", "responses"):
         try:
             readings[place] = read(model, responses[place], credit, temperature, room=room)
         except ValueError as error:
@@ -224,7 +224,7 @@ def _perturbation(
     part = kept[: args.perturbed]
     responses = generated(part, model, renderer, Sampling(args.max_new_tokens), args.batch_size)
     perturbed = []
-    for response in progress(responses, "perturbing", "response"):
+    for response in progress(responses, "perturbing", "responses"):
         fai_T = read(model, response, credit, 1.0, maps=False).series.fai_T
         longest = args.continuation or None
         perturbed.append(perturb(model, renderer.tokenizer, response.prompt_ids, response.ids, fai_T, longest=longest))
@@ -233,10 +233,11 @@ def _perturbation(
 
 def _say(document: dict[str, Any], folder: Path) -> None:
     for finding in document["findings"]:
-        print({True: "holds:    ", False: "does not: ", None: "unknown:  "}[finding["holds"]] + finding["sentence"])
+        verdict = {True: "holds:", False: "does not hold:", None: "cannot be told:"}[finding["holds"]]
+        print(f"{verdict:15} {finding['sentence']}")
     for skipped in document["skipped"]:
-        print(f"left out:  {skipped['id']}: {skipped['reason']}")
-    print(f"report:    {folder / 'report.html'}")
+        print(f"left out:       {skipped['id']}: {skipped['reason']}")
+    print(f"report:         {folder / 'report.html'}")
 
 
 def describe() -> str:

@@ -48,8 +48,9 @@ def compare(argv: Sequence[str]) -> None:
     print(f"B  {second.correct_P.mean():.3f}  {folders[1]}")
     p = "p < 0.0001" if comparison.p_value < 1e-4 else f"p = {comparison.p_value:.4f}"
     print(f"B - A  {comparison.difference:+.3f}  {p}  ({comparison.problems} problems, paired)")
-    for title, problems in (("gained", comparison.gained), ("lost", comparison.lost)):
-        print(f"{title}: {len(problems)}")
+    often = "solved" if max(first.samples, second.samples) == 1 else "solved in most samples"
+    for which, problems in (("B", comparison.gained), ("A", comparison.lost)):
+        print(f"{often} by {which} alone: {len(problems)}")
         for name, question in (first.problems[problem] for problem in problems[:SHOWN]):
             print(f"  {name}  {' '.join(question.split())[:90]}")
         if len(problems) > SHOWN:

@@ -110,7 +110,7 @@ def evaluate(argv: Sequence[str]) -> None:
             print(f"{args.task}: {len(wanted) - len(todo)} of {len(wanted)} batches are in {args.folder}: going on")
         mine = todo[state.process_index :: state.num_processes]
         done = len(wanted) - len(mine) if state.num_processes == 1 else 0
-        for batch in progress(mine, args.task, "batch", done=done, show=state.is_main_process):
+        for batch in progress(mine, args.task, "batches", done=done, show=state.is_main_process):
             try:
                 store.keep(batch, draw(model, loaded.renderer, rows, batch, args.sampling, task.check))
             except torch.OutOfMemoryError as error:

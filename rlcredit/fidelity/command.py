@@ -129,7 +129,7 @@ def _draw(
     state.wait_for_everyone()  # every process has to see the same batches missing
     mine = todo[state.process_index :: state.num_processes]
     done = len(wanted) - len(mine)
-    for batch in progress(mine, "values", "batch", done=done, show=state.is_main_process):
+    for batch in progress(mine, "values", "batches", done=done, show=state.is_main_process):
         try:
             records = draw(
                 model,
@@ -161,7 +161,7 @@ def _report(
     records = store.records()
     responses = [Valued.of(record) for record in records]
     reads = []
-    for response in progress(responses, "reading", "response"):
+    for response in progress(responses, "reading", "responses"):
         try:
             reads.append(read(model, response, settings, args.temperature))
         except ValueError as error:

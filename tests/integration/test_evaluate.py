@@ -323,7 +323,7 @@ def test_compare_two_policies(tmp_path, capsys):
     one, two = (np.array([row["correct"] for row in samples(tmp_path / name)]) for name in "ab")
     assert "note: temperature differs: 0.0 and 1.0" in said and "note: seed differs: 0 and 3" in said
     assert f"B - A  {two.mean() - one.mean():+.3f}" in said and "(40 problems, paired)" in said
-    assert f"gained: {(two > one).sum()}" in said and f"lost: {(two < one).sum()}" in said
+    assert f"by B alone: {(two > one).sum()}" in said and f"by A alone: {(two < one).sum()}" in said
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "a")]) == 0
     assert "B - A  +0.000" in capsys.readouterr().out
 

@@ -67,7 +67,7 @@ def test_twenty_lines_a_run_of_means(capsys):
 def test_progress_elsewhere_is_lines(capsys, monkeypatch):
     times = iter([0.0, 3.0, 11.0, 11.0, 14.0])  # when it starts, at each item, and after the line
     monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: next(times)))
-    assert list(terminal.progress("abc", "reading", "response", done=4)) == list("abc")
+    assert list(terminal.progress("abc", "reading", "responses", done=4)) == list("abc")
     assert capsys.readouterr().err == "reading: 5 of 7 responses\n"
     monkeypatch.setattr(terminal, "EVERY", -1.0)
     monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: 0.0))
