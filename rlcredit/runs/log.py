@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from transformers import TrainerCallback
+from transformers.trainer_utils import IntervalStrategy
 
 from rlcredit.runs.files import HELD_OUT_FILE, LOG_FILE, append_line, go_back
 
@@ -14,12 +15,17 @@ from rlcredit.runs.files import HELD_OUT_FILE, LOG_FILE, append_line, go_back
 class JsonlLog(TrainerCallback):
     """Appends every log of the main process, with its step; a resumed run drops the steps that it will repeat.
 
-    A line that does not fit on the disk is left out, with a warning: only a checkpoint that does not fit ends a run.
+    The last step is logged whatever `logging_steps` is, or a run shorter than that would leave nothing to look at. A
+    line that does not fit on the disk is left out, with a warning: only a checkpoint that does not fit ends a run.
     """
 
     def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         if state.is_world_process_zero:
             go_back(Path(args.output_dir) / LOG_FILE, state.global_step)
+
+    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if state.global_step >= state.max_steps and args.logging_strategy != IntervalStrategy.NO:
+            control.should_log = True
 
     def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
         # the closing summary speaks of one call of train(), not of a step

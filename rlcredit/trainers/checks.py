@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from trl import ModelConfig
 from trl.import_utils import is_vllm_available
 
 from rlcredit.attention import choose_layers
+from rlcredit.config import peek
 from rlcredit.errors import InputError
 from rlcredit.evaluation.held_out import HeldOut
 from rlcredit.evaluation.prompts import PromptRenderer
@@ -25,6 +27,8 @@ from rlcredit.tasks import TaskData
 from rlcredit.trainers import checkpoints
 from rlcredit.trainers.agents import Agents
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
+
+NO_BF16 = "bf16: this machine has no GPU that trains in bf16; write bf16: false, or use_cpu: true, to train here"
 
 
 def check_installed(config: CreditGRPOConfig, model: ModelConfig) -> None:
@@ -45,6 +49,27 @@ def check_installed(config: CreditGRPOConfig, model: ModelConfig) -> None:
         )
 
 
+def precision_here(argv: Sequence[str], words: list[str]) -> list[str]:
+    """Where no GPU trains in bf16, TRL's default, and the recipe says nothing of it, leave it off.
+
+    Args:
+        argv: the recipe and the flags.
+        words: what is parsed; may get a flag more.
+
+    Returns: the line that says so, or nothing.
+    Raises: InputError where the recipe asks for bf16.
+    """
+    if is_torch_bf16_gpu_available() or peek(argv, "use_cpu") is not None:
+        return []
+    asked = peek(argv, "bf16")
+    if str(asked).lower() in ("true", "") or str(asked).startswith("--"):  # a flag without a value is true
+        raise InputError(NO_BF16)
+    if asked is None and not peek(argv, "fp16"):
+        words += ["--bf16", "false"]
+        return ["bf16: false, since this machine has no GPU that trains in bf16 (true is TRL's default)"]
+    return []
+
+
 def missing_here(config: CreditGRPOConfig, model: ModelConfig, *, planned_elsewhere: bool) -> list[str]:
     """A line for each thing that the run needs and this machine has not.
 
@@ -57,9 +82,7 @@ def missing_here(config: CreditGRPOConfig, model: ModelConfig, *, planned_elsewh
     if attention in kernels and not kernels[attention]():
         lines.append(f"attn_implementation: {attention} is not installed, or finds no GPU here; write sdpa")
     if config.bf16 and planned_elsewhere and not is_torch_bf16_gpu_available():
-        lines.append(
-            "bf16: this machine has no GPU that trains in bf16; write bf16: false, or use_cpu: true, to train here"
-        )
+        lines.append(NO_BF16)
     return lines
 
 

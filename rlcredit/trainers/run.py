@@ -80,6 +80,17 @@ def _run(checked: Checked, argv: Sequence[str]) -> None:
         return
     _save(trainer)
     _summarize(trainer, checked, first.shares, _last_accuracies(trainer), argv)
+    if learned_nothing(trainer.state.log_history):
+        raise RunStopped(
+            "nothing was learned: at every step all rewards of a group were equal, so that no token had an advantage. "
+            "Look at completions and rewards (--log_completions true); take easier problems, or more num_generations"
+        )
+
+
+def learned_nothing(history: Sequence[Mapping[str, float]]) -> bool:
+    """Whether no logged step had a gradient, and no group in any rollout two different rewards."""
+    lines = [line for line in history if "grad_norm" in line]
+    return bool(lines) and all(line["grad_norm"] == 0 and line.get("frac_reward_zero_std") == 1 for line in lines)
 
 
 def _save(trainer: CreditGRPOTrainer) -> None:
