@@ -175,11 +175,17 @@ def page(document: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> s
         }
         for name, entry in strategies.items()
     ]
+    moved = [sum(abs(change) for change in sample["change"]) for sample in samples]
     lifts = [{"name": name, "control": entry["control"], **entry["lift"]} for name, entry in strategies.items()]
     return clean(
         render(
             Path(__file__).with_name("fidelity.html.j2"),
-            {"lifts": lifts, "samples": samples, "strategies": [row["name"] for row in rows if not row["control"]]},
+            {
+                "lifts": lifts,
+                "samples": samples,
+                "strategies": [row["name"] for row in rows if not row["control"]],
+                "opens": moved.index(max(moved)) if moved else 0,
+            },
             {
                 "document": document,
                 "rows": rows,

@@ -79,7 +79,7 @@ function drawSample() {
   const taken = one.taken.filter(Boolean).length;
   const size = short(Math.max(...one.change.map(Math.abs)));
   at("about").replaceChildren(
-    element("bdi", { className: "id" }, ...visible(one.id)),
+    element("span", { className: "id" }, "problem ", element("bdi", {}, ...visible(one.id))),
     ` \u00b7 ${one.text.length} tokens \u00b7 answer ${one.reward === 1 ? "right" : "wrong"} \u00b7 ${taken} values taken \u00b7 largest change ${size}`,
   );
   at("sample").value = state.sample;
@@ -169,7 +169,7 @@ function begin() {
   drawSample();
 }
 
-recall({ sample: "0", strategy: strategies[0] ?? "" }, { sample: samples.map((_, index) => String(index)), strategy: strategies });
+recall({ sample: String(data.opens), strategy: strategies[0] ?? "" }, { sample: samples.map((_, index) => String(index)), strategy: strategies });
 followMode(() => {
   drawLifts();
   if (samples.length) drawCurves();

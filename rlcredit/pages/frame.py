@@ -109,8 +109,12 @@ def exact(value: Any) -> str:
     """Every digit of a number or an Estimate, for the title of its cell."""
     if isinstance(value, tuple):
         middle, *bounds = value
-        return repr(middle) if math.isnan(bounds[0]) else f"{middle!r} {bounds!r}"
-    return repr(value) if isinstance(value, int | float) and math.isfinite(value) else ""
+        return _digits(middle) if math.isnan(bounds[0]) else f"{_digits(middle)} [{', '.join(map(_digits, bounds))}]"
+    return _digits(value) if isinstance(value, int | float) and math.isfinite(value) else ""
+
+
+def _digits(value: Any) -> str:
+    return repr(float(value) if isinstance(value, float) else value)  # numpy's repr names its type
 
 
 def _joined(shared: Sequence[str], own: Sequence[str], folder: Path) -> str:

@@ -287,6 +287,7 @@ def test_cells_are_words_numbers_and_estimates():
         "\N{EM DASH}", "\N{EM DASH}", "9,999", f"{minus}12,346",
     ]  # fmt: skip
     assert cell(estimate, "+.1%") == f"+25.0 % [{minus}12.5 %, +50.0 %]"
+    assert exact(np.float64(0.1)) == exact(0.1) == "0.1"
     assert [exact(value) for value in values] == [
         "", "", "0.123456", "-0.0", "-3", "0.25 [-0.125, 0.5]", "12.345", "", "", "9999.4", "-12345.6",
     ]  # fmt: skip
