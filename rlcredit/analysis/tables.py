@@ -42,7 +42,7 @@ def coupling_table(name: str, title: str, parts: Mapping[str, Sequence[Coupling]
         "stricter controls, and the row without numbers of the paper, are rlcredit's: p nearby, with peaks shuffled "
         "within 10 tokens, and p swapped, at the peaks of other responses. "
         f"Paper: Table 2, Qwen3-4B-Base on 70 GSM8K prompts. {counts}."
-        + (f" {left_out} responses with fewer than 3 defined tokens were left out." if left_out else ""),
+        + (f" Responses with fewer than 3 defined tokens were left out: {left_out}." if left_out else ""),
         "columns": _columns(COUPLING_COLUMNS),
         "rows": rows,
     }

@@ -144,6 +144,11 @@ function listen() {
     if (index >= 0 && event.pointerType !== "touch") point(index, spans[index].getBoundingClientRect());
   });
   list.addEventListener("pointerleave", leave);
+  addEventListener("scroll", () => {
+    const held = spans[current];
+    if (held !== document.activeElement || !isInside(held)) hideTip();
+    else if (!tip.hidden) point(current, held.getBoundingClientRect());
+  }, { passive: true });
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") hideTip();
   });

@@ -69,6 +69,12 @@ function hideTip() {
   for (const node of document.querySelectorAll("[aria-describedby=tip]")) node.removeAttribute("aria-describedby");
 }
 
+/** Is a part of this element inside the window? */
+function isInside(node) {
+  const { top, bottom } = node.getBoundingClientRect();
+  return bottom > 0 && top < innerHeight;
+}
+
 const beside = (event) => new DOMRect(event.clientX + 12, event.clientY, 1, 1);
 
 /** Where a key moves to among places 0 to `last`, and undefined for any other key. `moves` has a function for each. */

@@ -239,8 +239,7 @@ function followFocus() {
   const held = document.activeElement;
   for (const node of [...pointed.keys()]) if (node !== held) leave(node);
   if (!pointed.has(held)) return;
-  const { top, bottom } = held.getBoundingClientRect();
-  if (bottom < 0 || top > innerHeight) hideTip();
+  if (!isInside(held)) hideTip();
   else pointAtLine(held);
 }
 

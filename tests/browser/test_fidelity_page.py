@@ -18,6 +18,7 @@ from tests import tiny
 from tests.browser.test_report import CONTRAST, PICTURE, browser, pytestmark, screenshots  # noqa: F401
 from tests.unit.test_fidelity import Planted
 
+SCROLLED = "(by) => { scrollBy(0, by); return new Promise((told) => requestAnimationFrame(() => setTimeout(told))); }"
 WORDS = "h1, h2, h3, p, dt, dd, td, th, li, caption, figcaption, legend, label, pre, summary, code, button:enabled"
 MEASURES = ("lift", "capture", "chosen", "auc")
 
@@ -176,7 +177,13 @@ def test_keys_move_from_token_to_token(visit, tokens):
     for key, index in (("ArrowRight", 1), ("End", 11), ("ArrowLeft", 10), ("Home", 0)):
         page.keyboard.press(key)
         assert tip(page)["Value"] == short(tokens[0][index]["value"])
+    before = page.locator("#tip").bounding_box()
+    page.evaluate(SCROLLED, -30)
+    assert page.locator("#tip").bounding_box()["y"] == pytest.approx(before["y"] + 30, abs=1)
     page.keyboard.press("Escape")
+    assert not page.locator("#tip").is_visible()
+    page.keyboard.press("ArrowRight")
+    page.evaluate(SCROLLED, -100_000)  # the token is below the window
     assert not page.locator("#tip").is_visible()
 
 

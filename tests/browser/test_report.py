@@ -290,6 +290,14 @@ def test_tab_reaches_every_control_and_shows_where_it_is(visit):
     assert sum("token" in name for name in reached) == 1  # one stop for the whole text
 
 
+def test_the_values_of_a_token_do_not_stay_when_it_leaves_the_window(visit):
+    page = visit()
+    page.locator(".token").first.focus()
+    assert page.locator("#tip").is_visible()
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    page.locator("#tip").wait_for(state="hidden")
+
+
 def test_arrow_keys_move_through_the_tokens(visit):
     page = visit()
     last = len(REPORT["samples"][LONG]["tokens"]["text"]) - 1

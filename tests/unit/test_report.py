@@ -354,6 +354,7 @@ def test_what_no_longer_fits_is_left_out_and_said():
     assert shown[-1]["maps"] is None and shown[-1]["head_maps"] is None
     assert shown[-1]["no_maps"] == "The maps of this response are not on this page, which is kept under 2 MB; " \
         "report.json has them."  # fmt: skip
+    assert shown[-1]["no_head_maps"].startswith("The maps of the single heads of this response are not on")
     assert shown[-1]["tokens"] == shown[0]["tokens"]
 
 

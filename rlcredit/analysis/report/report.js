@@ -114,7 +114,7 @@ function leave() {
 function followFocus() {
   if (tip.hidden) return;
   const held = document.activeElement?.closest?.(".token");
-  if (held && Number(held.dataset.index) === pointed) showTip(values(sample().tokens, pointed), body(held));
+  if (held && Number(held.dataset.index) === pointed && isInside(held)) showTip(values(sample().tokens, pointed), body(held));
   else hideTip();
 }
 

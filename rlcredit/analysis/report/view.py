@@ -17,7 +17,8 @@ from rlcredit.stats.estimates import rounded
 
 DIGITS = 4  # one more than the page shows
 DATA_BYTES = 850_000  # of all responses, in gzip
-LEFT_OUT = "are not on this page, which is kept under 2 MB; report.json has them."
+LEFT_OUT = "of this response are not on this page, which is kept under 2 MB; report.json has them."
+KINDS = {"maps": "The maps", "head_maps": "The maps of the single heads"}
 
 
 def view_of(samples: Sequence[ReportSample]) -> list[dict[str, Any]]:
@@ -29,8 +30,8 @@ def view_of(samples: Sequence[ReportSample]) -> list[dict[str, Any]]:
     room = DATA_BYTES - _size(views)
     first = representative(samples)
     order = sorted(range(len(samples)), key=lambda index: index != first)
-    wanted = [(index, key) for index in order[:1] for key in ("maps", "head_maps")]
-    wanted += [(index, key) for key in ("maps", "head_maps") for index in order[1:]]
+    wanted = [(index, key) for index in order[:1] for key in KINDS]
+    wanted += [(index, key) for key in KINDS for index in order[1:]]
     for index, key in wanted:
         held = cast(Mapping[str, Any], samples[index]).get(key)
         if held is None:
@@ -41,7 +42,7 @@ def view_of(samples: Sequence[ReportSample]) -> list[dict[str, Any]]:
             views[index][key], views[index][f"no_{key}"] = held, ""
             room -= size
         else:
-            views[index][f"no_{key}"] = f"The maps of this response {LEFT_OUT}"
+            views[index][f"no_{key}"] = f"{KINDS[key]} {LEFT_OUT}"
     return views
 
 
