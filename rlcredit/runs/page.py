@@ -121,7 +121,7 @@ def runs_page(
         single=len(runs) == 1,
         heading=runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side",
         subject=_subject(groups),
-        facts=_facts(runs[0]),
+        facts=[(label, _breakable(value)) for label, value in _facts(runs[0])],
         rows=[(_place(run, runs), run, group.label) for group in groups for run in group.runs],
         differences=differing(runs),
         settings=[(key, in_words(value)) for key, value in runs[0].settings.items()],
@@ -334,5 +334,5 @@ def _tails(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 
 def _breakable(key: str) -> Markup:
-    """A metric's name that may go on in a new line after a slash or an underscore."""
+    """A name or a path that may go on in a new line after a slash or an underscore."""
     return Markup("<wbr>").join(re.split("(?<=[/_])", key))
