@@ -86,7 +86,7 @@ def credit_of(model: nn.Module, accelerator: Accelerator, rank: int | None) -> d
                 logits = model(input_ids=ids[rows], attention_mask=real[rows], use_cache=False).logits
                 logits.float().logsumexp(-1).mean().backward()
 
-        _, signals = reader.read(model, real, response, passes)
+        _, signals = reader.read(model, real, response, None, passes)
         weights = reader.credit(signals, response, keys).weights
         found[grouping] = [weights, signals.head_span, signals.local_heads, signals.global_heads]
         if grouping == "frozen":
