@@ -1,6 +1,6 @@
 """What a training step costs with TRL's GRPOTrainer and with rlcredit's: CPU seconds by part, and memory.
 
-python scripts/bench_step.py            measure, store benchmarks/step.json, write the table of docs/performance.md
+python scripts/bench_step.py            measure, store benchmarks/step.json, write the tables of docs/performance.md
 python scripts/bench_step.py --write    the table alone, from what is stored
 
 All ways take turns in one process and learn from the same completions: the learning rate is 0, which costs as much. A
@@ -198,7 +198,8 @@ def peak(cut: str, way: str) -> float:
 
 
 def run(cuts: list[str], ways: list[str], rounds: int, rollouts: int) -> dict[str, Any]:
-    found: dict[str, Any] = {"date": str(date.today()), "torch": torch.__version__, "rounds": rounds, "cuts": {}}
+    found: dict[str, Any] = {}
+    made = {"date": str(date.today()), "torch": torch.__version__, "rounds": rounds, "rollouts": rollouts}
     for cut in cuts:
         measured: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
         for _ in range(rounds):
@@ -206,12 +207,12 @@ def run(cuts: list[str], ways: list[str], rounds: int, rollouts: int) -> dict[st
                 gc.collect()
                 measured[way].append(measure(cut, way, rollouts))
                 print(f"{cut}: {way}: {total(measured[way][-1]):.3f} CPU s a step", flush=True)
-        how, found["cuts"][cut] = CUTS[cut], {}
+        how, found[cut] = CUTS[cut], {**made, "ways": {}}
         for way, rows in measured.items():
             command = [sys.executable, __file__, "--peak", cut, way]
             said = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
             least = min(rows, key=total)
-            found["cuts"][cut][way] = {
+            found[cut]["ways"][way] = {
                 **{name: round(value, 4) for name, value in least.items()},
                 "step": round(total(least), 4),
                 "completions": how["rows"] * how["accumulated"],
@@ -227,7 +228,8 @@ def total(row: dict[str, float]) -> float:
 def table(found: dict[str, Any]) -> str:
     head = ["completions a s", "s a step", *SECONDS, "against TRL", "positions", "MiB"]
     lines = []
-    for cut, ways in found["cuts"].items():
+    for cut, measured in found.items():
+        ways = measured["ways"]
         lines += ["", f"| {cut} | {' | '.join(head)} |", f"|---|{'---:|' * len(head)}"]
         for way, row in ways.items():
             cells = [f"{row['completions'] / row['step']:.1f}", f"{row['step']:.3f}"]
@@ -235,6 +237,8 @@ def table(found: dict[str, Any]) -> str:
             cells += [f"{row['step'] / next(iter(ways.values()))['step']:.2f}", f"{row['positions']:,.0f}"]
             cells.append(f"{row['peak']:,}")
             lines.append(f"| {way} | {' | '.join(cells)} |")
+        how = f"`--cuts {list(CUTS).index(cut)} --rounds {measured['rounds']} --rollouts {measured['rollouts']}`"
+        lines += ["", f"{how}, {measured['date']}, torch {measured['torch']}."]
     return "\n".join(lines[1:])
 
 
@@ -263,6 +267,8 @@ def main() -> None:
         print(table(found))
         if options.dry:
             return
+        earlier = json.loads(STORED.read_text()) if STORED.exists() else {}
+        found = {cut: {**earlier, **found}[cut] for cut in CUTS if cut in earlier or cut in found}
         STORED.write_text(json.dumps(found, indent=1) + "\n")
     DOCUMENT.write_text(written(DOCUMENT.read_text(), json.loads(STORED.read_text())))
 

@@ -25,10 +25,12 @@ GRIDS = {
     "paths_tiny": "paths_tiny/results.json",
     "relay_tiny": "relay_tiny/results-share.json",
     "relay_silent": "relay_silent/results.json",
+    "relay_8": "relay_8/results.json",
+    "relay_64": "relay_64/results.json",
 }
 STRATEGIES = ("random", "entropy", "local_chunk", "global_anchor", "coupled_rhythm")
 MARKS = dict(zip(STRATEGIES, "xsv^o", strict=True))
-COLOURS = dict(zip(GRIDS, (BLUE, GREEN, VERMILION, PURPLE), strict=True))
+COLOURS = dict(zip(GRIDS, (BLUE, GREEN, VERMILION, PURPLE, "#E69F00", "#56B4E9"), strict=True))
 
 
 class Point(NamedTuple):

@@ -12,7 +12,7 @@ from rlcredit.stats.estimates import estimate_in
 from tests.command import ROOT
 
 STORED = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "benchmarks/fidelity").glob("*.json"))}
-TASKS = ("countdown_tiny", "paths_tiny", "relay_tiny", "relay_silent", "smollm2_sums")
+TASKS = ("countdown_tiny", "paths_tiny", "relay_tiny", "relay_silent", "relay_8", "relay_64", "smollm2_sums")
 
 
 def lift(task: str, strategy: str, heads: str = "grouped") -> str:
