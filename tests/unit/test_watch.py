@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import json
 import os
@@ -183,7 +184,9 @@ def test_the_stamp_follows_every_file_of_a_run(tmp_path):
 def test_ctrl_c_ends_it_cleanly_also_where_stdout_is_no_terminal(tmp_path):
     command = [sys.executable, "-m", "rlcredit", "report", str(tmp_path / "none"), "--watch", "--port", "0"]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with subprocess.Popen(command, cwd=Path(__file__).parents[2], **pipes) as process:
+    # a shell that runs the tests in the background has its children ignore Ctrl-C
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], preexec_fn=heard, **pipes) as process:
         first, second = process.stdout.readline(), process.stdout.readline()
         port = int(re.fullmatch(r"report: http://127\.0\.0\.1:(\d+)/ \(live; Ctrl-C ends it\)\n", first)[1])
         assert second == f"waiting for {tmp_path / 'none' / 'log.jsonl'}: the run has not begun\n"
