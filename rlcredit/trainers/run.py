@@ -83,8 +83,9 @@ def _run(checked: Checked, argv: Sequence[str]) -> None:
     if learned_nothing(trainer.state.log_history):
         _say(
             [
-                "nothing was learned: at every step all rewards of a group were equal, so that no token had an advantage. "
-                "Look at completions and rewards (--log_completions true); take easier problems, or more num_generations"
+                "nothing was learned: at every step all rewards of a group were equal, so that no token had an "
+                "advantage. Look at completions and rewards (--log_completions true); take easier problems, or more "
+                "num_generations"
             ]
         )
 
