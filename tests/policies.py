@@ -73,3 +73,8 @@ def local_data(task: str, folder: Path) -> dict[str, Any]:
     train = save_rows(folder / "train.jsonl", [{"question": f"what is {i} and more?", **letters} for i in range(80)])
     test = save_rows(folder / "test.jsonl", [{"question": f"how many are {i}?", **letters} for i in range(6)])
     return {"train": train, "test": test}
+
+
+def distinct(completions: list[str], **_: object) -> list[float]:
+    """A reward that differs between completions of random weights: the share of distinct characters."""
+    return [len(set(text)) / max(len(text), 1) for text in completions]

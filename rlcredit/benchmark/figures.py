@@ -105,13 +105,19 @@ def _differences(results: Mapping[str, Any]) -> Figure:
 
 
 def _shares(oracle: Mapping[str, Any]) -> Figure:
-    """Each variant's share of the oracle's gain with its interval: 0 is `uniform`, 1 the oracle."""
+    """Each variant's share of the oracle's gain with its interval: 0 is `uniform`, 1 the oracle.
+
+    A share is hollow where it has no interval, because the oracle's own gain cannot be told from 0.
+    """
     measures = [key for key in ("final_t", "area_t") if key in oracle["shares"]] or list(oracle["shares"])[:1]
     rows = list(dict.fromkeys(name for key in measures for name in oracle["shares"][key]))
     figure = Figure(figsize=(6.8, 1.2 + 0.24 * len(rows)), layout="constrained")
     for axes, key in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
         axes.set_title(TITLES[key])
-        axes.set_xlabel(f"share of the gain of {oracle['variant']}")
+        label = f"share of the gain of {oracle['variant']}"
+        if any(share["low"] is None for share in oracle["shares"][key].values()):
+            label += "\n(hollow: no interval, since that gain is open)"
+        axes.set_xlabel(label)
         for place in (0, 1):
             axes.axvline(place, color=RULE, linewidth=0.8, zorder=0)
         for name, share in oracle["shares"][key].items():
@@ -119,7 +125,8 @@ def _shares(oracle: Mapping[str, Any]) -> Figure:
             if share["low"] is not None:
                 axes.plot([share["low"], share["high"]], [place, place], color=BLUE, linewidth=1.4)
             if share["value"] is not None:
-                axes.plot(share["value"], place, "o", color=BLUE, ms=3.5)
+                inside = "white" if share["low"] is None else BLUE
+                axes.plot(share["value"], place, "o", color=BLUE, markerfacecolor=inside, ms=3.5)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_yticks(range(len(rows)), rows if axes is figure.axes[0] else [""] * len(rows))
         axes.tick_params(axis="y", length=0)

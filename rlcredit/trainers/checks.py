@@ -29,6 +29,7 @@ from rlcredit.trainers.agents import Agents
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
 
 NO_BF16 = "bf16: this machine has no GPU that trains in bf16; write bf16: false, or use_cpu: true, to train here"
+BF16_OFF = "bf16: false, since this machine has no GPU that trains in bf16 (true is TRL's default)"
 
 
 def check_installed(config: CreditGRPOConfig, model: ModelConfig) -> None:
@@ -49,14 +50,9 @@ def check_installed(config: CreditGRPOConfig, model: ModelConfig) -> None:
         )
 
 
-def precision_here(argv: Sequence[str], words: list[str]) -> list[str]:
-    """Where no GPU trains in bf16, TRL's default, and the recipe says nothing of it, leave it off.
+def precision_here(argv: Sequence[str]) -> list[str]:
+    """The flags that leave bf16 off, TRL's default, where no GPU trains in it and the recipe says nothing of it.
 
-    Args:
-        argv: the recipe and the flags.
-        words: what is parsed; may get a flag more.
-
-    Returns: the line that says so, or nothing.
     Raises: InputError where the recipe asks for bf16.
     """
     if is_torch_bf16_gpu_available() or peek(argv, "use_cpu") is not None:
@@ -65,8 +61,7 @@ def precision_here(argv: Sequence[str], words: list[str]) -> list[str]:
     if str(asked).lower() in ("true", "") or str(asked).startswith("--"):  # a flag without a value is true
         raise InputError(NO_BF16)
     if asked is None and not peek(argv, "fp16"):
-        words += ["--bf16", "false"]
-        return ["bf16: false, since this machine has no GPU that trains in bf16 (true is TRL's default)"]
+        return ["--bf16", "false"]
     return []
 
 

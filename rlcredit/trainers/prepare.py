@@ -120,7 +120,8 @@ def check(argv: Sequence[str]) -> Checked:
     elsewhere = planned and not torch.accelerator.is_available() and peek(argv, "use_cpu") is None
     if elsewhere:
         words += ["--use_cpu", "true"]  # a plan is often made where the GPUs are not, and transformers asks for them
-    notes = [] if planned else checks.precision_here(argv, words)
+    without_bf16 = [] if planned else checks.precision_here(argv)
+    words += without_bf16
     kinds = (RunArguments, ModelConfig, config_type, DatasetArguments)
     run, model, config, data = parse(words, kinds, elsewhere=advice)
     launch.shard_on_cpu()
@@ -131,7 +132,8 @@ def check(argv: Sequence[str]) -> Checked:
         lacks = checks.missing_here(config, model, planned_elsewhere=elsewhere)
         if lacks and not run.dry_run:
             raise InputError(lacks[0])
-        return _checked(with_data(run, data, config), model, config, [*notes, *lacks])
+        notes = [checks.BF16_OFF, *lacks] if without_bf16 else lacks
+        return _checked(with_data(run, data, config), model, config, notes)
     except ValueError as error:  # TRL's and transformers' own checks
         raise InputError(" ".join(str(error).split())) from error
 

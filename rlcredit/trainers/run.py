@@ -81,12 +81,9 @@ def _run(checked: Checked, argv: Sequence[str]) -> None:
     _save(trainer)
     _summarize(trainer, checked, first.shares, _last_accuracies(trainer), argv)
     if learned_nothing(trainer.state.log_history):
-        _say(
-            [
-                "nothing was learned: at every step all rewards of a group were equal, so that no token had an "
-                "advantage. Look at completions and rewards (--log_completions true); take easier problems, or more "
-                "num_generations"
-            ]
+        raise RunStopped(
+            "nothing was learned: at every step all rewards of a group were equal, so that no token had an advantage. "
+            "Look at completions and rewards (--log_completions true); take easier problems, or more num_generations"
         )
 
 

@@ -36,10 +36,10 @@ def recipe(tmp_path, monkeypatch):
     return write
 
 
-def test_a_run_that_was_taught_nothing_says_so(recipe, tmp_path, capsys):
-    assert main(["train", recipe("never"), *SHORT]) == 0
+def test_a_run_that_was_taught_nothing_does_not_end_well(recipe, tmp_path, capsys):
+    assert main(["train", recipe("never"), *SHORT]) == 1
     ended = capsys.readouterr()
-    assert "nothing was learned: at every step all rewards of a group were equal" in ended.out
+    assert "nothing was learned: at every step all rewards of a group were equal" in ended.err
     assert "policy:     out" in ended.out and (tmp_path / "out/model.safetensors").is_file()
 
 

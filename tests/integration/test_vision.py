@@ -64,6 +64,7 @@ def train_words(policy: str, folder: Path) -> list[str]:
     words = ["train", "--config=countdown_tiny/coupled_rhythm", f"--model_name_or_path={policy}", "--held_out=0"]
     words += ["--num_generations=4", "--per_device_train_batch_size=4", "--gradient_accumulation_steps=1"]
     words += ["--steps_per_generation=1", "--max_completion_length=24", "--max_steps=1", "--disable_tqdm=true"]
+    words += ["--reward_funcs=tests.policies.distinct"]  # random weights never solve a problem
     return [*words, f"--output_dir={folder / 'run'}"]
 
 
