@@ -79,6 +79,10 @@ def test_the_policy_keeps_its_precision_and_its_mode(tmp_path):
     settings = dict(**ON, transformers_continuous_batching_config=SMALL, bf16=True)
     made = runs.trainer(tmp_path, credit_strategy="uniform", **settings)
     before, buffers = runs.parameters(made), {name: value.clone() for name, value in made.model.named_buffers()}
+    generated_in = set()
+    made.model.register_forward_pre_hook(
+        lambda module, _: generated_in.update(weight.dtype for weight in module.parameters())
+    )
     for training in (False, True):
         made.model.train(training)
         made._generate_single_turn([[5, 6], [7, 8, 9]], None, {}, 1)
@@ -87,6 +91,7 @@ def test_the_policy_keeps_its_precision_and_its_mode(tmp_path):
             assert value.dtype == torch.float32 and torch.equal(value, before[name])
         for name, value in made.model.named_buffers():
             assert value.dtype == buffers[name].dtype and torch.equal(value, buffers[name])
+    assert generated_in == {torch.bfloat16}
 
 
 def test_completions_that_are_missing_end_the_run(tmp_path, monkeypatch):
