@@ -336,15 +336,15 @@ def _cut_short(rank: int, folder: Path) -> None:
 
     made = runs.trainer(folder / f"run{rank}", Trainer, model=tiny.model_of("llama"))
     sharded(made.model)
-    signals = made._read_in_own_pass(rollout(rank))
+    signals = made._read_in_own_pass(rollout(rank)).signals
     assert left_whole(made.model) == []
     torch.save(signals, folder / f"signals{rank}.pt")
     Trainer.is_sharded = False
     made._read_in_own_pass(rollout(rank))
-    last = made.reader._open(made.model, *rows_of(rank)[1:3])._layers[-1]
+    last = made.reader._open(made.model, *rows_of(rank)[1:3], None)._layers[-1]
     assert left_whole(made.model) == [last]  # nobody has given them back
     ids, real, response, _ = rows_of(0)
-    capture = made.reader._open(made.model, real, response, stop_early=rank == 0)
+    capture = made.reader._open(made.model, real, response, None, stop_early=rank == 0)
     with torch.no_grad(), capture.reading():
         if rank == 0:
             with suppress(StopForward):
@@ -361,5 +361,5 @@ def test_a_forward_of_shards_runs_whole(tmp_path):
     assert {path.name for path in tmp_path.glob("waited*")} == {"waited0", "waited1"}
     for rank in range(2):
         whole = runs.trainer(tmp_path / "one", model=tiny.model_of("llama"))
-        wanted = whole._read_in_own_pass(rollout(rank))
+        wanted = whole._read_in_own_pass(rollout(rank)).signals
         assert_same(torch.load(tmp_path / f"signals{rank}.pt", weights_only=False), wanted)
