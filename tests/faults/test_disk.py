@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import signal
 import subprocess
 from contextlib import contextmanager
 
@@ -137,8 +138,10 @@ def test_a_real_disk_that_fills_up(tmp_path, choice):
         ]
         process = command.start(*words)
         command.wait_for(lambda: checkpoints.complete(disk / "run"), process)
+        process.send_signal(signal.SIGSTOP)  # it writes nothing while the room is counted
         with (disk / "ballast").open("wb") as file:  # leaves a few megabytes: less than a checkpoint
             file.write(bytes(max(0, shutil.disk_usage(disk).free - 4 * 2**20)))
+        process.send_signal(signal.SIGCONT)
         _, said = process.communicate(timeout=300)
         kept = checkpoints.complete(disk / "run")
         assert process.returncode == 1 and kept and "No space left" in said

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import write_grid_table
 
 from rlcredit.benchmark.grid import Variant
-from rlcredit.benchmark.results import TITLES, document
+from rlcredit.benchmark.results import document
 from rlcredit.cli import main
 from rlcredit.runs.folder import Run, read_run
 from rlcredit.runs.groups import grouped, standings
@@ -112,27 +113,12 @@ def test_every_estimate_in_the_docs_is_one_of_the_grids():
 
 
 def test_the_table_of_grids_in_the_docs():
-    """Of every grid: its seeds, how many intervals it has, how many leave out 0, and which."""
     text = (ROOT / "docs/results.md").read_text()
-    rows = dict(re.findall(r"^\| \[([^]]+)\]\(\.\./benchmarks/[^)]*\.md\) (\|.*\|)$", text, re.MULTILINE))
-    assert {name.lower().replace(",", "") for name in rows} == set(documents())
-    total = found = 0
-    for name, row in rows.items():
-        results = documents()[name.lower().replace(",", "")]
-        tested = [pair for pair in results["paired"] if pair["low"] is not None]
-        outside = [pair for pair in tested if pair["verdict"] != "open"]
-        total, found = total + len(tested), found + len(outside)
-        apart: dict[str, list[str]] = {}
-        for pair in outside:
-            side = {"higher": "above", "lower": "below"}[pair["verdict"]]
-            apart.setdefault(f"`{pair['variant']}` {side} `{pair['against']}`", []).append(TITLES[pair["measure"]])
-        which = "; ".join(sorted(f"{words} ({'; '.join(sorted(titles))})" for words, titles in apart.items()))
-        expected = f"| {len(results['seeds'])} | {len(tested)} | {len(outside)} | {which} |"
-        assert " ".join(row.split()) == " ".join(expected.split()), name
-    assert (
-        f"of the {total} in these grids" in part_of_docs()
-        and f"{total / 20:.0f} would, and {found} do" in part_of_docs()
-    )
+    assert write_grid_table.written(text) == text
+    assert all(f"](../{path}.md) |" in text for path in write_grid_table.grids())
+    controls = documents()["countdown controls"]["paired"]
+    assert sum(pair["low"] is not None and (pair["low"] > 0 or pair["high"] < 0) for pair in controls) == 1
+    assert "results-controls.md) | 5 | 30 | 1 | `coupled_rhythm` below `random` (area, sampled) |" in text
 
 
 def by_seed(results: dict[str, Any], variant: str, against: str, measure: str) -> np.ndarray:
