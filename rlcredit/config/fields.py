@@ -93,7 +93,8 @@ def _record(value: dict[str, Any], kind: Any) -> dict[str, Any]:
     """A mapping whose keys are fields of a dataclass, such as an entry of TRL's `datasets`, with fitting values."""
     hints = get_type_hints(kind)
     if odd := [key for key in value if key not in hints]:
-        raise Mismatch(f"an entry has the unknown key {shown(odd[0])}; the keys are {', '.join(hints)}")
+        unknown = f"the unknown key{'s' if len(odd) > 1 else ''} {', '.join(map(shown, odd))}"
+        raise Mismatch(f"an entry has {unknown}; the keys are {', '.join(hints)}")
     found = {}
     for key, item in value.items():
         try:

@@ -166,6 +166,7 @@ def test_rows_that_cannot_be_used(folder, rows, said):
     ("text", "said"),
     [
         ("datasets:\n- path: a\n  type: x\n", "an entry has the unknown key 'type'; the keys are path, name"),
+        ("datasets:\n- path: a\n  type: x\n  colums: y\n", "an entry has the unknown keys 'type', 'colums'; the keys"),
         ("datasets:\n- path: a\n  columns: [1]\n", "an entry has columns [1]; write list of str or null"),
         ("datasets: [a]\n", "expected list of mapping, got ['a']"),
         ("datasets: {path: a}\n", "expected list of mapping, got {'path': 'a'}"),
