@@ -14,6 +14,11 @@ from rlcredit.tasks.prompts import conversation_ids
 
 Prompt = str | list[dict[str, str]]
 
+PLAIN_PROMPTS = (
+    "take a model that has one for text, or prompts that are texts: task_options.prompt_style: plain for a task of "
+    "questions, a text in the column prompt and no system_prompt for a data set"
+)
+
 
 @dataclass(frozen=True)
 class PromptRenderer:
@@ -53,7 +58,7 @@ class PromptRenderer:
 
     def _check_template(self, prompt: Any) -> None:
         if self.tokenizer.chat_template is None:
-            raise InputError("task_options.prompt_style: 'chat', but the model has no chat template; write 'plain'")
+            raise InputError(f"the prompts are conversations, but the model has no chat template; {PLAIN_PROMPTS}")
         other = [{**message, "content": f"{message['content']}?"} for message in prompt]
         try:
             says_what_messages_say = self._templated(prompt) != self._templated(other)
@@ -61,6 +66,6 @@ class PromptRenderer:
             return  # conversation_ids says what the template does not take
         if not says_what_messages_say:
             raise InputError(  # SmolVLM's takes lists of parts, and is made for the model's processor
-                "task_options.prompt_style: 'chat', but the model's chat template leaves out what messages say as "
-                "plain text; write 'plain'"
+                "the prompts are conversations, but the model's chat template leaves out what messages say as plain "
+                f"text; {PLAIN_PROMPTS}"
             )

@@ -13,6 +13,11 @@ from rlcredit.errors import InputError
 from rlcredit.rewards.guards import AsyncGuardedReward, GuardedReward, RewardsStopped
 from rlcredit.tasks.event_loop import result_of
 
+TRL_TAKES_MESSAGES = (
+    "TRL's own rewards read conversations: write system_prompt, or prompts that are lists of messages, with a model "
+    "that has a chat template"
+)
+
 
 def rehearse(
     rewards: Sequence[Callable],
@@ -41,7 +46,8 @@ def rehearse(
     given |= {"completion_ids": [ids], "trainer_state": TrainerState(), "log_metric": lambda *values: None}
     notes = []
     for reward in rewards:
-        if str(getattr(reward, "__module__", "")).startswith("rlcredit."):
+        module = str(getattr(reward, "__module__", ""))
+        if module.startswith("rlcredit."):
             continue
         kind = AsyncGuardedReward if is_async_callable(reward) else GuardedReward
         guard = kind(reward, timeout, tokenizer=tokenizer)
@@ -52,8 +58,9 @@ def rehearse(
             raise guard.error
         elif guard.cause:
             file, line = re.findall(r'File "(.*?)", line (\d+)', guard.cause)[-1]
+            mend = TRL_TAKES_MESSAGES if isinstance(prompt, str) and module.startswith("trl.") else "mend it"
             raise InputError(
                 f"reward {guard.__name__!r}: {guard.cause.splitlines()[-1]} ({file}, line {line}), called with the "
-                f"first training row and {shape} as its completion, as training does; mend it"
+                f"first training row and {shape} as its completion, as training does; {mend}"
             )
     return notes

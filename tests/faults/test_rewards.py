@@ -13,6 +13,7 @@ import time
 
 import pytest
 from datasets import Dataset, IterableDataset
+from trl.rewards import think_format_reward
 
 from rlcredit import CreditGRPOTrainer, CreditPPOTrainer
 from rlcredit.cli import main
@@ -105,6 +106,13 @@ def test_a_reward_is_called_once_before_weights_load(tmp_path, capsys, monkeypat
     words += ["--task_options", json.dumps({"train": str(rows), "reward": "other_bug:score", **PLAIN})]
     assert main([*words, "--output_dir", str(tmp_path / "run")]) == 2
     assert "NameError: name 'answr' is not defined (" in capsys.readouterr().err
+
+
+def test_a_reward_of_trl_says_that_it_reads_conversations():
+    with pytest.raises(InputError, match=r"a text as its completion, as training does; TRL's own rewards read conver"):
+        rehearse([think_format_reward], {"prompt": "1 + 1?"}, tiny.tokenizer())
+    row = {"prompt": [{"role": "user", "content": "1 + 1?"}]}
+    assert rehearse([think_format_reward], row, tiny.tokenizer()) == []
 
 
 def test_rows_that_fill_no_rollout_are_refused_before_weights_load(tmp_path, capsys):

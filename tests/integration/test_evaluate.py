@@ -308,7 +308,7 @@ def test_a_file_shorter_than_its_set_is_refused_unless_the_limit_says_so(tmp_pat
 def test_a_conversation_needs_a_chat_template(tmp_path, capsys):
     data = save_rows(tmp_path / "few.jsonl", [{"question": "1?", "answer": "1"}])
     words = ["evaluate", "--model", POLICY, "--task", "gsm8k", "--data", data, "--limit", "1"]
-    assert "task_options.prompt_style: 'chat', but the model has no chat template" in refused(capsys, *words)
+    assert "the prompts are conversations, but the model has no chat template; take a model" in refused(capsys, *words)
 
 
 # Comparison
