@@ -156,8 +156,8 @@ def test_the_oracle_and_the_controls_on_the_planted_policy():
     assert best.finds and best.capture.value > 0.8 and best.lift.value <= 4.3
 
 
-def test_under_chance_strategies_are_off_chance_in_one_of_twenty():
-    """200 simulations of shuffled labels: strategies that know nothing of the values. 5 % and two standard errors."""
+def test_under_chance_strategies_are_off_chance_in_at_most_one_of_twenty():
+    """200 simulations of shuffled labels: strategies that know nothing of the values. In 1,000 of them it is 3.8 %."""
     off = 0
     for seed in range(200):
         rng = np.random.default_rng(seed)
@@ -166,7 +166,7 @@ def test_under_chance_strategies_are_off_chance_in_one_of_twenty():
         choices = [Choice(mask.astype(float), mask) for mask in shuffled]
         found = fidelity([Changes(r.problem, r.squared_T()) for r in planted.responses], choices, seed)
         off += found.finds is not None
-    assert off <= 16
+    assert off <= 10
 
 
 def test_every_strategy_and_control_is_measured():
