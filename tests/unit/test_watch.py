@@ -64,7 +64,7 @@ def test_a_new_row_of_the_log_is_a_new_page(tmp_path, served):
     port = served(LivePage([folder], "rlcredit report a --watch"))
     (status, first), (_, stamp) = asked(port), asked(port, "/stamp")
     assert status == 200 and held_by(first)["live"] == stamp
-    assert "The run goes on: it is at step 12 of 20, logged at" in first and "connect-src 'self'" in first
+    assert "The run is at step 12 of 20, last logged at" in first and "connect-src 'self'" in first
     assert asked(port) == (200, first)  # nothing has changed: the very page
     append_line(folder / "log.jsonl", {"step": 13, "reward": 0.25})
     (_, second), (_, newer) = asked(port), asked(port, "/stamp")
@@ -93,9 +93,9 @@ def test_a_run_that_has_not_begun_is_waited_for(tmp_path, served):
     assert "has not logged a step yet" in asked(port)[1] and page.waiting() == [second]
     (first / "log.jsonl").write_text('{"step": 1, "reward": 0.5}\n')
     shown = asked(port)[1]
-    assert "The run goes on: it is at step 1, logged at" in shown and f"{second} has not begun." in shown
+    assert "The run is at step 1, last logged at" in shown and f"{second} has not begun." in shown
     write_accuracies(write_run(second), before={}, after={})
-    assert "1 of 2 runs has finished. a goes on: it is at step 1, logged at" in asked(port)[1]
+    assert "1 of 2 runs has finished. a is at step 1, last logged at" in asked(port)[1]
 
 
 def test_a_run_that_cannot_be_read_for_a_while_stays_as_it_was(tmp_path, served):
