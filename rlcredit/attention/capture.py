@@ -124,8 +124,13 @@ class Capture:
 
     def _see_module(self, call: AttentionCall) -> None:
         index = self._index.get(call.module)
-        if index in self._layers:
+        if index in self._layers and not self._is_within_positions(call):
             self._see_call(index, call)
+
+    def _is_within_positions(self, call: AttentionCall) -> bool:
+        """Each position attends to states of its own, positions are where heads are: the residuals of Inkling 2."""
+        N = self._masks.real.shape[1]
+        return call.query.shape[1] == call.key.shape[1] == N and N not in (call.query.shape[2], call.key.shape[2])
 
     def _see_call(self, index: int, call: AttentionCall) -> None:
         self._see(index, call.query, lambda masks: self._read_call(call, masks))

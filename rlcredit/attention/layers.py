@@ -14,7 +14,7 @@ REFUSED = {
     "cpmant": "puts prompt tokens of its own before the sequence",
     "deepseek_v4": "attends to compressed keys, each of which stands for several tokens",
     "diffllama": "attends with the difference of two softmax maps, which is no distribution over tokens",
-    "hrm_text": "runs its layers several times in one pass",
+    **dict.fromkeys(("dory", "hrm_text", "inkling2_loop_text"), "runs its layers several times in one pass"),
     "prophetnet": "predicts several tokens ahead, with more than one map a layer",
     "reformer": "attends within hash buckets",
     "xlnet": "attends in permuted order",

@@ -8,7 +8,9 @@ import math
 
 import pytest
 import torch
-from transformers import BloomConfig, BloomForCausalLM
+from torch import nn
+from transformers import AttentionInterface, BloomConfig, BloomForCausalLM
+from transformers.models.llama import modeling_llama
 
 from rlcredit import CreditArguments, HeadGroups, analyze, analyze_thirds, assign_credit, credit_weights
 from rlcredit.attention import choose_layers, open_capture, signals_maker
@@ -194,8 +196,6 @@ def test_the_forward_stops_after_the_last_layer_needed():
 
 
 def test_modes_and_attention_are_left_alone():
-    from transformers import AttentionInterface
-
     model = tiny.model_of("llama").train()
     model.model.layers[0].eval()
     original = AttentionInterface.get_interface
@@ -205,9 +205,6 @@ def test_modes_and_attention_are_left_alone():
 
 
 def test_a_model_that_bypasses_the_interface_is_an_error_not_silence(monkeypatch):
-    from transformers import AttentionInterface
-    from transformers.models.llama import modeling_llama
-
     class OwnFunctions:  # as remote code has them
         @staticmethod
         def get_interface(name, default):
@@ -218,6 +215,36 @@ def test_a_model_that_bypasses_the_interface_is_an_error_not_silence(monkeypatch
     with pytest.raises(RuntimeError, match=r"Llama.*: attention layers \[2, 3, 4\] were to be read, seen: none"):
         analyze(tiny.model_of("llama"), *inputs())
     assert AttentionInterface.get_interface is original
+
+
+class AttendsToItsBlocks(nn.Module):
+    """Each position attends to states of its own, through the same interface: Inkling 2's residuals (5.24)."""
+
+    is_causal, num_key_value_groups = False, 1
+
+    def __init__(self, mlp, config):
+        super().__init__()
+        self.mlp, self.config = mlp, config
+
+    def forward(self, hidden_BND):
+        states_BN2D = torch.stack([hidden_BND, 2 * hidden_BND], dim=2)
+        interface = AttentionInterface.get_interface(
+            modeling_llama.ALL_ATTENTION_FUNCTIONS,
+            self.config._attn_implementation,
+            modeling_llama.eager_attention_forward,
+        )
+        read, _ = interface(self, hidden_BND[:, :, None], states_BN2D, states_BN2D, None, scaling=1.0)
+        return self.mlp(hidden_BND) + 0 * read.reshape_as(hidden_BND)
+
+
+def test_attention_within_positions_is_not_that_of_the_layer():
+    model = tiny.model_of("llama")
+    plain = analyze(model, *inputs())
+    for layer in model.model.layers:
+        layer.mlp = AttendsToItsBlocks(layer.mlp, model.config)
+    again = analyze(model, *inputs())
+    assert torch.equal(again.waad.nan_to_num(), plain.waad.nan_to_num())
+    assert torch.equal(again.fai.nan_to_num(), plain.fai.nan_to_num()) and (plain.fai > 0).any()
 
 
 @pytest.mark.parametrize("autocast", [torch.bfloat16, None])
