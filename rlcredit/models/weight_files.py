@@ -147,6 +147,25 @@ class _StandIn(metaclass=_Fixed):
     def __init__(self, *arguments: Any) -> None: ...
 
 
+class _Member(metaclass=_Fixed):
+    """A member of an enum: nothing can be called, read from it or set on it."""
+
+    __slots__ = ()
+
+
+ENUMS = ("ZeroStageEnum", "_MEM_FORMAT_ENCODING")
+
+
+def _member(enum: Any, name: Any) -> _Member:
+    """For `getattr(enum, name)`, as which Python 3.11.0 to 3.11.3 pickles a member. Raises: pickle.UnpicklingError."""
+    if not (isinstance(enum, _Fixed) and enum.__name__ in ENUMS and name.isidentifier() and name[0] != "_"):
+        raise pickle.UnpicklingError(f"{name} is asked of something else than an enum")
+    return _Member()
+
+
+GETATTR: dict[str, Any] = {f"{module}.getattr": _member for module in ("builtins", "__builtin__")}
+
+
 def _stand_in(full_name: str) -> type:
     name = full_name.rpartition(".")[2]
     # Its state is a tuple, and nothing here asks for it; the states of the others are dicts of their attributes.
@@ -156,7 +175,8 @@ def _stand_in(full_name: str) -> type:
 
 def _named(names: tuple[str, ...]) -> Any:
     """A context in which `weights_only` takes these names: DeepSpeed need not be installed, nor is it imported."""
-    return torch.serialization.safe_globals([(_stand_in(name), name) for name in names])
+    stand_ins = {**GETATTR, **{name: _stand_in(name) for name in names}}
+    return torch.serialization.safe_globals([(stand_in, name) for name, stand_in in stand_ins.items()])
 
 
 # ---- DeepSpeed, torch's distributed checkpoints --------------------------------------------------------------------
@@ -177,7 +197,7 @@ def _is_name(text: str) -> bool:
 class _Metadata(pickle.Unpickler):
     def __init__(self, file: io.BufferedReader) -> None:
         super().__init__(file)
-        self.stand_ins = {name: _stand_in(name) for name in OF_METADATA}
+        self.stand_ins = {**GETATTR, **{name: _stand_in(name) for name in OF_METADATA}}
 
     def find_class(self, module: str, name: str) -> type:
         if (found := self.stand_ins.get(f"{module}.{name}")) is None:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 no_deepspeed = importlib.util.find_spec("deepspeed") is None
 needs_deepspeed = pytest.mark.skipif(no_deepspeed, reason="DeepSpeed is not installed: pip install -e '.[deepspeed]'")
 ENGINES = ["fsdp2", pytest.param("zero2", marks=needs_deepspeed), pytest.param("zero3", marks=needs_deepspeed)]
-CLOSE = dict(rtol=2e-4, atol=2e-6)
+CLOSE = dict(rtol=2e-4, atol=2e-5)  # float32 sums in another order, through six steps of Adam at 1e-3 to 1e-2
 
 GRPO, PPO = "countdown_tiny/coupled_rhythm", "countdown_tiny/ppo_coupled_rhythm"
 DEFAULTS: dict[str, Any] = dict(
@@ -218,7 +218,7 @@ def test_a_critic_of_its_own_and_one_without_a_class(tmp_path, engine, family):
 @pytest.mark.parametrize("kind", ["misaligned", "ppo"])
 def test_bf16_autocast_keeps_float32_weights_under_fsdp(tmp_path, kind):
     """DeepSpeed's bf16 needs a GPU."""
-    saved = weights_of(launched("fsdp2", tmp_path, **KINDS[kind], bf16="true"))
+    saved = weights_of(launched("fsdp2", tmp_path, **KINDS[kind], bf16="true", use_cpu="true"))
     assert {value.dtype for value in saved.values()} == {torch.float32}
     before = load_file(command.ROOT / "recipes/countdown_tiny/policy/model.safetensors")
     moved = torch.cat([(saved[f"/{name}"] - value).flatten() for name, value in before.items() if f"/{name}" in saved])

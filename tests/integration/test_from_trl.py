@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import re
 import subprocess
 import sys
@@ -167,12 +166,16 @@ def test_a_reward_model_scores_before_the_functions(place):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "more"), [*((name, []) for name in NAMES), ("trl", ["--dataset_streaming", "true"])])
 def test_uniform_credit_trains_the_weights_of_trl_grpo(name, more, place):
-    words = ["--credit_strategy=uniform", "--trim_padding=false", "--output_dir=ours"]
-    assert main(["train", "--config", *settings_of(name, place), *more, *words]) == 0
-    trl = str(Path(sys.executable).parent / "trl")
-    words = [trl, "grpo", "--config", *settings_of(name, place, for_trl=True), *more, "--output_dir", "theirs"]
-    done = subprocess.run(words, env=dict(os.environ), capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    uniform = ["--credit_strategy=uniform", "--trim_padding=false"]
+    for program, words, folder in (
+        (["rlcredit", "train"], [*settings_of(name, place), *uniform], "ours"),
+        (["trl", "grpo"], settings_of(name, place, for_trl=True), "theirs"),
+    ):
+        command = [str(Path(sys.executable).parent / program[0]), program[1], "--config", *words, *more]
+        done = subprocess.run(
+            [*command, "--output_dir", folder], capture_output=True, text=True, timeout=600, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
     file = "adapter_model.safetensors" if name == "axolotl" else "model.safetensors"
     ours, theirs = load_file(f"ours/{file}"), load_file(f"theirs/{file}")
     assert ours.keys() == theirs.keys() and all((ours[key] == theirs[key]).all() for key in ours)

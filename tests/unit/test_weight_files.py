@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import pickle
 import sys
+import zipfile
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, pickle_by_enum_name
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +15,7 @@ from types import ModuleType
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata
 
 from rlcredit.errors import InputError
 from rlcredit.models.weight_files import OF_DEEPSPEED, best_of, refuse_broken
@@ -97,7 +98,16 @@ def assert_refused(top: Path, path: Path, reason: str = "it holds more than tens
     assert not (top / "canary").exists()
 
 
-def test_honest_files_of_deepspeed(tmp_path, state, monkeypatch):
+def pickled_as(enums: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their values, or as `getattr(enum, name)`, as Python 3.11.0 to 3.11.3 pickles members."""
+    by_value = lambda self, protocol: (type(self), (self._value_,))  # noqa: E731
+    for kind in (ZeroStageEnum, _MEM_FORMAT_ENCODING):
+        monkeypatch.setattr(kind, "__reduce_ex__", pickle_by_enum_name if enums == "name" else by_value)
+
+
+@pytest.mark.parametrize("enums", ["name", "value"])
+def test_honest_files_of_deepspeed(tmp_path, state, monkeypatch, enums):
+    pickled_as(enums, monkeypatch)
     deepspeed(tmp_path, state)
     monkeypatch.undo()  # no such module any more
     loaded = [name for name in sys.modules if name.startswith("deepspeed")]
@@ -173,7 +183,39 @@ def test_folders_of_a_model_are_not_loaded(tmp_path):
 # ---- torch's distributed checkpoints --------------------------------------------------------------------------------
 
 
-def test_honest_distributed_checkpoint(tmp_path):
+class Asks:
+    """`getattr(thing, name)` in a pickle."""
+
+    def __init__(self, thing: object, name: str) -> None:
+        self.asked = thing, name
+
+    def __reduce__(self):
+        return getattr, self.asked
+
+
+@pytest.mark.parametrize(
+    ("thing", "name"),
+    [(LossScaler, "backward"), (ZeroStageEnum, "__init__"), (Asks(ZeroStageEnum, "gradients"), "real")],
+    ids=["another class", "a private name", "a member"],
+)
+def test_getattr_gives_members_of_enums_alone(tmp_path, state, thing, name):
+    path = deepspeed(tmp_path, {**state, "asked": Asks(thing, name)})
+    assert_refused(tmp_path, path)
+
+
+def test_a_member_of_an_enum_cannot_be_called(tmp_path, state):
+    path = deepspeed(tmp_path, state)
+    enum = b"cdeepspeed.runtime.zero.config\nZeroStageEnum\n"
+    call = b"\x80\x02c__builtin__\ngetattr\n" + enum + b"X\x03\x00\x00\x00mro\x86R)R."
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", call)
+        file.writestr("archive/version", "3\n")
+    assert_refused(tmp_path, path)
+
+
+@pytest.mark.parametrize("enums", ["name", "value"])
+def test_honest_distributed_checkpoint(tmp_path, monkeypatch, enums):
+    pickled_as(enums, monkeypatch)
     distributed(tmp_path)
     look(tmp_path)
 
