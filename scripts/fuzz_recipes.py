@@ -41,6 +41,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 FILE, CANARY, NO_MODEL = "mutant.yaml", "canary", "no/such/model"
+ROWS = 600  # of training data: more than the prompts of any recipe's rollout
 MEMORY = 6 << 30  # bytes that a mutant may take beyond what was there at the fork
 WARNINGS = ("`fsdp` as a string is deprecated",)  # of libraries, which may stand before a refusal
 LONGEST = 1_200  # characters of a refusal
@@ -118,10 +119,10 @@ def bases(folder: Path) -> dict[str, list[Base]]:
         name = values["model_name_or_path"]
         if model_path(name) == name:  # none of the shipped policies
             values["model_name_or_path"] = save_policy(name if name in POLICIES else "Qwen/Qwen3-0.6B", folder / name)
-        options: dict[str, Any] = {"num_train": 30, "num_test": 4}
+        options: dict[str, Any] = {"num_train": ROWS, "num_test": 4}
         if values["task"] in ("math", "qa"):
             (folder / values["task"]).mkdir(exist_ok=True)
-            options = local_data(values["task"], folder / values["task"])
+            options = local_data(values["task"], folder / values["task"], ROWS)
         if "hold_out" in values["task_options"]:
             options = {"train": options["train"], "hold_out": 6}
         values["task_options"] |= options
@@ -169,6 +170,7 @@ def with_value(base: Base, key: str, value: Any, rng: random.Random, *names: str
     name, _, inside = key.partition(".")
     if inside in ("train", "test") and value is None:
         names = ("on the hub", *names)  # the task's own set, which cannot be reached
+    names += {"task_options": ("Hub",), "task_options.num_train": ("training set",)}.get(key, ())
     if flags and rng.random() < 1 / 3:
         word = value if isinstance(value, str) else json.dumps(value)
         return Mutant(base, text_of(base.values).encode(), [f"--{key}={word}"], [key, *names])
@@ -301,7 +303,11 @@ def run(mutant: Mutant, folder: Path, timeout: float) -> tuple[str, str]:
     if mutant.base.command == "train" and code == 0 and said.endswith("checked; nothing was trained\n"):
         return "planned", ""
     line = "".join(part for part in line.splitlines(keepends=True) if not part.startswith(WARNINGS))
-    if code != 2 or len(line) > LONGEST or not re.fullmatch(r"rlcredit: [^\n]+\n", line):
+    if (
+        code != 2
+        or len(line) > LONGEST
+        or not re.fullmatch(r"rlcredit: ([^\n]+|\d+ keys are unknown:(\n  [^\n]+)+)\n", line)
+    ):
         return "violation", f"exit code {code}, and {len(line.splitlines())} lines on stderr: {line.strip()[-200:]}"
     if mutant.base.command != "train" and f"model: '{NO_MODEL}'" in line:
         return "planned", ""

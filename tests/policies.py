@@ -67,10 +67,10 @@ def save_rows(path: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
-def local_data(task: str, folder: Path) -> dict[str, Any]:
+def local_data(task: str, folder: Path, rows: int = 80) -> dict[str, Any]:
     """`task_options` that put small local files in place of a task's sets on the hub."""
     letters = {"choices": ["yes", "no"], "answer": "A"} if task == "qa" else {"answer": "4"}
-    train = save_rows(folder / "train.jsonl", [{"question": f"what is {i} and more?", **letters} for i in range(80)])
+    train = save_rows(folder / "train.jsonl", [{"question": f"what is {i} and more?", **letters} for i in range(rows)])
     test = save_rows(folder / "test.jsonl", [{"question": f"how many are {i}?", **letters} for i in range(6)])
     return {"train": train, "test": test}
 

@@ -47,7 +47,7 @@ def schedule_of(config: CreditGRPOConfig, processes: int, rows: int) -> Schedule
         raise InputError(
             f"steps_per_generation: a rollout takes {prompts} prompts ({completions} completions, "
             f"{config.num_generations} a prompt) and the training set has {rows} rows: the run would have no step; "
-            "write fewer, or give more rows"
+            "write fewer, or a smaller per_device_train_batch_size, or give more rows"
         )
     micro_steps = rows // prompts * config.steps_per_generation * config.num_iterations
     an_epoch = math.ceil(micro_steps / config.gradient_accumulation_steps)
