@@ -7,7 +7,7 @@ A mutant is a shipped recipe with one thing wrong in the file or on the command 
 line (`rlcredit train --config mutant.yaml --dry_run`) in a forked process. Two outcomes are allowed:
 
 planned   exit code 0, and the plan was printed: what the mutant says can be done
-refused   exit code 2, and one line on stderr that names the key (or its line of the file, or the file)
+refused   exit code 2, and one line on stderr (or one for each unknown key) that names the key, its line or the file
 
 Everything else is a violation: a traceback, another exit code, a hang, a line that names something else, a file made
 by a YAML tag (its canary), a file opened for writing, a process or a connection outside the mutant's folder. Writes by
@@ -41,6 +41,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 FILE, CANARY, NO_MODEL = "mutant.yaml", "canary", "no/such/model"
+REFUSAL = r"rlcredit: ([^\n]+|\d+ keys are unknown:(\n  [^\n]+)+)\n"
 ROWS = 600  # of training data: more than the prompts of any recipe's rollout
 MEMORY = 6 << 30  # bytes that a mutant may take beyond what was there at the fork
 WARNINGS = ("`fsdp` as a string is deprecated",)  # of libraries, which may stand before a refusal
@@ -303,11 +304,7 @@ def run(mutant: Mutant, folder: Path, timeout: float) -> tuple[str, str]:
     if mutant.base.command == "train" and code == 0 and said.endswith("checked; nothing was trained\n"):
         return "planned", ""
     line = "".join(part for part in line.splitlines(keepends=True) if not part.startswith(WARNINGS))
-    if (
-        code != 2
-        or len(line) > LONGEST
-        or not re.fullmatch(r"rlcredit: ([^\n]+|\d+ keys are unknown:(\n  [^\n]+)+)\n", line)
-    ):
+    if code != 2 or len(line) > LONGEST or not re.fullmatch(REFUSAL, line):
         return "violation", f"exit code {code}, and {len(line.splitlines())} lines on stderr: {line.strip()[-200:]}"
     if mutant.base.command != "train" and f"model: '{NO_MODEL}'" in line:
         return "planned", ""

@@ -115,6 +115,11 @@ def test_every_estimate_in_the_docs_is_one_of_the_grids():
 def test_the_table_of_grids_in_the_docs():
     text = (ROOT / "docs/results.md").read_text()
     assert write_grid_table.written(text) == text
+    (row,) = re.findall(r"^.*results-controls\.md\) \| 5 \| 30 \| 1 .*\n", text, re.MULTILINE)
+    for broken in (text.replace(row, ""), text.replace("| 5 | 30 | 1 |", "| 4 | 30 | 2 |")):
+        assert broken != text and sorted(write_grid_table.written(broken)) == sorted(text)  # a row may move
+    miscounted = re.sub(r"of the \d+ in these grids", "of the 7 in these grids", text)
+    assert write_grid_table.written(miscounted) == text != miscounted
     assert all(f"](../{path}.md) |" in text for path in write_grid_table.grids())
     controls = documents()["countdown controls"]["paired"]
     assert sum(pair["low"] is not None and (pair["low"] > 0 or pair["high"] < 0) for pair in controls) == 1
