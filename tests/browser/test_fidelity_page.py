@@ -1,4 +1,4 @@
-"""The page of `rlcredit fidelity` in Chromium: its numbers are those of fidelity.json; skipped as test_report is."""
+"""The page of `rlcredit fidelity` in Chromium: its numbers are those of fidelity.json."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rlcredit.fidelity.choices import Chosen
 from rlcredit.fidelity.command import measured
 from rlcredit.stats.fidelity import Choice
 from tests import tiny
-from tests.browser.test_report import CONTRAST, PICTURE, browser, pytestmark, screenshots  # noqa: F401
+from tests.browser.looks import CONTRAST, PICTURE, SCROLLED, settle
 from tests.unit.test_fidelity import Planted
 
-SCROLLED = "(by) => { scrollBy(0, by); return new Promise((told) => requestAnimationFrame(() => setTimeout(told))); }"
+pytestmark = pytest.mark.browser
 WORDS = "h1, h2, h3, p, dt, dd, td, th, li, caption, figcaption, legend, label, pre, summary, code, button:enabled"
 MEASURES = ("lift", "capture", "chosen", "auc")
 
@@ -61,26 +61,9 @@ def tokens(folder):
 
 
 @pytest.fixture
-def visit(browser, folder):  # noqa: F811
-    """Open the page; at the end: nothing on the console, no errors, nothing asked for but the file."""
-    said, asked, pages = [], set(), []
+def visit(open_page, folder):
     address = (folder / "fidelity.html").as_uri()
-
-    def opened(fragment="", width=1280, height=900, **options):
-        page = browser.new_page(viewport={"width": width, "height": height}, **options)
-        page.on("console", lambda message: said.append(message.text) if message.type != "log" else None)
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.add(request.url.split("#")[0]))
-        page.goto(address + fragment)
-        page.wait_for_selector("#curves .main-svg", state="attached")
-        pages.append(page)
-        return page
-
-    yield opened
-    for page in pages:
-        page.close()
-    assert said == []
-    assert asked == {address}
+    return lambda fragment="", **options: open_page(address + fragment, "#curves .main-svg", **options)
 
 
 def short(value: float) -> str:
@@ -144,7 +127,7 @@ def test_a_token_tells_its_values(visit, tokens):
         row["text"].strip() for row in tokens[2]
     ]
     page.locator("#tokens").scroll_into_view_if_needed()
-    page.wait_for_timeout(100)  # scrolling hides the values
+    settle(page)  # scrolling hides the values
     for index in (0, 5, 11):
         page.locator(f".token[data-index='{index}']").hover()
         row, shown = tokens[2][index], tip(page)
@@ -190,7 +173,7 @@ def test_keys_move_from_token_to_token(visit, tokens):
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
-def test_both_modes_are_easy_to_read(visit, screenshots, mode):  # noqa: F811
+def test_both_modes_are_easy_to_read(visit, screenshots, mode):
     page = visit(color_scheme=mode)
     page.locator(".token").nth(4).focus()
     for entry in page.evaluate(CONTRAST, f"{WORDS}, .token, .swatch, .verdict, #tip dt, #tip dd"):
@@ -203,13 +186,14 @@ def test_both_modes_are_easy_to_read(visit, screenshots, mode):  # noqa: F811
     assert page.eval_on_selector("body", PICTURE) != picture and page.evaluate(ink) != colour
 
 
-def test_nothing_overflows_a_phone(visit, screenshots):  # noqa: F811
+def test_nothing_overflows_a_phone(visit, screenshots):
     page = visit(width=360, height=740, has_touch=True)
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
     page.locator(".token").nth(6).focus()
+    settle(page)
     box = page.locator("#tip").bounding_box()
     assert box["x"] >= 0 and box["x"] + box["width"] <= 360
     page.screenshot(path=screenshots / "fidelity-phone.png", full_page=True)
     page.set_viewport_size({"width": 768, "height": 740})
-    page.wait_for_timeout(150)
+    settle(page)
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 768

@@ -1,14 +1,6 @@
-"""The report in Chromium: what one sees, hovers, focuses, and what a mean completion cannot do.
-
-The browser is the system's (Debian: `apt-get install chromium`; another one: RLCREDIT_CHROMIUM=/path/to/it). Without
-it everything here is skipped. Screenshots are kept where RLCREDIT_SCREENSHOTS says, else in pytest's own folder.
-"""
+"""The report in Chromium: what one sees, hovers, focuses, and what a mean completion cannot do."""
 
 from __future__ import annotations
-
-import os
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,28 +9,12 @@ from rlcredit.analysis.report import checked, write_page
 from rlcredit.analysis.report.packing import MEAN, pack, unpack
 from tests.browser.document import document
 from tests.browser.document import sample as sample_of
+from tests.browser.looks import CONTRAST, PICTURE, reload, settle
 
-playwright_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-BROWSER = os.environ.get("RLCREDIT_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(BROWSER is None, reason="no chromium: apt-get install chromium, or RLCREDIT_CHROMIUM"),
-]
+pytestmark = pytest.mark.browser
 REPORT = checked(document())
 SIGNALS = ("waad", "fai", "receiver_fai", "entropy", "gamma")
 LONG, SHORT, HOSTILE, EMPTY = range(4)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright_api.sync_playwright() as playwright:
-        # as root, as in a container, Chromium runs without its sandbox only; it opens files of ours alone
-        flags = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=flags)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -47,69 +23,15 @@ def address(tmp_path_factory):
 
 
 @pytest.fixture
-def visit(browser, address):
-    """Open the page; at the end: nothing on the console, no errors, nothing asked for but the file."""
-    said, asked, pages = [], [], []
-
-    def opened(fragment="", width=1280, height=900, **options):
-        page = browser.new_page(viewport={"width": width, "height": height}, **options)
-        page.on("console", lambda message: said.append(message.text) if message.type != "log" else None)
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(address + fragment)
-        page.wait_for_selector("#curves .main-svg", state="attached")
-        pages.append(page)
-        return page
-
-    yield opened
-    hacked = [page.evaluate("window.hacked") for page in pages]
-    for page in pages:
-        page.close()
-    assert said == []
-    assert {url.split("#")[0] for url in asked} == {address}
-    assert hacked == [None] * len(pages)
+def visit(open_page, address):
+    return lambda fragment="", **options: open_page(address + fragment, "#curves .main-svg", **options)
 
 
-def reload(page):
-    """Load the page again, until its charts are drawn."""
-    page.reload()
-    page.wait_for_selector(".main-svg", state="attached")
-
-
-@pytest.fixture(scope="session")
-def screenshots(tmp_path_factory):
-    folder = os.environ.get("RLCREDIT_SCREENSHOTS")
-    path = Path(folder) if folder else tmp_path_factory.mktemp("screenshots")
-    path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-# The browser gives colours in several notations; a canvas turns every one into sRGB.
-CONTRAST = """
-(selector) => {
-  const pixel = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
-  const light = (...layers) => {
-    for (const layer of layers) { pixel.fillStyle = layer; pixel.fillRect(0, 0, 1, 1); }
-    const [r, g, b] = [...pixel.getImageData(0, 0, 1, 1).data].slice(0, 3).map((byte) => byte / 255)
-      .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  return [...document.querySelectorAll(selector)].filter((node) => node.getClientRects().length).map((node) => {
-    const layers = [];
-    for (let at = node; at; at = at.parentElement) layers.unshift(getComputedStyle(at).backgroundColor);
-    const back = light("white", ...layers);
-    const text = light("white", ...layers, getComputedStyle(node).color);
-    const [low, high] = [Math.min(back, text), Math.max(back, text)];
-    return { ratio: (high + 0.05) / (low + 0.05), text: node.textContent.slice(0, 40), tag: node.tagName };
-  });
-}
-"""
 # The middle of the widest part of a token: one broken over two lines has others between the corners of its box.
 MIDDLE = """(span) => {
   const part = [...span.getClientRects()].reduce((widest, rect) => (rect.width > widest.width ? rect : widest));
   return [part.left + part.width / 2, part.top + part.height / 2];
 }"""
-PICTURE = "(node) => getComputedStyle(node).backgroundColor"
 
 
 def colours(page):
@@ -170,7 +92,7 @@ def test_hover_and_focus_show_the_values_of_the_report(visit, sample):
     for index in {0, 2, count // 3}:
         token = page.locator(".token").nth(index)
         token.scroll_into_view_if_needed()
-        page.wait_for_timeout(100)  # scrolling hides the values
+        settle(page)  # scrolling hides the values
         page.mouse.move(*token.evaluate(MIDDLE))
         assert_tip_is(page, sample, index)
         assert marker(page) == index
@@ -432,7 +354,7 @@ def test_arrows_join_the_right_tokens_also_after_a_resize(visit):
     wrapped = set()
     for width in (1280, 700, 360, 1000):
         page.set_viewport_size({"width": width, "height": 900})
-        page.wait_for_timeout(150)
+        settle(page)
         measured = page.evaluate(ENDS)
         assert [(entry["anchor"], entry["intro"]) for entry in measured] == wanted
         assert all(entry["from"] and entry["to"] for entry in measured), (width, measured)
@@ -462,9 +384,9 @@ def test_the_curves_and_the_text_are_linked(visit):
     page.mouse.up()
     page.wait_for_selector(f".token[data-index='{count - 3}']:focus")
     assert marker(page) == count - 3
-    assert page.locator(f".token[data-index='{count - 3}']").evaluate(
-        "(s) => { const r = s.getBoundingClientRect(); return r.top >= 0 && r.bottom <= innerHeight + 400; }"
-    )
+    settle(page)  # a smooth scroll
+    box = page.locator(f".token[data-index='{count - 3}']").bounding_box()
+    assert box["y"] >= 0 and box["y"] + box["height"] <= 900
     curves = page.evaluate("document.getElementById('curves').data.filter((t) => t.mode === 'lines').map((t) => t.y)")
     for drawn, key in zip(curves, ("waad", "fai", "receiver_fai", "entropy"), strict=True):
         assert drawn == [None if value is None else pytest.approx(value, rel=5e-4) for value in tokens[key]]
@@ -483,7 +405,7 @@ def test_zoom_by_buttons_and_by_dragging_and_the_window_follows(visit):
     assert low < 30 < high
     assert marker(page) == 30
     page.set_viewport_size({"width": 900, "height": 900})
-    page.wait_for_timeout(200)
+    settle(page)
     assert marker(page) == 30
     page.locator(".token").nth(count - 1).focus()
     low, high = page.evaluate(span)
@@ -495,7 +417,7 @@ def test_zoom_by_buttons_and_by_dragging_and_the_window_follows(visit):
     page.mouse.down()
     page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 45, steps=6)
     page.mouse.up()
-    page.wait_for_timeout(300)
+    page.wait_for_function(f"{span}[1] < {count - 1}")
     low, high = page.evaluate(span)
     assert low == pytest.approx(0.2 * count, abs=2)
     assert high == pytest.approx(0.5 * count, abs=2)
@@ -690,6 +612,7 @@ def test_nothing_overflows_a_narrow_window(visit, width):
 def _no_tip_overflows(page, sample, width):
     for index in (0, len(REPORT["samples"][sample]["tokens"]["text"]) - 1):
         page.locator(".token").nth(index).focus()
+        settle(page)
         box = page.locator("#tip").bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= width
         assert box["y"] >= 0 and box["y"] + box["height"] <= 740
@@ -701,7 +624,6 @@ def test_no_motion_where_none_is_wanted(visit):
     page.locator(".token").first.focus()
     page.keyboard.press("End")
     last = page.locator(".token").last
-    page.wait_for_timeout(30)
     box = last.bounding_box()
     assert 0 <= box["y"] <= 500
     moving = page.evaluate("document.getAnimations().length")
@@ -801,12 +723,12 @@ def test_names_roles_and_states(visit):
 )
 def test_screenshots(visit, screenshots, name, fragment, options):
     page = visit(fragment, **options)
-    page.wait_for_timeout(200)
+    settle(page)
     path = screenshots / f"{name}.png"
     page.screenshot(path=path, full_page=True)
     page.locator("#view").scroll_into_view_if_needed()
     page.evaluate("document.getElementById('view').scrollIntoView()")
     page.locator(".token").nth(7).focus()
-    page.wait_for_timeout(400)
+    settle(page)
     page.screenshot(path=screenshots / f"{name}-text.png")
     assert path.stat().st_size > 20_000

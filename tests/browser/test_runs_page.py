@@ -1,4 +1,4 @@
-"""The page of runs in Chromium: what the switches draw, keyboard, both modes, a phone; skipped as test_report is."""
+"""The page of runs in Chromium: what the switches draw, keyboard, both modes, a phone."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from rlcredit.runs.files import append_line, write_accuracies
 from rlcredit.runs.folder import read_run
 from rlcredit.runs.report import report
 from rlcredit.stats.curves import band, smoothed
-from tests.browser.test_report import CONTRAST, PICTURE, browser, pytestmark, reload, screenshots  # noqa: F401
+from tests.browser.looks import CONTRAST, PICTURE, SCROLLED, reload, settle
 from tests.unit.test_runs import made_up_run
 
+pytestmark = pytest.mark.browser
 LINE = "(meta) => document.querySelector('#chart-0 .plot').data.find((trace) => trace.meta === meta)?.y"
 
 
@@ -37,27 +38,10 @@ def pages(folders, tmp_path_factory):
 
 
 @pytest.fixture
-def visit(browser, pages):  # noqa: F811
-    """Open a page; at the end: nothing on the console, no errors, nothing asked for but the file."""
-    said, asked, opened = [], [], []
-
-    def go(name, fragment="", width=1280, height=900, **options):
-        page = browser.new_page(viewport={"width": width, "height": height}, **options)
-        page.on("console", lambda message: said.append(message.text) if message.type != "log" else None)
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url.split("#")[0]))
-        page.goto(pages[name] + fragment)
-        page.wait_for_selector(".chart:last-child .main-svg", state="attached")
-        opened.append(page)
-        return page
-
-    yield go
-    hacked = [page.evaluate("window.hacked") for page in opened]
-    for page in opened:
-        page.close()
-    assert said == []
-    assert set(asked) <= set(pages.values())
-    assert hacked == [None] * len(opened)
+def visit(open_page, pages):
+    return lambda name, fragment="", **options: open_page(
+        pages[name] + fragment, ".chart:last-child .main-svg", **options
+    )
 
 
 def test_the_switches_choose_the_curves_of_one_run(visit, folders):
@@ -152,9 +136,6 @@ def test_arrow_keys_tell_the_values_of_a_chart(visit, name):
     assert re.fullmatch(r"step \d+", page.locator("#tip .title").inner_text())
 
 
-SCROLLED = "(by) => { scrollBy(0, by); return new Promise((told) => requestAnimationFrame(() => setTimeout(told))); }"
-
-
 def test_scrolling_keeps_the_step_that_the_keys_chose(visit):
     page = visit("one")
     page.locator("#chart-0").focus()
@@ -191,7 +172,7 @@ def test_completions_are_text(visit):
 
 @pytest.mark.parametrize("name", ["one", "several"])
 @pytest.mark.parametrize("mode", ["light", "dark"])
-def test_both_modes_are_easy_to_read(visit, screenshots, name, mode):  # noqa: F811
+def test_both_modes_are_easy_to_read(visit, screenshots, name, mode):
     page = visit(name, color_scheme=mode)
     words = "h1, h2, h3, h4, p, dt, dd, td, th, li, caption, legend, label span, pre, summary, code, button:enabled"
     page.locator("#chart-0").focus()
@@ -210,11 +191,12 @@ def test_both_modes_are_easy_to_read(visit, screenshots, name, mode):  # noqa: F
 
 
 @pytest.mark.parametrize("name", ["one", "several"])
-def test_nothing_overflows_a_phone(visit, screenshots, name):  # noqa: F811
+def test_nothing_overflows_a_phone(visit, screenshots, name):
     page = visit(name, "#moment=middle", width=360, height=740, has_touch=True)
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
     page.locator("#chart-0").focus()
     page.keyboard.press("End")
+    settle(page)
     box = page.locator("#tip").bounding_box()
     assert box["x"] >= 0 and box["x"] + box["width"] <= 360
     page.keyboard.press("Escape")
@@ -223,11 +205,11 @@ def test_nothing_overflows_a_phone(visit, screenshots, name):  # noqa: F811
     page.keyboard.press("Escape")
     page.screenshot(path=screenshots / f"runs-{name}-phone.png", full_page=True)
     page.set_viewport_size({"width": 768, "height": 740})
-    page.wait_for_timeout(150)
+    settle(page)
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 768
 
 
-def test_a_live_page_renews_itself_where_the_log_grows(browser, tmp_path, monkeypatch):  # noqa: F811
+def test_a_live_page_renews_itself_where_the_log_grows(browser, tmp_path, monkeypatch):
     monkeypatch.setattr(watch, "SECONDS", 0.2)
     folder = made_up_run(tmp_path / "a-seed0", 0, settings={"max_steps": 400})
     (folder / "accuracy.json").unlink()
