@@ -1,5 +1,5 @@
 // The page that its server keeps up to date (`rlcredit report --watch`): it asks whether there is a newer one, and loads
-// it where one was: scroll position, focus and open details are kept; what is chosen is in the address.
+// it where one was: scroll position, focus, zoomed charts and open details are kept; what is chosen is in the address.
 
 const BEFORE = "rlcredit report --watch";
 
@@ -7,7 +7,13 @@ for (const time of document.querySelectorAll("time")) time.textContent = new Dat
 
 function renew() {
   const open = [...document.querySelectorAll("details")].map((node) => node.open);
-  sessionStorage.setItem(BEFORE, JSON.stringify({ x: scrollX, y: scrollY, open, focus: document.activeElement?.id ?? "" }));
+  const zoomed = {};
+  for (const node of charts) {
+    const { range } = node.querySelector(".plot").layout.xaxis;
+    if (String(range) !== String(allSteps())) zoomed[node.id] = range;
+  }
+  const focus = document.activeElement?.id ?? "";
+  sessionStorage.setItem(BEFORE, JSON.stringify({ x: scrollX, y: scrollY, open, zoomed, focus }));
   location.reload();
 }
 
@@ -16,6 +22,9 @@ function restore() {
   sessionStorage.removeItem(BEFORE);
   if (!before) return;
   document.querySelectorAll("details").forEach((node, place) => { node.open = before.open[place] ?? false; });
+  for (const [id, range] of Object.entries(before.zoomed)) {
+    if (at(id)) Plotly.relayout(at(id).querySelector(".plot"), { "xaxis.range": range });
+  }
   if (before.focus) at(before.focus)?.focus({ preventScroll: true });
   scrollTo(before.x, before.y);
 }

@@ -105,18 +105,24 @@ function traces(curve) {
   return drawn;
 }
 
+/** The window of a chart that is not zoomed. */
+function allSteps() {
+  const last = Math.max(...data.charts.flatMap(({ lines }) => lines.map(({ x }) => x.at(-1))), 1);
+  return [-0.02 * last, 1.02 * last];
+}
+
 function drawChart(node) {
   const chart = data.charts[Number(node.dataset.chart)];
   const curves = curvesOf(chart);
   shown.set(node, curves);
-  const last = Math.max(...data.charts.flatMap(({ lines }) => lines.map(({ x }) => x.at(-1))), 1);
   const positive = curves.every(({ y, low }) => [...y, ...(low ?? [])].every((value) => value === null || value >= 0));
   const layout = frame({
     height: node.parentElement.classList.contains("main") ? 300 : 230,
     margin: { l: 46, r: 8, t: 10, b: 40 },
     hovermode: "x",
     hoverdistance: -1,
-    xaxis: axis({ range: [-0.02 * last, 1.02 * last], title: { text: "step", standoff: 6 }, showgrid: false, ticks: "outside", nticks: 6 }),
+    uirevision: "kept", // a switch leaves a zoomed chart zoomed
+    xaxis: axis({ range: allSteps(), title: { text: "step", standoff: 6 }, showgrid: false, ticks: "outside", nticks: 6 }),
     yaxis: axis({ fixedrange: true, rangemode: positive ? "nonnegative" : "normal", nticks: 5, tickformat: "~g" }),
   });
   const place = (event) => event.points[0].x;

@@ -24,23 +24,34 @@ CONTRAST = """
 PICTURE = "(node) => getComputedStyle(node).backgroundColor"
 SCROLLED = "(by) => { scrollBy(0, by); return new Promise((told) => requestAnimationFrame(() => setTimeout(told))); }"
 # Ten frames in a row without a change: a smooth scroll has ended, charts have followed a new size of the window.
-STILL = """async () => {
-  const state = () => [...document.querySelectorAll("body *")].map((node) => node.getBoundingClientRect())
-    .reduce((sum, box) => sum + box.x + 2 * box.y + 3 * box.width + 5 * box.height, scrollX + 7 * scrollY);
-  let before = NaN;
-  for (let frame = 0, still = 0; still < 10; frame++) {
-    if (frame === 1000) throw new Error("the page does not come to rest");
-    await new Promise(requestAnimationFrame);
-    const now = state();
+STILL = """(() => {
+  let before = NaN, still = 0;
+  return () => {
+    const now = [...document.querySelectorAll("body *")].map((node) => node.getBoundingClientRect())
+      .reduce((sum, box) => sum + box.x + 2 * box.y + 3 * box.width + 5 * box.height, scrollX + 7 * scrollY);
     still = now === before ? still + 1 : 0;
     before = now;
+    return still === 10;
+  };
+})()"""
+# `page.wait_for_function` evaluates strings in the page, which the pages' content security policy forbids.
+UNTIL = """async () => {
+  const holds = CONDITION;
+  for (let frame = 0; !holds(); frame++) {
+    if (frame === 1000) throw new Error("not so after 1000 frames");
+    await new Promise(requestAnimationFrame);
   }
 }"""
 
 
+def wait_until(page, condition):
+    """Wait until a function of the page, in JavaScript, returns true."""
+    page.evaluate(UNTIL.replace("CONDITION", condition))
+
+
 def settle(page):
     """Wait until nothing on the page moves."""
-    page.evaluate(STILL)
+    wait_until(page, STILL)
 
 
 def reload(page):

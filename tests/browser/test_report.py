@@ -9,7 +9,7 @@ from rlcredit.analysis.report import checked, write_page
 from rlcredit.analysis.report.packing import MEAN, pack, unpack
 from tests.browser.document import document
 from tests.browser.document import sample as sample_of
-from tests.browser.looks import CONTRAST, PICTURE, reload, settle
+from tests.browser.looks import CONTRAST, PICTURE, reload, settle, wait_until
 
 pytestmark = pytest.mark.browser
 REPORT = checked(document())
@@ -417,7 +417,7 @@ def test_zoom_by_buttons_and_by_dragging_and_the_window_follows(visit):
     page.mouse.down()
     page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 45, steps=6)
     page.mouse.up()
-    page.wait_for_function(f"{span}[1] < {count - 1}")
+    wait_until(page, f"() => {span}[1] < {count - 1}")
     low, high = page.evaluate(span)
     assert low == pytest.approx(0.2 * count, abs=2)
     assert high == pytest.approx(0.5 * count, abs=2)
@@ -478,7 +478,7 @@ def test_the_axes_of_a_map_name_tokens_as_text_and_more_of_them_after_a_zoom(vis
     count = len(page.evaluate(f"{ticks}.tickvals"))
     assert count < len(REPORT["samples"][SHORT]["tokens"]["text"])
     page.evaluate("Plotly.relayout('map-local', {'xaxis.range': [3.5, 9.5], 'yaxis.range': [9.5, 3.5]})")
-    page.wait_for_function(f"{ticks}.tickvals.length === 6")
+    wait_until(page, f"() => {ticks}.tickvals.length === 6")
     assert page.evaluate(f"{ticks}.tickvals") == [4, 5, 6, 7, 8, 9]
     assert page.evaluate("document.getElementById('map-local').layout.yaxis.tickvals") == [4, 5, 6, 7, 8, 9]
 

@@ -12,11 +12,13 @@ from rlcredit.runs.files import append_line, write_accuracies
 from rlcredit.runs.folder import read_run
 from rlcredit.runs.report import report
 from rlcredit.stats.curves import band, smoothed
-from tests.browser.looks import CONTRAST, PICTURE, SCROLLED, reload, settle
+from tests.browser.looks import CONTRAST, PICTURE, SCROLLED, reload, settle, wait_until
 from tests.unit.test_runs import made_up_run
 
 pytestmark = pytest.mark.browser
 LINE = "(meta) => document.querySelector('#chart-0 .plot').data.find((trace) => trace.meta === meta)?.y"
+
+STEPS = "(chart) => document.querySelector(`#chart-${chart} .plot`).layout.xaxis.range"
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +211,26 @@ def test_nothing_overflows_a_phone(visit, screenshots, name):
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 768
 
 
+def test_a_zoomed_chart_stays_so_where_a_switch_draws_it_anew(visit):
+    page = visit("several")
+    whole = page.evaluate(STEPS, 0)
+    page.locator("#chart-0").scroll_into_view_if_needed()
+    box = page.locator("#chart-0 .draglayer .nsewdrag").first.bounding_box()
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + 0.25 * box["width"], middle)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.5 * box["width"], middle, steps=6)
+    page.mouse.up()
+    wait_until(page, f"() => ({STEPS})(0)[1] < {0.6 * whole[1]}")
+    zoomed = page.evaluate(STEPS, 0)
+    page.locator("#legend input").first.uncheck()
+    assert page.evaluate(STEPS, 0) == pytest.approx(zoomed)
+    assert page.evaluate(STEPS, 1) == pytest.approx(whole)
+    page.mouse.dblclick(box["x"] + 0.5 * box["width"], middle)
+    wait_until(page, f"() => ({STEPS})(0)[1] > {0.99 * whole[1]}")
+    assert page.evaluate(STEPS, 0) == pytest.approx(whole)
+
+
 def test_a_live_page_renews_itself_where_the_log_grows(browser, tmp_path, monkeypatch):
     monkeypatch.setattr(watch, "SECONDS", 0.2)
     folder = made_up_run(tmp_path / "a-seed0", 0, settings={"max_steps": 400})
@@ -229,6 +251,7 @@ def test_a_live_page_renews_itself_where_the_log_grows(browser, tmp_path, monkey
         assert "UTC" not in page.locator("#live").inner_text()  # the browser's own time
         page.locator("summary").first.click()
         page.evaluate("document.querySelector('#chart-2').focus({ preventScroll: true })")
+        page.evaluate("Plotly.relayout(document.querySelector('#chart-1 .plot'), { 'xaxis.range': [50, 90] })")
         page.evaluate(SCROLLED, 700)
         with page.expect_event("load"):
             append_line(folder / "log.jsonl", {"step": 201, "reward": 0.125})
@@ -238,6 +261,7 @@ def test_a_live_page_renews_itself_where_the_log_grows(browser, tmp_path, monkey
         assert "step 201 of 400" in page.locator("#live").inner_text()
         assert page.evaluate("document.activeElement.id") == "chart-2"
         assert page.evaluate("document.querySelector('details').open")
+        assert (page.evaluate(STEPS, 1), page.evaluate(STEPS, 2)) == ([50, 90], pytest.approx([-4.02, 205.02]))
         # a page whose values are being read waits
         page.keyboard.press("End")
         page.evaluate("window.old = true")
