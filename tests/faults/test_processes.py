@@ -58,7 +58,7 @@ def test_one_process_dies(tmp_path, task, rank):
         *WORDS, *task("dies"), "--output_dir", tmp_path / "run", processes=2, **FAULT, RLCREDIT_FAULT_RANK=rank
     )
     command.wait_for(lambda: command.last_step(tmp_path / "run") >= 4, process)
-    _, said = process.communicate(timeout=120)  # both processes end, instead of waiting for each other for ever
+    _, said = process.communicate(timeout=600)  # both processes end, instead of waiting for each other for ever
     assert process.returncode != 0
     assert "rlcredit: another process of this run has ended, or cannot be reached" in said, said[-3000:]
     goes_on_as_if_nothing_had_been(tmp_path, task("dies"))

@@ -95,7 +95,7 @@ def test_every_process_ends_with_0_and_says_how_to_go_on(tmp_path, task, process
     trained = [process.pid] if processes == 1 else children(process.pid)
     assert len(trained) == processes
     os.kill(trained[-1], signal.SIGTERM)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err[-3000:]
     step = int(re.search(r"stopped by SIGTERM after step (\d+)", out)[1])
     assert 2 <= step < 12 and checkpoints.complete(tmp_path / "run")[-1].name == f"checkpoint-{step}"
@@ -120,7 +120,7 @@ def test_a_launcher_that_passes_it_on_as_well_is_one_signal(tmp_path, task):
     for _ in range(2):
         process.send_signal(signal.SIGTERM)
         time.sleep(0.1)
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=600)
     assert process.returncode == 0 and "stopped by SIGTERM" in out
 
 

@@ -399,7 +399,7 @@ def test_wandb_goes_on_as_the_same_run(tmp_path, monkeypatch):
 
     wandb.finish()
     again = ["train", *words, *QUICK[1:], "--max_steps=3", "--resume_from_checkpoint", "latest"]
-    subprocess.run([sys.executable, "-m", "rlcredit.cli", *again], check=True, capture_output=True, timeout=200)
+    subprocess.run([sys.executable, "-m", "rlcredit.cli", *again], check=True, capture_output=True, timeout=600)
     runs = [path.name.rpartition("-")[2] for path in (tmp_path / "wandb").glob("offline-run-*")]
     assert len(runs) == 2 and len(set(runs)) == 1
 

@@ -180,7 +180,7 @@ def test_sigterm_saves_and_the_run_goes_on_from_there(tmp_path, engine):
     process = command.start(*words_of(tmp_path, max_steps=40, save_steps=40), processes=2, config=engine)
     command.wait_for(lambda: command.last_step(tmp_path) >= 2, process)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     saved = checkpoints.complete(tmp_path)
     assert len(saved) == 1, err[-3000:]
     assert "stopped by SIGTERM after step" in out

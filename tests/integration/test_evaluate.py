@@ -96,7 +96,7 @@ def test_killed_and_started_again_it_ends_as_if_never_stopped(tmp_path):
     process.wait()
     kept = len(list((tmp_path / "cut/parts").glob("*.parquet")))
     assert 3 <= kept < 12
-    again = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=200)
+    again = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)
     assert again.returncode == 0, again.stderr
     assert f"countdown: {kept} of 12 batches are in" in again.stdout  # and are not drawn again
     assert samples(tmp_path / "cut") == samples(tmp_path / "whole")

@@ -14,7 +14,7 @@ SCRIPTS = [*sorted((ROOT / "scripts/slurm").glob("*.sbatch")), ROOT / ".ci/run"]
 def findings(linter: str, path: Path) -> str:
     """What a linter of the dev extra has to say; it lies beside the interpreter."""
     command = [str(Path(sys.executable).parent / linter), str(path)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=600).stdout
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)

@@ -63,7 +63,7 @@ def test_readings_of_two_threads_that_interleave_see_their_own_passes(model):
     """The first reading to begin is the first to end, and the model of both is the same one."""
     alone = [read_alone(model, seed) for seed in (1, 2)]
     assert not torch.equal(*alone)
-    both_read, first_ran, first_ended = threading.Barrier(2, timeout=60), threading.Event(), threading.Event()
+    both_read, first_ran, first_ended = threading.Barrier(2, timeout=600), threading.Event(), threading.Event()
 
     def first() -> torch.Tensor:
         with torch.no_grad(), (reader := capture(model)).reading():
@@ -76,7 +76,7 @@ def test_readings_of_two_threads_that_interleave_see_their_own_passes(model):
     def second() -> torch.Tensor:
         with torch.no_grad(), (reader := capture(model)).reading():
             both_read.wait()
-            assert first_ran.wait(60) and first_ended.wait(60)
+            assert first_ran.wait(600) and first_ended.wait(600)
             model(ids(2))
         return reader.results()[0].span_BLH
 

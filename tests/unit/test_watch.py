@@ -192,5 +192,5 @@ def test_ctrl_c_ends_it_cleanly_also_where_stdout_is_no_terminal(tmp_path):
         assert second == f"waiting for {tmp_path / 'none' / 'log.jsonl'}: the run has not begun\n"
         assert asked(port)[0] == 200
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=600)
     assert (process.returncode, out.strip(), err) == (0, "report: ended", "")
