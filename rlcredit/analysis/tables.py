@@ -37,10 +37,10 @@ def coupling_table(name: str, title: str, parts: Mapping[str, Sequence[Coupling]
     return {
         "id": name,
         "title": title,
-        "caption": "95 % bootstrap intervals over responses. The control puts the peaks of the first metric "
-        "at random tokens of the same response; p is the share of such shuffles that reach the observed value. Two "
-        "stricter controls, and the row without numbers of the paper, are rlcredit's: p nearby, with peaks shuffled "
-        "within 10 tokens, and p swapped, at the peaks of other responses. "
+        "caption": f"{'All layers. ' if len(parts) == 1 else ''}95 % bootstrap intervals over responses. The control "
+        "puts the peaks of the first metric at random tokens of the same response; p is the share of such shuffles "
+        "that reach the observed value. Two stricter controls, and the row without numbers of the paper, are "
+        "rlcredit's: p nearby, with peaks shuffled within 10 tokens, and p swapped, at the peaks of other responses. "
         f"Paper: Table 2, Qwen3-4B-Base on 70 GSM8K prompts. {counts}."
         + (f" Responses with fewer than 3 defined tokens were left out: {left_out}." if left_out else ""),
         "columns": _columns(COUPLING_COLUMNS),

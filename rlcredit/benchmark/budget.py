@@ -24,9 +24,14 @@ def draws_beside(cell: Mapping[str, Any]) -> bool:
     return not cell["curves"].keys().isdisjoint(DRAWN_BESIDE)
 
 
+def rollouts_of(cell: Mapping[str, Any]) -> int:
+    """How many a cell has generated; the last one may be used in part."""
+    return math.ceil(cell["steps"] / cell["steps_a_rollout"])
+
+
 def tokens_after(cell: Mapping[str, Any], rollouts: float) -> float | None:
     """Tokens that a cell had generated after that many rollouts; None where its log does not say."""
-    curves, every = cell["curves"], cell["steps"] // cell["steps_a_rollout"]
+    curves, every = cell["curves"], rollouts_of(cell)
     if "completions/mean_length" not in curves:
         return None
     completions = _cumulated(curves["completions/mean_length"], every, rollouts) * cell["completions_a_rollout"]
@@ -35,13 +40,14 @@ def tokens_after(cell: Mapping[str, Any], rollouts: float) -> float | None:
 
 def at_budget(cell: Mapping[str, Any], curve: Curve, tokens: float) -> float | None:
     """The accuracy of a curve when the cell had generated so many tokens; None where its log does not say."""
-    every = cell["steps"] // cell["steps_a_rollout"]
+    every = rollouts_of(cell)
     generated = [tokens_after(cell, rollouts) for rollouts in range(every + 1)]
     known = [value for value in generated if value is not None]
     if len(known) != len(generated):
         return None
     rollouts = np.interp(tokens, known, np.arange(every + 1))
-    return float(np.interp(rollouts * cell["steps_a_rollout"], curve.step_T, curve.value_T))
+    steps = min(float(rollouts) * cell["steps_a_rollout"], cell["steps"])
+    return float(np.interp(steps, curve.step_T, curve.value_T))
 
 
 def _cumulated(thinned: Mapping[str, list[float]], every: int, rollouts: float) -> float:

@@ -2,6 +2,7 @@
 
 recipe, data, policy, device, versions   what it was run with, which has to agree over a grid
 settings   the variant's own, over the recipe's
+sources    digests of the strategy's and the rewards' modules that are not rlcredit's
 curves     logged metrics over steps, thinned; the reward whole
 held_out   by evaluation set and step: how many samples of each problem were right, one digit a problem
 checksum   of all the rest
@@ -82,10 +83,8 @@ def collect(folder: Path, cell: Cell, expected: Expected, **told: str) -> dict[s
         "format": FORMAT,
         "name": cell.variant.name,
         "seed": cell.seed,
-        **expected.identity,
-        "settings": expected.settings,
+        **expected.run_with(),
         **told,
-        "steps": expected.steps,
         "completions_a_rollout": expected.completions_a_rollout,
         "steps_a_rollout": expected.steps_a_rollout,
         "generated_tokens": _generated(run, expected),
@@ -205,8 +204,12 @@ def _text(cell: Mapping[str, Any]) -> str:
 
 
 def refuse_different(path: Path, content: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raise an InputError that names the differences, if a cell was run with anything else."""
-    if said := differences(content, expected):
+    """Raise an InputError that names the differences, if a cell was run with anything else.
+
+    Cells of earlier versions do not tell their sources, and are taken.
+    """
+    known = {key: value for key, value in expected.items() if key != "sources" or key in content}
+    if said := differences(content, known):
         more = f" and {len(said) - 4} more" if len(said) > 4 else ""
         raise InputError(
             f"{path}: was run with {', '.join(said[:4])}{more}; cells of one grid must agree: delete it to run it "
@@ -225,7 +228,7 @@ def prepare_folder(folder: Path, cell: Cell, expected: Expected, code: str) -> b
     Raises: InputError for a folder that no benchmark has made.
     """
     refuse_foreign(folder)
-    stamp = {"cell": cell.name, **expected.identity, "settings": expected.settings, "steps": expected.steps}
+    stamp = {"cell": cell.name, **expected.run_with()}
     text = json.dumps({**stamp, "code": code}, sort_keys=True, indent=1) + "\n"
     begun = folder.is_dir() and any(folder.iterdir())
     if begun and (folder / STAMP).read_bytes() != text.encode():

@@ -8,6 +8,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from rlcredit.benchmark.grid import OF_A_CELL
 from rlcredit.config import find_recipe, peek
 from rlcredit.config.yaml_file import load_yaml
 from rlcredit.errors import InputError
+from rlcredit.evaluation.identity import code_of, modules_of
 from rlcredit.tasks import TaskData
 from rlcredit.trainers.prepare import Checked
 
@@ -35,6 +37,7 @@ class Expected(NamedTuple):
         evaluated: the steps at which held-out sets are measured.
         samples: completions a problem, at most 9.
         second_temperature: at which the main set is answered too, or None.
+        sources: digests of the modules of a strategy or reward that is not rlcredit's, by `source of NAME`.
     """
 
     identity: dict[str, Any]
@@ -45,6 +48,11 @@ class Expected(NamedTuple):
     evaluated: list[int]
     samples: int
     second_temperature: float | None = None
+    sources: Mapping[str, str] = MappingProxyType({})
+
+    def run_with(self) -> dict[str, Any]:
+        """What a cell tells that it was run with."""
+        return {**self.identity, "settings": self.settings, "sources": dict(self.sources), "steps": self.steps}
 
 
 def identify(base: Checked, recipe: Sequence[str]) -> dict[str, Any]:
@@ -52,7 +60,7 @@ def identify(base: Checked, recipe: Sequence[str]) -> dict[str, Any]:
     return {
         "recipe": _values(base, sorted(set(_written(recipe)) - PLUMBING)),
         "data": _digest_of_data(base.task),
-        "policy": _digest(Path(base.path)),
+        "policy": _policy(base),
         "device": _device(),
         "versions": versions(),
     }
@@ -80,17 +88,23 @@ def expect(checked: Checked, settings: Mapping[str, Any], identity: Mapping[str,
     if config.eval_strategy == "steps" and not float(config.eval_steps).is_integer():
         raise InputError(f"eval_steps: {config.eval_steps} is a share; write a number of steps")
     if said := differences(_budget(checked), _budget(base)):
-        raise InputError(f"{said[0]}: budgets, data and evaluation are the same for all cells; leave it out")
+        raise InputError(f"{said[0]}: policy, budget, data and evaluation are the same for all cells; leave it out")
     budget = checked.schedule
+    if not float(budget.steps_per_rollout).is_integer():
+        raise InputError(
+            f"steps_per_generation: a rollout lasts {budget.steps_per_rollout:g} steps, and cells count whole ones; "
+            "write a multiple of gradient_accumulation_steps"
+        )
     return Expected(
         identity=dict(identity),
         settings=_values(checked, settings),
         steps=config.max_steps,
         completions_a_rollout=budget.completions,
-        steps_a_rollout=budget.steps_per_rollout,
+        steps_a_rollout=int(budget.steps_per_rollout),
         evaluated=_evaluated(checked),
         samples=run.eval_samples,
         second_temperature=run.eval_second_temperature,
+        sources=_sources(checked),
     )
 
 
@@ -98,6 +112,7 @@ def _budget(checked: Checked) -> dict[str, Any]:
     config, run, budget = checked.config, checked.run, checked.schedule
     return {
         "max_steps": config.max_steps,
+        "policy": _policy(checked) or checked.path,
         "completions a step": budget.completions / budget.steps_per_rollout,
         "max_completion_length": config.max_completion_length,
         "evaluations": _evaluated(checked),
@@ -151,10 +166,19 @@ def _digest_of_data(task: TaskData) -> str:
     return digest.hexdigest()[:16]
 
 
-def _digest(folder: Path) -> str | None:
-    """Digest of a policy in a folder; None for a policy that is fetched by its id."""
+def _sources(checked: Checked) -> dict[str, str]:
+    """Digests of the code that is not rlcredit's: of the rewards and of the strategy."""
+    names = modules_of(checked.task.rewards)
+    if ":" in (strategy := checked.config.credit_strategy):
+        names.add(strategy.partition(":")[0])
+    return {f"source of {name}": digest for name, digest in code_of(names).items()}
+
+
+def _policy(checked: Checked) -> str | None:
+    """Digest of a policy in a folder; of one that is fetched by its id the commit, where it is known."""
+    folder = Path(checked.path)
     if not folder.is_dir():
-        return None
+        return getattr(checked.policy, "_commit_hash", None)
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in (".json", ".safetensors", ".jinja", ".model", ".txt"):

@@ -9,6 +9,7 @@ from typing import Any
 from rlcredit.benchmark.grid import BASELINE
 from rlcredit.benchmark.results import COMPARED, TITLES
 from rlcredit.stats.estimates import estimate_in
+from rlcredit.stats.paired import EXACT_UP_TO
 
 NOTHING = "-"  # in a table, where there is no value
 _REACHED = {"final": "reached", "final_t": "reached_t"}
@@ -48,9 +49,10 @@ def _opening(results: Mapping[str, Any]) -> str:
 def _reading(results: Mapping[str, Any]) -> str:
     tested = sum(pair["low"] is not None for pair in results["paired"])
     seeds = len(results["variants"][BASELINE]["measures"]["final"]["by_seed"])
+    exact = "an exact" if seeds <= EXACT_UP_TO else "a"
     return (
         "Paired by seed: the same data in the same order and, where no note says otherwise, the same first rollouts. "
-        f"The interval is Student's t over seeds. p is an exact sign-flip test; with {seeds} seeds it cannot go below "
+        f"The interval is Student's t over seeds. p is {exact} sign-flip test; with {seeds} seeds it cannot go below "
         f"{_fraction(results['lowest_p'])}, however large the difference. `higher` and `lower`: the interval leaves "
         "out 0; `open`: it cannot be told. Holm: p corrected for all comparisons of a measure. Of "
         f"{tested} intervals about {tested / 20:.1f} would leave out 0 if nothing differed at all."

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from rlcredit.benchmark.budget import at_budget, draws_beside, tokens_after
+from rlcredit.benchmark.budget import at_budget, draws_beside, rollouts_of, tokens_after
 from rlcredit.benchmark.grid import BASELINE, Variant
 from rlcredit.evaluation.held_out import second_name
 from rlcredit.runs.files import validation_name
@@ -182,7 +182,7 @@ def _budget(cells: Cells, sets: Mapping[str, str | None]) -> dict[str, Any]:
             differences = []
             for seed, cell in by_seed.items():
                 other = cells[BASELINE].get(seed)
-                tokens = other and tokens_after(other, other["steps"] // other["steps_a_rollout"])
+                tokens = other and tokens_after(other, rollouts_of(other))
                 value = at_budget(cell, accuracy_curve(cell, held_out), tokens) if tokens else None
                 if other is not None and value is not None:
                     differences.append(value - accuracy_curve(other, held_out).value_T[-1])

@@ -174,8 +174,7 @@ def finished_cells(plan: Plan) -> dict[str, dict[str, Any]]:
     finished = {}
     for cell, content in _stored_cells(plan, "it is run again"):
         expected = plan.expected[cell.variant.name]
-        wanted = {**expected.identity, "settings": expected.settings, "steps": expected.steps}
-        cell_files.refuse_different(plan.file(cell), content, wanted)
+        cell_files.refuse_different(plan.file(cell), content, expected.run_with())
         finished[cell.name] = content
     return finished
 
@@ -267,9 +266,10 @@ def read_cells(plan: Plan) -> dict[str, dict[int, dict[str, Any]]]:
     first: dict[str, Any] | None = None
     for cell, content in _stored_cells(plan, "it is left out"):
         first, by_seed = first or content, cells[cell.variant.name]
-        own = next(iter(by_seed.values()), content)
         agreed = {key: first[key] for key in SHARED}
-        cell_files.refuse_different(plan.file(cell), content, {**agreed, "settings": own["settings"]})
+        for other in by_seed.values():
+            agreed |= {key: other[key] for key in ("settings", "sources") if key in other}
+        cell_files.refuse_different(plan.file(cell), content, agreed)
         by_seed[cell.seed] = content
     return {name: by_seed for name, by_seed in cells.items() if by_seed}
 

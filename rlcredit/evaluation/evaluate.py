@@ -165,7 +165,7 @@ def _report(args: EvaluateArguments, store: Store, task: TaskData) -> None:
     settings = json.loads((args.folder / SETTINGS_FILE).read_text())
     document = {
         "settings": settings,
-        "estimates": {name: estimate._asdict() for name, estimate in estimates.items()},
+        "estimates": {name: estimate.entry() for name, estimate in estimates.items()},
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     write_whole(args.folder / METRICS_FILE, json.dumps(document, indent=2) + "\n")

@@ -72,7 +72,7 @@ def identity(
         "files": files_of(path),
         "base_files": files_of(base) if base else {},
         "base_commit" if base else "commit": commit,
-        "code": {"rlcredit.tasks": _code_of_tasks(), **_code_of(task.rewards)},
+        "code": {"rlcredit.tasks": _code_of_tasks(), **code_of(modules_of(task.rewards))},
         "versions": _versions(),
     }
     return flat(parts)
@@ -152,9 +152,12 @@ def _code_of_tasks() -> str:
     return text_digest("\n".join(file.read_text() for file in sorted(folder.rglob("*.py"))))
 
 
-def _code_of(functions: Iterable[Any]) -> dict[str, str]:
-    """By module, the source of functions that are not rlcredit's own, and of the modules beside them."""
-    names = {getattr(function, "__module__", type(function).__module__) for function in functions}
+def modules_of(functions: Iterable[Any]) -> set[str]:
+    return {getattr(function, "__module__", type(function).__module__) for function in functions}
+
+
+def code_of(names: Iterable[str]) -> dict[str, str]:
+    """By module, a digest of the source: of these modules, where they are not rlcredit's, and of those beside them."""
     waiting = [sys.modules[name] for name in names if not name.startswith("rlcredit.")]
     seen: dict[str, str] = {}
     while waiting:

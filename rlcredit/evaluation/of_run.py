@@ -10,18 +10,23 @@ from typing import Any
 from rlcredit.errors import InputError
 from rlcredit.runs.files import FACTS_FILE, read_command
 
-# What a run may set: never whether code that comes with a model is run.
-OF_ANALYZE = ("task", "task_options", "chat_template_kwargs", "max_new_tokens", "temperature")
+# What a run may set: never whether code that comes with a model is run, or which module a strategy is imported from.
+OF_ANALYZE = (
+    *("task", "task_options", "chat_template_kwargs", "max_new_tokens", "temperature"),
+    *("credit_quantile", "credit_amplification", "credit_select", "credit_lookback", "credit_alpha"),
+    *("credit_tau_waad", "credit_tau_delta", "credit_waad_window", "credit_layers", "credit_num_layers"),
+    *("credit_head_fraction", "credit_heads", "credit_head_grouping"),
+)
 KEYS = {
     "evaluate": (
         *("task", "task_options", "chat_template_kwargs", "limit"),
         *("max_new_tokens", "samples", "temperature", "seed", "batch_size"),
     ),
-    "analyze": OF_ANALYZE,
-    "fidelity": OF_ANALYZE,
+    "analyze": (*OF_ANALYZE, "credit_strategy"),  # its horizon is that of the paper's analysis
+    "fidelity": (*OF_ANALYZE, "credit_fai_horizon"),  # of the strategies that it is given
 }
 WRITTEN_AS = {"fidelity": "analyze"}
-"""The command whose flags run.json has, where that is another one: the same prompts, length and temperature."""
+"""The command whose flags run.json has, where that is another one."""
 OF_THE_SET = ("task_options", "limit")  # of no use where another task or other data are asked for
 EVALUATIONS = "evaluations"  # in a run's folder: a folder for each set
 
@@ -43,7 +48,7 @@ def flags_of(command: str, argv: Sequence[str]) -> list[str]:
     settings = {
         key: value
         for key, value in read_command(home, WRITTEN_AS.get(command, command)).items()
-        if key in KEYS[command]
+        if key in KEYS[command] and not (key == "credit_strategy" and ":" in str(value))
     }
     settings = {**settings, "model": str(folder)}
     if not given.isdisjoint({"prompts", "completions"}):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -64,10 +63,7 @@ class Store:
         if not self.is_complete:
             records = [record for batch in wanted for record in read_table(self._part(batch), self._schema)]
             self._write(self._whole, sorted(records, key=lambda record: [record[name] for name in self._order]))
-        for part in self._parts.glob("*.parquet"):
-            part.unlink()
-        if self._parts.is_dir():
-            self._parts.rmdir()
+        _remove_parts(self._parts)
 
     def records(self) -> list[Record]:
         return read_table(self._whole, self._schema)
@@ -101,21 +97,43 @@ def open_folder(
         files: what `overwrite` deletes, beside the settings and the parts.
         state: of the processes that share the folder.
 
-    Raises: InputError if it holds another one.
+    Raises: InputError if it holds another one, or one of settings that nobody knows.
     """
     file = folder / SETTINGS_FILE
-    if state.is_main_process and overwrite and file.is_file():
-        for name in (PARTS, SETTINGS_FILE, *files):
-            shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
+    if state.is_main_process and overwrite:
+        _clear(folder, files)
     state.wait_for_everyone()
     try:
         earlier = json.loads(file.read_text()) if file.is_file() else None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"output: {file} is not JSON; write another --output, or delete it") from error
+        raise InputError(f"output: {file} is not JSON; write another --output, or --overwrite true") from error
+    stored = [*(folder / PARTS).glob("*.parquet"), *(folder / name for name in files if name.endswith(".parquet"))]
+    orphaned = not file.is_file() and any(path.is_file() for path in stored)
     state.wait_for_everyone()
+    if orphaned:
+        raise InputError(
+            f"output: {folder} holds {what} without {SETTINGS_FILE}, which says how it was made; write another "
+            "--output, or --overwrite true"
+        )
     if earlier is not None and earlier != settings:
         earlier = earlier if isinstance(earlier, dict) else {}
         said = in_words(differences(earlier, settings))
         raise InputError(f"output: {folder} holds {what} with {said}; write another --output, or --overwrite true")
     if state.is_main_process:
         write_whole(file, json.dumps(settings, indent=2) + "\n")
+
+
+def _clear(folder: Path, files: Sequence[str]) -> None:
+    """Delete an earlier run; its settings last, so that a process that dies here leaves no data without them."""
+    _remove_parts(folder / PARTS)
+    for name in (*files, SETTINGS_FILE):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _remove_parts(folder: Path) -> None:
+    """Delete the stored batches, and what a killed process has left of one."""
+    for pattern in ("*.parquet", "*.tmp"):
+        for part in folder.glob(pattern):
+            part.unlink()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

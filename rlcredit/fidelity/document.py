@@ -70,6 +70,8 @@ def _entry(name: str, fidelity: Fidelity) -> dict[str, Any]:
 
 def sentence(name: str, fidelity: Fidelity) -> str:
     """What the measures of one strategy or control say."""
+    if fidelity.chosen.value == 0:
+        return f"{name}: chooses no token of these responses."
     if math.isnan(fidelity.lift.value):
         return f"{name}: cannot be told; the values do not change by more than their noise."
     share, held = fidelity.chosen.value, fidelity.capture.value

@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
 from rlcredit.stats.estimates import Estimate, mean_interval
-from rlcredit.stats.paired import EXACT_UP_TO, sign_flip_p
+from rlcredit.stats.paired import BLOCK, BLOCKS, EXACT_UP_TO, sign_flip_p
 
 NO_SPREAD = 1e-12  # below it, differences of accuracies are rounding
 
@@ -91,9 +91,9 @@ def welch(a_R: Sequence[float], b_R: Sequence[float]) -> SeedComparison:
 
 
 def lowest_p(seeds: int) -> float:
-    """The least p-value that so many paired seeds can give, 2 / 2^S: the observed signs and their mirror image always
-    count. (1 with one seed: it tells nothing.)"""
-    return 2 / 2 ** min(seeds, EXACT_UP_TO)
+    """The least p-value that so many paired seeds can give (see `sign_flip_p`): 2 / 2^S where all flips are counted,
+    since the observed signs and their mirror image always are. (1 with one seed: it tells nothing.)"""
+    return 2 / 2**seeds if seeds <= EXACT_UP_TO else 1 / (1 + BLOCKS * BLOCK)
 
 
 def censored_median(values: Sequence[float | None]) -> float | None:

@@ -62,7 +62,7 @@ def plan(checked: Checked) -> str:
         f"{sizes.processes} processes; up to {config.max_completion_length:,} tokens each, temperature "
         f"{config.temperature:g}, by {_generator(config)}",
         "step": f"{sizes.per_step:,} completions ({config.per_device_train_batch_size} a process x "
-        f"{config.gradient_accumulation_steps} accumulated); {sizes.steps_per_rollout} steps a rollout",
+        f"{config.gradient_accumulation_steps} accumulated); {sizes.steps_per_rollout:g} steps a rollout",
         "run": f"{sizes.steps:,} steps = {sizes.rollouts:,} rollouts = {sizes.rollouts * sizes.completions:,} "
         f"completions{_anew(config, sizes)}, at most {_many(tokens)} tokens; "
         f"{passes:,.2f} passes over the data",

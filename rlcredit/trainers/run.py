@@ -123,7 +123,11 @@ def _describe_run(checked: Checked, argv: Sequence[str]) -> None:
         "eval_samples": checked.run.eval_samples,
         "settings": _settings(checked, argv),
         "evaluate": _why_not(checked) or _evaluate_flags(checked),
-        "analyze": {**_prompt_flags(checked), "temperature": checked.config.temperature},
+        "analyze": {
+            **_prompt_flags(checked),
+            "temperature": checked.config.temperature,
+            **_credit_flags(checked.config),
+        },
     }
     write_facts(Path(checked.config.output_dir), facts)
 
@@ -154,6 +158,15 @@ def _prompt_flags(checked: Checked) -> dict[str, Any]:
         "chat_template_kwargs": checked.config.chat_template_kwargs,
         "max_new_tokens": checked.config.max_completion_length,
     }
+
+
+def _credit_flags(config: CreditGRPOConfig) -> dict[str, Any]:
+    """The credit settings that differ from the defaults. A strategy that marks no tokens of a text is not among them:
+    `rlcredit analyze` then shows those of the default one."""
+    given = {item.name: getattr(config, item.name) for item in fields(CreditArguments)}
+    if config.strategy.neutral or config.strategy.of_rollout:
+        del given["credit_strategy"]
+    return {name: value for name, value in given.items() if value != getattr(CreditArguments(), name)}
 
 
 def _why_not(checked: Checked) -> str | None:

@@ -18,7 +18,7 @@ class Schedule(NamedTuple):
         completions: of them, generated at once.
         per_step: completions in one optimiser step.
         steps: optimiser steps of the run.
-        steps_per_rollout: optimiser steps that use one rollout.
+        steps_per_rollout: optimiser steps that use one rollout; below 1 where a step takes several.
     """
 
     processes: int
@@ -26,11 +26,11 @@ class Schedule(NamedTuple):
     completions: int
     per_step: int
     steps: int
-    steps_per_rollout: int
+    steps_per_rollout: float
 
     @property
     def rollouts(self) -> int:
-        return math.ceil(self.steps / self.steps_per_rollout)
+        return math.ceil(self.steps / self.steps_per_rollout - 1e-9)
 
 
 def schedule_of(config: CreditGRPOConfig, processes: int, rows: int) -> Schedule:
@@ -52,12 +52,12 @@ def schedule_of(config: CreditGRPOConfig, processes: int, rows: int) -> Schedule
     micro_steps = rows // prompts * config.steps_per_generation * config.num_iterations
     an_epoch = math.ceil(micro_steps / config.gradient_accumulation_steps)
     steps = config.max_steps if config.max_steps > 0 else math.ceil(config.num_train_epochs * an_epoch)
-    per_rollout = config.steps_per_generation * config.num_iterations // config.gradient_accumulation_steps
+    per_rollout = config.steps_per_generation * config.num_iterations / config.gradient_accumulation_steps
     return Schedule(
         processes,
         prompts,
         completions,
         together * config.gradient_accumulation_steps,
         steps,
-        max(1, per_rollout),
+        per_rollout,
     )

@@ -140,6 +140,20 @@ def test_the_plan_has_the_steps_of_the_run(tmp_path, rows, epochs, steps):
     assert made.state.max_steps == made.state.global_step == steps
 
 
+@pytest.mark.parametrize(("steps_per_generation", "accumulated"), [(1, 4), (2, 4), (3, 2), (4, 2)])
+def test_the_plan_has_the_rollouts_of_the_run(tmp_path, steps_per_generation, accumulated):
+    """Also where a step takes several, and where a rollout ends within a step."""
+    from rlcredit.trainers.schedule import schedule_of
+
+    settings = dict(steps_per_generation=steps_per_generation, gradient_accumulation_steps=accumulated)
+    made = runs.trainer(tmp_path, max_steps=5, per_device_train_batch_size=8, **settings)
+    drawn, score = [], made._generate_and_score_completions
+    made._generate_and_score_completions = lambda inputs: drawn.append(len(inputs)) or score(inputs)
+    made.train()
+    found = schedule_of(made.args, 1, len(made.train_dataset))
+    assert (found.rollouts, found.completions) == (len(drawn), drawn[0])
+
+
 # ---- async rewards ------------------------------------------------------------------------------------------------
 
 

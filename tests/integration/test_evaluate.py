@@ -36,7 +36,7 @@ SAMPLED = [*WORDS, "--samples", "4", "--temperature", "1", "--limit", "24", "--b
 
 def evaluated(folder: Path, *words: str) -> dict:
     assert main(["evaluate", *words, "--output", str(folder)]) == 0
-    return json.loads((folder / "metrics.json").read_text())
+    return json.loads((folder / "metrics.json").read_text(), parse_constant=pytest.fail)  # NaN is no JSON
 
 
 def samples(folder: Path) -> list[dict]:
@@ -71,6 +71,8 @@ def test_the_figures_are_those_of_the_samples(tmp_path, capsys):
     again = evaluated(tmp_path / "a", *SAMPLED)
     assert (tmp_path / "a/samples.parquet").stat().st_mtime_ns == stamp  # nothing was drawn again
     assert again["estimates"] == estimates
+    one = evaluated(tmp_path / "one", *WORDS, "--limit", "1")["estimates"]
+    assert one["length"]["value"] > 0 and one["length"]["low"] is None  # one problem has no interval
 
 
 def test_another_evaluation_in_the_same_folder_is_refused_and_can_be_replaced(tmp_path, capsys):
@@ -214,6 +216,13 @@ def test_what_a_run_hands_on(tmp_path):
     assert handed_on("evaluate", "--data=x.jsonl").keys() == first.keys() - {"limit"} | {"data"}
     assert handed_on("analyze", "--prompts=x.jsonl").keys() == {"prompts", "temperature", "model"}
     assert handed_on("analyze").keys() == {"task", "task_options", "temperature", "model"}
+    flags |= {"credit_strategy": "global_anchor", "credit_amplification": 4.0, "credit_fai_horizon": [6, 100]}
+    (tmp_path / "run.json").write_text(json.dumps({"evaluate": flags, "analyze": flags}))
+    assert {key for key in handed_on("analyze") if "credit" in key} == {"credit_strategy", "credit_amplification"}
+    assert handed_on("fidelity")["credit_fai_horizon"] == "[6, 100]" and "credit_strategy" not in handed_on("fidelity")
+    flags |= {"credit_strategy": "os:system"}  # a run's folder may be another's: no module is imported for it
+    (tmp_path / "run.json").write_text(json.dumps({"analyze": flags}))
+    assert "credit_strategy" not in handed_on("analyze")
 
 
 @pytest.mark.thorough

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from rlcredit.benchmark import cells as cell_files
 from rlcredit.benchmark import workers
-from rlcredit.benchmark.budget import tokens_after
+from rlcredit.benchmark.budget import at_budget, rollouts_of, tokens_after
 from rlcredit.benchmark.cells import Unfinished
 from rlcredit.benchmark.expected import Expected
 from rlcredit.benchmark.figures import draw
@@ -43,7 +43,7 @@ from rlcredit.cli import main
 from rlcredit.config import list_recipes, recipes_root
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.runs.files import last_logged
-from rlcredit.stats.curves import Curve
+from rlcredit.stats.curves import Curve, curve_of
 from rlcredit.trainers.prepare import check
 from tests.policies import save_policy
 
@@ -678,6 +678,18 @@ def test_a_document_by_hand():
     assert (reach["uniform"]["median_step"], reach["uniform"]["never"]) == (40, 1)
     assert [one["step"] for one in reach["coupled_rhythm"]["by_seed"].values()] == pytest.approx([10, 20, 26.666667])
     assert reach["coupled_rhythm"]["median_completions"] == 5 * 256
+
+
+def test_the_last_rollout_counts_whole_where_the_run_uses_a_part_of_it():
+    """Ten steps, four a rollout: three rollouts."""
+    cell = {"steps": 10, "steps_a_rollout": 4, "completions_a_rollout": 256}
+    lengths = {"completions/mean_length": {"step": [1, 5, 9], "value": [10.0] * 3}}
+    cell["curves"] = {**lengths, "credit/continuation_tokens": {"step": [1, 5, 9], "value": [2560.0] * 3}}
+    assert rollouts_of(cell) == 3
+    assert tokens_after({**cell, "curves": lengths}, 3) == 3 * 2560
+    curve = curve_of({0: 0.0, 10: 1.0})
+    assert at_budget(cell, curve, 3 * 2560) == pytest.approx(0.6)  # one and a half of its own rollouts: step 6
+    assert at_budget(cell, curve, 1e9) == 1.0  # step 10, not 12
 
 
 def test_generated_tokens_by_hand():

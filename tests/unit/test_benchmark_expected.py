@@ -10,7 +10,9 @@ import pytest
 from datasets import Dataset
 
 import rlcredit
+from rlcredit.benchmark.cells import prepare_folder, refuse_different
 from rlcredit.benchmark.expected import code_digest, expect, identify
+from rlcredit.benchmark.grid import Cell, Variant
 from rlcredit.config import recipes_root
 from rlcredit.errors import InputError
 from rlcredit.trainers.prepare import check
@@ -72,12 +74,63 @@ def test_the_recipe_is_what_it_sets_and_what_is_set_over_it(base, tmp_path):
         (["--eval_samples", "10", "--eval_temperature", "0.6"], "eval_samples: 10 are too many"),
         (["--eval_temperature", "0.6"], "eval_temperature: 0.6: cells are measured greedily"),
         (["--eval_steps", "0.5"], "eval_steps: 0.5 is a share"),
+        (
+            [
+                "--gradient_accumulation_steps",
+                "4",
+                "--steps_per_generation",
+                "1",
+                "--per_device_train_batch_size",
+                "64",
+            ],
+            "steps_per_generation: a rollout lasts 0.25 steps",
+        ),
     ],
 )
 def test_what_does_not_fit_a_benchmark(words, expected, tmp_path):
     found = checked(*words, output=tmp_path / "run")
     with pytest.raises(InputError, match=expected):
         expect(found, {}, {}, found)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--model_name_or_path", "paths_tiny/policy"], "policy '.*' instead of '.*': policy, budget"),
+        (["--steps_per_generation", "1", "--gradient_accumulation_steps", "2"], "completions a step"),
+    ],
+)
+def test_a_variant_has_the_policy_and_budget_of_the_others(base, words, expected, tmp_path):
+    with pytest.raises(InputError, match=expected):
+        expect(checked(*words, output=tmp_path / "run"), {}, {}, base)
+
+
+def test_the_code_of_a_strategy_of_ones_own_is_what_a_cell_was_run_with(tmp_path, monkeypatch):
+    place = tmp_path / "my_weights.py"
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def found(text: str):
+        place.write_text(f"import rlcredit\n\nstrategy = rlcredit.Strategy(lambda call: {text})\n")
+        run = checked("--credit_strategy", "my_weights:strategy", output=tmp_path / "run")
+        return expect(run, {}, {}, run)
+
+    first = found("call")
+    assert first.sources.keys() == {"source of my_weights"} and found("call").sources == first.sources
+    second = found("3 * call")
+    cell = Cell(Variant("mine", {}), 0)
+    assert not prepare_folder(tmp_path / "cell", cell, first, "code")
+    assert prepare_folder(tmp_path / "cell", cell, first, "code")
+    assert not prepare_folder(tmp_path / "cell", cell, second, "code")  # begun anew
+    finished = first.run_with()
+    refuse_different(tmp_path / "cell.json", finished, first.run_with())
+    with pytest.raises(InputError, match=r"was run with source of my_weights '\w+' instead of"):
+        refuse_different(tmp_path / "cell.json", finished, second.run_with())
+    del finished["sources"]  # a cell of an earlier version
+    refuse_different(tmp_path / "cell.json", finished, second.run_with())
+
+
+def test_rlcredits_own_strategies_and_tasks_have_no_sources(base):
+    assert expect(base, {}, {}, base).sources == {}
 
 
 def test_the_code_is_all_but_the_benchmarks_own(tmp_path, monkeypatch):

@@ -42,6 +42,8 @@ def test_the_least_p_value_is_what_the_seeds_allow():
         found = paired(np.zeros(seeds), 1 + np.arange(seeds) / 100)
         assert found.p_value == 2 / 2**seeds == lowest_p(seeds)
     assert lowest_p(5) == 1 / 16 and lowest_p(1) == 1
+    many = paired(np.zeros(20), 1 + np.arange(20) / 100)  # random flips
+    assert lowest_p(20) <= many.p_value < 1e-3
 
 
 def test_one_seed_and_no_difference_tell_nothing():

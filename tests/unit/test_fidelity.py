@@ -52,6 +52,11 @@ def test_nothing_is_said_where_nothing_changes():
     )
 
 
+def test_a_strategy_that_chooses_nothing_is_said_to():
+    found = fidelity([Changes(1, np.array([0.2, 0.0, 0.4]))] * 2, [Choice(np.zeros(3), np.zeros(3))] * 2)
+    assert sentence("global_anchor", found) == "global_anchor: chooses no token of these responses."
+
+
 def test_what_is_said():
     def of(low, high):
         known = Estimate(0.4, 0.3, 0.5)

@@ -241,7 +241,7 @@ def test_words_and_cells_are_in_the_page(html):
         "Does not hold</span>",
         "Cannot tell</span>",
         "from 0 tokens later to the end",
-        "Marked are the preplan tokens and anchors by which the credit strategy coupled_rhythm decides",
+        "anchors by which the credit strategy coupled_rhythm, with the settings below, decides",
         "The page opens with the longest right answer that ended by itself; the list has all 5.",
         "2 of 5: gsm8k/test/0019 (26 tokens)",
         "4 of 5: gsm8k/test/0041 (wrong, 0 tokens)",

@@ -77,8 +77,8 @@ def _marks(report: Document) -> str:
     every = [sample["tokens"] for sample in report["samples"]]
     if any(any(tokens["preplan"]) or any(tokens["anchor"]) for tokens in every):
         return (
-            f"Marked are the preplan tokens and anchors by which the credit strategy {name} decides what counts more "
-            "in training."
+            f"Marked are the preplan tokens and anchors by which the credit strategy {name}, with the settings below, "
+            "decides what counts more in training."
         )
     if any(weight != 1 for tokens in every for weight in tokens["gamma"]):
         return f"The credit strategy {name} gives some of them more weight in training than others; it marks none."
