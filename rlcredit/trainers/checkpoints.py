@@ -105,6 +105,18 @@ def passed_over(checkpoint: str) -> list[str]:
     return [f"{path}: passed over, {fault}" for path in newer if (fault := fault_of(path))]
 
 
+def set_aside_newer(checkpoint: Path) -> list[Path]:
+    """Rename the complete checkpoints that a run leaves behind where it goes on from an older one, so that `latest` is
+    of the run that goes on: where they are now."""
+    moved = []
+    for path in complete(checkpoint.parent):
+        if int(_step(path)) > int(_step(checkpoint)):
+            target = path.with_name(f"abandoned-{path.name}")
+            shutil.rmtree(target, ignore_errors=True)
+            moved.append(path.rename(target))
+    return moved
+
+
 def agree(path: str | None) -> None:
     """Raise an InputError where processes have found different checkpoints, as on machines with disks of their own."""
     names = sorted({Path(name).name if name else "none" for name in gather_object([path])})
@@ -187,7 +199,11 @@ def _first_failure(*steps: Callable[[], None]) -> Failure | None:
         failure = None
         try:
             step()
+        except RunStopped:  # of `in_step`: the others are in the middle of it, and would not hear
+            raise
         except WRITE_ERRORS as error:
+            if is_lost_process(error):
+                raise
             failure = Failure.of(error)
         if failures := [other for other in gather_object([failure]) if other]:
             return failures[0]

@@ -95,6 +95,13 @@ class CreditGRPOTrainer(SturdyGRPOTrainer):
             raise InputError(
                 f"credit_head_grouping: {grouping} needs a pass of its own, which is not given images: write response"
             )
+        if self.has_images and self.reader.source(scored=self._rollout_is_scored) is Source.OWN:
+            key = "credit_normalize" if args.credit_normalize == "batch" else "credit_strategy"
+            raise InputError(
+                f"{key}: {getattr(args, key)} needs the rollout before its loss, in a pass of its own that is not "
+                "given images; write another, or a steps_per_generation above gradient_accumulation_steps, with which "
+                "TRL scores the rollout"
+            )
         if self.reader.needs_attention:
             warn_of_dropout(self.model)
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from rlcredit.config.ranges import Range, check_ranges
 from rlcredit.trainers.grpo_config import CreditGRPOConfig
 
-# TRL's options whose meaning depends on one sign of the advantage per response.
-PER_SEQUENCE_LOSSES = ("vespo",)
 _RANGES: tuple[Range, ...] = (
     ("gamma", lambda x: 0 <= x <= 1, "a number from 0 to 1"),
     ("gae_lambda", lambda x: 0 <= x <= 1, "a number from 0 to 1"),
@@ -84,7 +82,11 @@ class CreditPPOConfig(CreditGRPOConfig):
                 "leave it out, or write algorithm: grpo"
             )
         self._refuse_what_only_groups_have()
-        self._refuse_per_sequence_options()
+        self.refuse_per_sequence_options("PPO")
+        if self.importance_sampling_level != "token":
+            raise ValueError(
+                f"importance_sampling_level: {self.importance_sampling_level!r} has one ratio a response; write token"
+            )
 
     def _refuse_what_only_groups_have(self) -> None:
         """Strategies that ask for what PPO has not got when credit is assigned."""
@@ -103,21 +105,4 @@ class CreditPPOConfig(CreditGRPOConfig):
             raise ValueError(
                 f"credit_strategy: {self.credit_strategy!r} compares the responses of a group, and num_generations is "
                 "1; write 2 or more"
-            )
-
-    def _refuse_per_sequence_options(self) -> None:
-        """What TRL takes one sign of the advantage per response for: PPO's advantages change sign within one."""
-        if self.loss_type in PER_SEQUENCE_LOSSES:
-            raise ValueError(
-                f"loss_type: {self.loss_type!r} takes one advantage a response, PPO has one a token; write "
-                "loss_type: grpo"
-            )
-        if self.off_policy_mask_threshold is not None:
-            raise ValueError(
-                "off_policy_mask_threshold: keeps or drops whole responses by the sign of their advantage, and PPO's "
-                "changes within one; leave it out"
-            )
-        if self.importance_sampling_level != "token":
-            raise ValueError(
-                f"importance_sampling_level: {self.importance_sampling_level!r} has one ratio a response; write token"
             )

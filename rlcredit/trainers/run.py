@@ -89,8 +89,12 @@ def _run(checked: Checked, argv: Sequence[str]) -> None:
 
 def learned_nothing(history: Sequence[Mapping[str, float]]) -> bool:
     """Whether no logged step had a gradient, and no group in any rollout two different rewards."""
-    lines = [line for line in history if "grad_norm" in line]
-    return bool(lines) and all(line["grad_norm"] == 0 and line.get("frac_reward_zero_std") == 1 for line in lines)
+    gradients = [line["grad_norm"] for line in history if "grad_norm" in line]
+    # on the lines of steps that made a rollout; PPO has no groups to tell of
+    alike = [
+        line["frac_reward_zero_std"] for line in history if "frac_reward_zero_std" in line and "grad_norm" in line
+    ]
+    return bool(gradients and alike) and all(norm == 0 for norm in gradients) and all(share == 1 for share in alike)
 
 
 def _save(trainer: CreditGRPOTrainer) -> None:
@@ -226,7 +230,8 @@ class FirstAccuracies(TrainerCallback):
             return
         with ending_at_once():
             self.shares = _accuracies(self._trainer)
-        write_accuracies(folder, before=self.shares)
+        if state.is_world_process_zero:
+            write_accuracies(folder, before=self.shares)
 
 
 def _summarize(

@@ -94,6 +94,7 @@ class RunState(TrainerCallback):
         self.components: dict[str, Component] = {"trl": TrlState(trainer)}
         self._resumed: dict[str, Any] | None = None
         self._at_step: dict[str, Any] = {"step": None}
+        self._at_epoch: dict[str, Any] = {"step": None}
 
     def save(self, folder: Path) -> None:
         """Write this process's state into a checkpoint."""
@@ -153,6 +154,12 @@ class RunState(TrainerCallback):
                 self._trainer._step = state.global_step * args.gradient_accumulation_steps
             self._resumed = None
 
+    def on_epoch_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        """The loader draws its seed next. A run that is resumed within an epoch has drawn it before."""
+        begins = float(state.epoch or 0).is_integer()
+        random = _random_state(self._trainer.accelerator.device) if begins else None
+        self._at_epoch = {"step": state.global_step if begins else None, "random": random}
+
     def on_step_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         self._at_step = {
             "step": state.global_step,
@@ -167,7 +174,8 @@ class RunState(TrainerCallback):
         if self._at_step["step"] == state.global_step:
             state.num_input_tokens_seen = self._at_step["tokens"]
             self._restore(self._at_step["components"])
-            _set_random_state(self._trainer.accelerator.device, self._at_step["random"])
+            begun = self._at_epoch if self._at_epoch["step"] == state.global_step else self._at_step
+            _set_random_state(self._trainer.accelerator.device, begun["random"])
 
     def _components(self) -> dict[str, dict[str, Any]]:
         return {name: component.state_dict() for name, component in self.components.items()}

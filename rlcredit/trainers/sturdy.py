@@ -261,6 +261,7 @@ class SturdyGRPOTrainer(GRPOTrainer):
         checkpoints.agree(path)
         if path:
             self._load_beside(Path(path))
+            self._leave_newer_behind(Path(path))
         self._last_checkpoint, self._ends_early = Path(path) if path else None, False
         with self._stop_on_signal.listening():
             try:
@@ -292,6 +293,18 @@ class SturdyGRPOTrainer(GRPOTrainer):
         """The name of that signal."""
         return self._stop_on_signal.by
 
+    def _finalize_training(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        """transformers' own, which loads the best policy and with `save_total_limit: 1` deletes all other checkpoints:
+        not where the run was stopped, and goes on from its last one."""
+        if not self.was_stopped:
+            return super()._finalize_training(*args, **kwargs)
+        limit, best = self.args.save_total_limit, self.args.load_best_model_at_end
+        self.args.save_total_limit, self.args.load_best_model_at_end = None, False
+        try:
+            return super()._finalize_training(*args, **kwargs)
+        finally:
+            self.args.save_total_limit, self.args.load_best_model_at_end = limit, best
+
     # ---- checkpoints ----------------------------------------------------------------------------------------------
 
     def _load_beside(self, checkpoint: Path) -> None:
@@ -302,16 +315,28 @@ class SturdyGRPOTrainer(GRPOTrainer):
         if self.use_vllm and self.vllm_mode == "server":
             logger.warning("the vLLM server's random state is in no checkpoint: the run goes on, but not bit for bit")
 
+    def _leave_newer_behind(self, checkpoint: Path) -> None:
+        if checkpoint.parent.resolve() != Path(self.args.output_dir).resolve():
+            return
+        self.accelerator.wait_for_everyone()  # all have read theirs
+        for path in checkpoints.set_aside_newer(checkpoint) if self.args.should_save else []:
+            logger.warning(
+                "%s is newer than %s, where the run goes on: it is kept under that name", path, checkpoint.name
+            )
+        self.accelerator.wait_for_everyone()
+
     def _save_checkpoint(self, model, trial):  # type: ignore[no-untyped-def]
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         if folder == self._last_checkpoint:  # stopped before the step that follows it
             return
 
         own = partial(super()._save_checkpoint, model, trial)
+        # transformers' waits for every process in its middle where engines shard, and where there is a best step
+        waits = self.is_sharded or (self.accelerator.num_processes > 1 and self.state.best_global_step is not None)
         steps = [
             partial(self.run_state.save, folder),
             *(partial(part.save, folder) for part in self.parts),
-            partial(checkpoints.in_step, own, folder) if self.is_sharded else own,
+            partial(checkpoints.in_step, own, folder) if waits else own,
         ]
         if checkpoints.write(self, folder, steps, needed=self._ends_early or self.was_stopped):
             self._last_checkpoint = folder

@@ -167,3 +167,11 @@ def test_a_disk_that_is_full_for_one_process_of_two_ends_or_goes_on_for_both(tmp
     else:
         assert kept == ["checkpoint-2"]
         assert all(f"process {rank} stopped: checkpoint-4 could not be saved" in done.stdout for rank in range(2))
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_where_processes_wait_for_each_other_for_the_best_checkpoint(tmp_path):
+    """transformers' own saving has a barrier in its middle there: the process that fails must leave at once."""
+    done = command.run_module("tests.faults.full_disk", tmp_path, "stop", "0", "100000", "best", processes=2)
+    assert "process 0 stopped: checkpoint-4 could not be saved" in done.stdout, done.stderr[-3000:]
+    assert [path.name for path in checkpoints.complete(tmp_path)] == ["checkpoint-2"]

@@ -12,6 +12,7 @@ import threading
 import time
 
 import pytest
+import torch
 from datasets import Dataset, IterableDataset
 from trl.rewards import think_format_reward
 
@@ -66,6 +67,24 @@ def test_unscored_completions_are_counted_over_a_resume(tmp_path):
     again = runs.trainer(tmp_path, reward=sometimes, max_steps=6)
     again.train(resume_from_checkpoint="latest")
     assert (again.rewards.unscored, again.rewards.rollouts) == (8, 2)  # steps 1 to 4 and 5 to 8 have a rollout each
+
+
+@pytest.mark.parametrize("rows", [4, 8])  # step 5 begins an epoch, and is within one
+def test_a_run_goes_on_bit_for_bit_after_its_reward_was_away(tmp_path, rows):
+    settings = dict(max_steps=8, train_dataset=tiny.prompts(rows))
+
+    def away(completions, trainer_state, **_):
+        if trainer_state.global_step == 4:
+            raise ConnectionError("away")
+        return tiny.count_digits(completions)
+
+    straight = runs.trained(tmp_path / "straight", **settings)
+    broken = runs.trainer(tmp_path / "run", **settings, reward=away, reward_retries=0)
+    with pytest.raises(RunStopped, match="away"):
+        broken.train()
+    again = runs.trainer(tmp_path / "run", **settings)
+    again.train(resume_from_checkpoint="latest")
+    assert all(torch.equal(value, runs.parameters(again)[name]) for name, value in runs.parameters(straight).items())
 
 
 def test_a_reward_that_always_raises_ends_the_command_with_exit_code_1(tmp_path, capsys, monkeypatch):

@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from transformers import TrainerCallback
 from rlcredit.cli import main
 from rlcredit.trainers import build, checkpoints, run
 from rlcredit.trainers.stopping import StopOnSignal
-from tests import command, runs
+from tests import command, runs, tiny
 
 
 class SendsItself(TrainerCallback):
@@ -78,6 +79,37 @@ def test_beside_the_steps_it_ends_at_once_and_loses_nothing(tmp_path, capsys, mo
     assert calls == [0, 2][:when] and signal.getsignal(signal.SIGTERM) is handler
     assert main([*words, "--resume_from_checkpoint=auto"]) == 0
     assert "2 steps" in capsys.readouterr().out and (tmp_path / "model.safetensors").is_file()
+
+
+def test_a_stop_keeps_its_checkpoint_beside_the_best_one(tmp_path):
+    """transformers ends training with all but the best deleted, where one is to be kept."""
+    settings = dict(save_strategy="steps", save_steps=1, save_total_limit=1, load_best_model_at_end=True)
+    settings |= dict(eval_strategy="steps", eval_steps=1, metric_for_best_model="made_up", greater_is_better=True)
+    made = runs.trainer(tmp_path, max_steps=8, eval_dataset=tiny.prompts().select(range(4)), **settings)
+    made.evaluate = lambda *args, **kwargs: {"eval_made_up": float(made.state.global_step == 2)}
+    made.add_callback(SendsItself(step=4))
+    made.train()
+    assert made.was_stopped and made.state.global_step == 5
+    assert [path.name for path in checkpoints.complete(tmp_path)] == ["checkpoint-2", "checkpoint-5"]
+    last = load_file(tmp_path / "checkpoint-5/model.safetensors")
+    assert all(torch.equal(value, runs.parameters(made)[name]) for name, value in last.items())
+    assert (made.args.save_total_limit, made.args.load_best_model_at_end) == (1, True)
+
+
+def test_latest_is_of_the_run_that_goes_on_from_an_older_checkpoint(tmp_path, caplog):
+    settings = dict(max_steps=8, save_strategy="steps", save_steps=2)
+    runs.trained(tmp_path, **settings)
+    again = runs.trainer(tmp_path, **settings, learning_rate=1e-5)
+    again.add_callback(SendsItself(step=2))
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert Path(checkpoints.find("latest", str(tmp_path))).name == "checkpoint-3"
+    assert sorted(path.name for path in tmp_path.glob("abandoned-*")) == [
+        f"abandoned-checkpoint-{n}" for n in (4, 6, 8)
+    ]
+    assert "abandoned-checkpoint-8 is newer than checkpoint-2, where the run goes on" in caplog.text
+    elsewhere = runs.trainer(tmp_path / "other", **{**settings, "max_steps": 4})
+    elsewhere.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert [path.name for path in checkpoints.complete(tmp_path)] == ["checkpoint-2", "checkpoint-3"]
 
 
 WORDS = (*command.SHORT, "--max_steps=12", "--save_steps=100")

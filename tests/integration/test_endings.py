@@ -68,6 +68,9 @@ def test_bf16_where_no_gpu_is(recipe, flag, capsys, monkeypatch):
         ([{"grad_norm": 0.0, "frac_reward_zero_std": 0.9}], False),
         ([{"grad_norm": 0.0}], False),  # PPO: an advantage without a group
         ([{"train_runtime": 1.0}], False),
+        # four steps a rollout: the share is on the line of the first alone
+        ([{"grad_norm": 0.0, "frac_reward_zero_std": 1.0}, *[{"grad_norm": 0.0}] * 3], True),
+        ([{"grad_norm": 0.0, "frac_reward_zero_std": 1.0}, {"grad_norm": 0.0}, {"grad_norm": 0.2}], False),
     ],
 )
 def test_what_nothing_is(lines, nothing):

@@ -189,11 +189,12 @@ def test_sigterm_saves_and_the_run_goes_on_from_there(tmp_path, engine):
     assert command.last_step(tmp_path) == steps
 
 
+@pytest.mark.parametrize(("process", "size"), [("1", "1000"), ("0", "100000")])  # its own state, files of the engine's
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_process_that_cannot_save_ends_the_run(tmp_path, engine):
-    """The shards' own files cannot be written: the other process must not wait for ever."""
-    done = command.run_module("tests.faults.full_disk", tmp_path, "stop", processes=2, config=engine)
-    assert "stopped: checkpoint-4 could not be saved" in done.stdout, done.stderr[-3000:]
+def test_a_process_that_cannot_save_ends_the_run(tmp_path, engine, process, size):
+    """A file of one process cannot be written: the other must not wait for ever, or be met in another collective."""
+    done = command.run_module("tests.faults.full_disk", tmp_path, "stop", process, size, processes=2, config=engine)
+    assert f"process {process} stopped: checkpoint-4 could not be saved" in done.stdout, done.stderr[-3000:]
     assert [path.name for path in checkpoints.complete(tmp_path)] == ["checkpoint-2"]
 
 

@@ -189,6 +189,16 @@ def test_images_are_refused_at_construction_where_they_would_be_left_out(tmp_pat
     for grouping in ("batch", "frozen"):
         with pytest.raises(InputError, match=f"credit_head_grouping: {grouping} .* not given images: write response"):
             runs.trainer(tmp_path, train_dataset=rows, credit_head_grouping=grouping)
+    for key, value in (("credit_normalize", "batch"), ("credit_strategy", "gtpo"), ("credit_strategy", "otb")):
+        with pytest.raises(InputError, match=f"{key}: {value} needs .* a pass of its own that is not given images"):
+            runs.trainer(tmp_path, train_dataset=rows, **runs.ALIGNED, **{key: value})
+
+
+@pytest.mark.parametrize("name", ["monte_carlo", "otb", "gtpo", "ktae", "process"])
+def test_options_of_one_sign_a_response_are_refused_where_strategies_give_several(tmp_path, name):
+    for key, value in (("loss_type", "vespo"), ("off_policy_mask_threshold", 0.1)):
+        with pytest.raises(ValueError, match=rf"^{key}: .* the strategy '{name}' (gives one a token|changes)"):
+            runs.arguments(tmp_path, CreditGRPOConfig, credit_strategy=name, **{key: value})
 
 
 @pytest.mark.parametrize("kind", [CreditGRPOTrainer, CreditPPOTrainer])
