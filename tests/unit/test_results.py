@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pool_warm_starts
 import pytest
 import write_grid_table
 
@@ -108,22 +109,28 @@ def part_of_docs() -> str:
 
 def test_every_estimate_in_the_docs_is_one_of_the_grids():
     quoted = re.findall(r"(?<![\d.])[-+]?\d\.\d+ \[[^]]+\]", part_of_docs())
-    known = "".join(path.with_suffix(".md").read_text() for path in RESULTS)
+    pages = [*(path.with_suffix(".md") for path in RESULTS), ROOT / "benchmarks/relay_64_warm_starts/results.md"]
+    known = "".join(page.read_text() for page in pages)
     assert len(quoted) > 20 and [estimate for estimate in quoted if f"| {estimate} |" not in known] == []
 
 
-def test_the_table_of_grids_in_the_docs():
-    text = (ROOT / "docs/results.md").read_text()
-    assert write_grid_table.written(text) == text
-    (row,) = re.findall(r"^.*results-controls\.md\) \| 5 \| 30 \| 1 .*\n", text, re.MULTILINE)
-    for broken in (text.replace(row, ""), text.replace("| 5 | 30 | 1 |", "| 4 | 30 | 2 |")):
-        assert broken != text and sorted(write_grid_table.written(broken)) == sorted(text)  # a row may move
-    miscounted = re.sub(r"of the \d+ in these grids", "of the 7 in these grids", text)
-    assert write_grid_table.written(miscounted) == text != miscounted
-    assert all(f"](../{path}.md) |" in text for path in write_grid_table.grids())
+def test_the_table_of_grids_is_written_anew():
+    text = (ROOT / "benchmarks/README.md").read_text()
+    assert write_grid_table.page() == text
     controls = documents()["countdown controls"]["paired"]
     assert sum(pair["low"] is not None and (pair["low"] > 0 or pair["high"] < 0) for pair in controls) == 1
     assert "results-controls.md) | 5 | 30 | 1 | `coupled_rhythm` below `random` (area, sampled) |" in text
+
+
+def test_the_page_of_pooled_warm_starts_is_that_of_its_cells():
+    folder = ROOT / "benchmarks/relay_64_warm_starts"
+    starts = pool_warm_starts.read_all(folder)
+    assert (folder / "results.md").read_text() == pool_warm_starts.results(starts)
+    gains = [start.gain("coupled_rhythm_a4") for start in starts]
+    found = pool_warm_starts.pooled(starts, "coupled_rhythm_a4")
+    assert f"{found.difference:+.3f} (p = {found.p_value:.2g}), ahead on five of" in part_of_docs()
+    assert len(gains) == 6 and sum(gain > 0 for gain in gains) == 5
+    assert f"(rank correlation {pool_warm_starts.correlation(starts):.2f}, of six points)" in part_of_docs()
 
 
 def by_seed(results: dict[str, Any], variant: str, against: str, measure: str) -> np.ndarray:
