@@ -49,6 +49,7 @@ SIGNATURES = {
     "training_step": ["self", "model", "inputs", "num_items_in_batch"],
     "_save_checkpoint": ["self", "model", "trial"],
     "_get_grad_norm": ["self", "model", "grad_norm"],
+    "_finalize_training": ["self", "trial", "num_train_samples", "start_time"],
     "_run_epoch": [
         "self",
         "model",

@@ -372,7 +372,7 @@ def test_the_resume_command(vllm_in_the_process, monkeypatch):
 def test_your_own_data_and_reward(tmp_path, monkeypatch, capsys):
     (tmp_path / "my_reward.py").write_text(
         "def short(completions, wanted, **kwargs):\n"
-        "    return [float(len(c) <= w) for c, w in zip(completions, wanted)]\n"
+        "    return [-abs(len(c) - w) for c, w in zip(completions, wanted)]\n"
     )
     rows = [{"prompt": f"{n} 2 3 -> 6\n", "wanted": 20 + n} for n in range(8)]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
