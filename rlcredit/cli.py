@@ -39,7 +39,7 @@ rlcredit train, benchmark, evaluate, analyze and fidelity list their keys with -
 """
 TURN = 20.0  # seconds, for the first process to end and the launcher to see it
 RESUMABLE = {
-    "train": "--resume_from_checkpoint latest resumes from the newest checkpoint",
+    "train": "--resume_from_checkpoint auto goes on from the newest checkpoint, or starts anew where there is none",
     "evaluate": "the same command continues where it was",
     "fidelity": "the same command continues where it was",
     "benchmark": "the same command continues the grid",

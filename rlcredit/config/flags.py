@@ -133,6 +133,8 @@ def from_words(option: Option, words: list[str]) -> Any:
         raise InputError(f"--{option.name}: a value is missing; expected {describe(option)}")
     if len(words) == 1 and words[0].lstrip().startswith("{") and takes_mapping(option):
         return from_json(option, words[0].strip(), f"--{option.name}")
+    if (text := " ".join(words).strip())[:1] + text[-1:] == "[]" and str not in members and 2 in map(_width, members):
+        words = text[1:-1].replace(",", " ").split()  # as a recipe writes it
     for member in sorted(members, key=_width):
         try:
             return checked_choice(option, _read_words(words, member, option), f"--{option.name}")

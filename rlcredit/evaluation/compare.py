@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlcredit.errors import InputError
-from rlcredit.evaluation.identity import differences, is_of_the_policy
+from rlcredit.evaluation.identity import differences, files_of, is_of_the_policy
 from rlcredit.evaluation.of_run import EVALUATIONS, evaluations_of
 from rlcredit.evaluation.samples import sample_store, table
 from rlcredit.evaluation.store import SETTINGS_FILE
@@ -70,7 +70,19 @@ def _evaluations(*folders: str) -> list[str]:
             f"{folders[0]} and {folders[1]}: {which}; run rlcredit evaluate RUN on each, or write the folders of two "
             f"evaluations, RUN/{EVALUATIONS}/SET"
         )
+    for run, found in zip(folders, (first, second), strict=True):
+        _refuse_outdated(run, found[shared[0]])
     return [str(first[shared[0]]), str(second[shared[0]])]
+
+
+def _refuse_outdated(run: str, evaluation: Path) -> None:
+    """Raise an InputError where a run's policy is no longer the one that was evaluated."""
+    settings = _read(evaluation).settings
+    if any(settings.get(f"files.{name}", digest) != digest for name, digest in files_of(run).items()):
+        raise InputError(
+            f"{evaluation}: is of the policy before the run went on; run rlcredit evaluate {run} --overwrite true, "
+            "with the same flags"
+        )
 
 
 def _read(folder: Path) -> Evaluation:

@@ -19,10 +19,11 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 # Row by row, give up on the rest of a batch after this many time-outs.
 TIMEOUTS_PER_BATCH = 3
+LARGEST = torch.finfo(torch.float32).max  # TRL holds scores so
 FRAMES = 3  # of a traceback that ends a run
 # What means that a server is away, by the class of the exception (Python's, requests', httpx's, aiohttp's, urllib's)
 # or by the status that it answers with.
@@ -83,7 +85,7 @@ class GuardedReward:
         self.cause = ""
         self.error: InputError | RewardsStopped | None = None
 
-    def __call__(self, prompts: Sequence, completions: Sequence, **columns: Any) -> Any:
+    def __call__(self, /, prompts: Sequence, completions: Sequence, **columns: Any) -> Any:
         """Scores of all completions; nan for those that could not be scored."""
         scoring = self._guarded(prompts, completions, columns)
         try:
@@ -99,7 +101,7 @@ class GuardedReward:
         time.sleep(seconds)
 
     async def _guarded(self, prompts: Sequence, completions: Sequence, columns: dict[str, Any]) -> list[float | None]:
-        self.failed, self.cause, self.error, self.steps = set(), "", None, {}
+        self.failed, self.cause, self.kind, self.error, self.steps = set(), "", "", None, {}
         log_extra = columns.pop("log_extra", None)
         given: list[float | list[Landing] | None]
         extras: dict[str, list]
@@ -122,7 +124,7 @@ class GuardedReward:
                 log_extra(column, values)
         self.steps = {row: steps for row, steps in enumerate(given) if isinstance(steps, list)}
         scores = [total_of_parts(score) if isinstance(score, list) else score for score in given]
-        self.failed |= {row for row, score in enumerate(scores) if score is not None and not math.isfinite(score)}
+        self.failed |= {row for row, score in enumerate(scores) if score is not None and not abs(score) <= LARGEST}
         return [math.nan if row in self.failed else score for row, score in enumerate(scores)]
 
     async def _score(
@@ -136,10 +138,13 @@ class GuardedReward:
 
         def call() -> Any:
             extras.clear()  # what an attempt before logged
-            return self._reward(prompts=prompts, completions=completions, log_extra=log_extra, **columns)
+            try:
+                return self._reward(prompts=prompts, completions=completions, log_extra=log_extra, **columns)
+            except SystemExit as error:  # it would end the run as if all were well
+                raise RuntimeError(f"SystemExit: {error.code}") from error
 
         scores = await self._answer(call)
-        if isinstance(scores, str) or not isinstance(scores, Iterable):
+        if isinstance(scores, str | bytes | Mapping | Set) or not isinstance(scores, Iterable):
             raise InputError(f"reward {self.__name__!r} returned {type(scores).__name__}; return a list of numbers")
         scores = list(scores)
         if len(scores) != len(completions):
@@ -217,7 +222,8 @@ class GuardedReward:
         self.cause = "".join(
             traceback.format_exception(type(error), error, error.__traceback__, limit=-FRAMES)
         ).strip()
-        kind = f"{type(error).__name__}: {error}"[:200]
+        kind = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+        self.kind = kind
         if kind not in self._reported:
             self._reported.add(kind)
             logger.warning("reward %r failed (%s); such completions stay unscored", self.__name__, kind)
@@ -226,7 +232,7 @@ class GuardedReward:
 class AsyncGuardedReward(GuardedReward):
     """An async reward function, guarded: on the one event loop that all of them share, beside the others."""
 
-    async def __call__(self, prompts: Sequence, completions: Sequence, **columns: Any) -> list[float | None]:
+    async def __call__(self, /, prompts: Sequence, completions: Sequence, **columns: Any) -> list[float | None]:
         scoring = self._guarded(prompts, completions, columns)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(scoring, event_loop()))
 

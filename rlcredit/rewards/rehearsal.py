@@ -60,7 +60,7 @@ def rehearse(
             file, line = re.findall(r'File "(.*?)", line (\d+)', guard.cause)[-1]
             mend = TRL_TAKES_MESSAGES if isinstance(prompt, str) and module.startswith("trl.") else "mend it"
             raise InputError(
-                f"reward {guard.__name__!r}: {guard.cause.splitlines()[-1]} ({file}, line {line}), called with the "
+                f"reward {guard.__name__!r}: {guard.kind} ({file}, line {line}), called with the "
                 f"first training row and {shape} as its completion, as training does; {mend}"
             )
     return notes

@@ -12,12 +12,13 @@ A reward without a checker is the metric of evaluation too: what scores 1 or mor
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rlcredit.config.named import import_named
-from rlcredit.errors import InputError
+from rlcredit.errors import InputError, RunStopped
 from rlcredit.tasks.base import RewardFunction, TaskData
 from rlcredit.tasks.checkers import CHECKERS
 from rlcredit.tasks.checkers.verdict import Checker, Verdict
@@ -76,12 +77,34 @@ def check_by(reward: RewardFunction) -> Checker:
             text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
             for text, prompt in zip(texts, prompts, strict=True)
         ]
-        scores = result_of(reward(prompts=prompts, completions=completions, **columns))
+        name = getattr(reward, "__name__", type(reward).__name__)
+        try:
+            scores = list(result_of(reward(prompts=prompts, completions=completions, **columns)))
+        except InputError:
+            raise
+        except Exception as error:  # of any kind: it is the user's function
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            kind = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+            raise RunStopped(
+                f"reward {name!r}, which measures held-out answers: {kind} ({last.filename}, line {last.lineno}); "
+                "mend it, or write task_options.check"
+            ) from error
         if len(scores) != len(texts):
             raise InputError(f"the reward returned {len(scores)} scores for {len(texts)} completions; return one each")
-        return [Verdict(float((score or 0.0) >= RIGHT), None) for score in scores]
+        return [Verdict(float(_value(score, name) >= RIGHT), None) for score in scores]
 
     return check
+
+
+def _value(score: Any, name: str) -> float:
+    """Raises: InputError for rewards of steps, which say of no answer whether it is right."""
+    try:
+        return 0.0 if score is None else float(score)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"reward {name!r} returned {score!r:.60} for a held-out answer; write task_options.check, which measures "
+            "those, or return numbers"
+        ) from error
 
 
 def _function(name: str) -> RewardFunction:

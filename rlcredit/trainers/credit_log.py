@@ -122,7 +122,7 @@ def totals_of_rows(credit: Credit, signals: AttentionSignals | None, response_BN
     each metric its numerator and its denominator."""
     pairs = [
         (credit.weights * response_BN, response_BN),
-        ((credit.weights != 1) & response_BN, response_BN),
+        ((credit.weights > 1) & response_BN, response_BN),
         (credit.dominated, credit.anchor),
         *((x_BN.nan_to_num(nan=0.0), ~x_BN.isnan()) for x_BN in ([signals.waad, signals.fai] if signals else [])),
     ]

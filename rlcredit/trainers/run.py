@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from rlcredit.config import given_values, list_keys
 from rlcredit.credit import CreditArguments
-from rlcredit.errors import RunStopped
+from rlcredit.errors import InputError, RunStopped
 from rlcredit.evaluation.held_out import second_name
 from rlcredit.models.threads import choose_threads
 from rlcredit.runs.files import LOG_FILE, Shares, read_accuracies, write_accuracies, write_facts
@@ -66,7 +66,7 @@ def _run(checked: Checked, argv: Sequence[str]) -> None:
     first = FirstAccuracies(trainer)
     trainer.add_callback(first)
     with without_tied_keys(trainer.accelerator.unwrap_model(trainer.model)):
-        trainer.train(resume_from_checkpoint=checked.checkpoint)
+        begin(trainer, checked.checkpoint)
     if trainer.was_stopped:
         step = trainer.state.global_step
         _say(
@@ -85,6 +85,24 @@ def _run(checked: Checked, argv: Sequence[str]) -> None:
             "nothing was learned: at every step all rewards of a group were equal, so that no token had an advantage. "
             "Look at completions and rewards (--log_completions true); take easier problems, or more num_generations"
         )
+
+
+def begin(trainer: CreditGRPOTrainer, checkpoint: str | None) -> None:
+    """Raises: InputError where a tracker is not to be had, or the checkpoint is of another model."""
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except Exception as error:
+        line = " ".join(str(error).split())[:160]
+        if type(error).__module__.startswith("wandb."):
+            raise InputError(
+                f"report_to: wandb: {line}; run wandb login, set WANDB_MODE=offline, or leave wandb out"
+            ) from error
+        if checkpoint and isinstance(error, RuntimeError) and "Error(s) in loading state_dict" in line:
+            raise InputError(
+                f"resume_from_checkpoint: {checkpoint} is not of this model ({line}); write the run's own model, or "
+                "another output_dir"
+            ) from error
+        raise
 
 
 def learned_nothing(history: Sequence[Mapping[str, float]]) -> bool:

@@ -8,6 +8,7 @@ attributes of their trainers is the component `TrlState`. States hold tensors an
 from __future__ import annotations
 
 import logging
+import math
 import os
 import pickle
 import random
@@ -93,6 +94,7 @@ class RunState(TrainerCallback):
         self._trainer, self._settings = trainer, trainer.args.compared_settings()
         self.components: dict[str, Component] = {"trl": TrlState(trainer)}
         self._resumed: dict[str, Any] | None = None
+        self._rate_before: float | None = None
         self._at_step: dict[str, Any] = {"step": None}
         self._at_epoch: dict[str, Any] = {"step": None}
 
@@ -142,6 +144,7 @@ class RunState(TrainerCallback):
         if accelerator.is_main_process:
             for line in changes(state["settings"], self._settings):
                 logger.warning("resumed with another %s", line)
+        self._rate_before = state["settings"].get("learning_rate")
         if state["wandb_run"] and "wandb" in self._trainer.args.report_to:
             os.environ.setdefault("WANDB_RUN_ID", state["wandb_run"])
             os.environ.setdefault("WANDB_RESUME", "allow")
@@ -150,9 +153,22 @@ class RunState(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         if self._resumed is not None:  # put back now, since transformers has set its own values by now
             self._restore(self._resumed)
+            self._take_learning_rate(args.learning_rate)
             if "trl" not in self._resumed:  # the next step generates anew
                 self._trainer._step = state.global_step * args.gradient_accumulation_steps
             self._resumed = None
+
+    def _take_learning_rate(self, rate: float) -> None:
+        """The rate of the arguments, where transformers has put back that of the checkpoint."""
+        before = self._rate_before
+        if before in (None, 0, rate):
+            return
+        schedule = getattr(self._trainer.lr_scheduler, "scheduler", self._trainer.lr_scheduler)
+        for number, group in enumerate(self._trainer.optimizer.param_groups[: len(schedule.base_lrs)]):
+            if math.isclose(group.get("initial_lr", before), before):  # not that of a critic
+                group["initial_lr"], group["lr"] = rate, group["lr"] * rate / before
+                schedule.base_lrs[number] = rate
+                schedule._last_lr[number] = group["lr"]
 
     def on_epoch_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         """The loader draws its seed next. A run that is resumed within an epoch has drawn it before."""
@@ -187,7 +203,8 @@ class RunState(TrainerCallback):
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """The settings that differ, as lines `name: 0.4 -> 0.2`, and what that costs."""
-    lines = [f"{name}: {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]
+    # checkpoints of earlier versions do not tell all settings
+    lines = [f"{name}: {before[name]} -> {now[name]}" for name in now if name in before and before[name] != now[name]]
     dropped = {name for name in ROLLOUT_SETTINGS if before.get(name) != now.get(name)}
     cost = ": the rollout at hand is dropped, and the next step generates anew"
     return [line + cost if line.split(":")[0] in dropped else line for line in lines]

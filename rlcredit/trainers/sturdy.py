@@ -237,7 +237,12 @@ class SturdyGRPOTrainer(GRPOTrainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):  # type: ignore[no-untyped-def]
         """With `held_out`, accuracies of its sets, as `<prefix>_<set>/<estimate>`; else TRL's mean rewards."""
-        tables = self.measure_held_out()
+        try:
+            tables = self.measure_held_out()
+        except RunStopped as error:
+            if self.accelerator.num_processes > 1:  # the others would not save with this one
+                raise
+            raise RewardsStopped(str(error)) from error  # so that the steps so far are saved
         if tables is None:
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         metrics = {

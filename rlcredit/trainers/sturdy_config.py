@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from trl import GRPOConfig
@@ -56,6 +57,11 @@ ROLLOUT_SETTINGS = (
     "use_vllm",
     "vllm_importance_sampling_correction",
 )
+LEARNING_SETTINGS = (
+    *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "seed"),
+    *("temperature", "top_p", "top_k", "max_completion_length", "loss_type", "scale_rewards", "epsilon"),
+)
+"""What else decides what is learned; a run that resumes with another says so."""
 
 
 @dataclass
@@ -170,4 +176,10 @@ class SturdyGRPOConfig(GRPOConfig):
 
     def compared_settings(self) -> dict[str, Any]:
         """What a checkpoint keeps of the settings: a run that resumes with others says which."""
-        return {"algorithm": type(self).__name__, **{name: getattr(self, name) for name in ROLLOUT_SETTINGS[1:]}}
+        names = (*ROLLOUT_SETTINGS[1:], *LEARNING_SETTINGS)
+        return {"algorithm": type(self).__name__, **{name: _plain(getattr(self, name)) for name in names}}
+
+
+def _plain(value: Any) -> Any:
+    """As a checkpoint holds it, which has no enums."""
+    return value.value if isinstance(value, Enum) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 
 import pytest
@@ -18,7 +19,7 @@ from tests import runs, tiny
 from tests.analyzed import Recorder, assert_as_analyzed
 
 
-def rows_of(reward, completions, **columns):
+def rows_of(reward, completions, /, **columns):
     guard = GuardedReward(reward, columns.pop("timeout", None), rescore=columns.pop("rescore", False))
     return guard, guard(["p"] * len(completions), completions, **columns)
 
@@ -33,8 +34,18 @@ def test_one_completion_that_raises_costs_only_itself():
 
 
 def test_scores_that_are_not_finite_fail_and_none_does_not():
-    guard, scores = rows_of(lambda completions, **_: [1, math.nan, None, math.inf], ["a"] * 4)
-    assert guard.failed == {1, 3} and scores[2] is None and scores[0] == 1
+    guard, scores = rows_of(lambda completions, **_: [1, math.nan, None, math.inf, 1e308], ["a"] * 5)
+    assert guard.failed == {1, 3, 4} and scores[2] is None and scores[0] == 1  # TRL holds scores in float32
+
+
+def test_a_reward_that_exits_does_not_end_the_run_as_if_all_were_well():
+    guard, scores = rows_of(lambda completions, **_: sys.exit(0), ["a", "b"])
+    assert all(map(math.isnan, scores)) and guard.kind == "RuntimeError: SystemExit: 0"
+
+
+def test_a_column_may_be_called_self():
+    _, scores = rows_of(lambda completions, **columns: columns["self"], ["a", "b"], self=[1.0, 2.0])
+    assert scores == [1.0, 2.0]
 
 
 def test_a_reward_that_hangs_meets_its_limit():
@@ -68,7 +79,7 @@ def test_what_a_failed_call_logged_is_not_logged_twice():
     assert found == [("size", [2, None, 1])]
 
 
-@pytest.mark.parametrize("answer", [[1.0], 3.0, "ab", ["x", "y"]])
+@pytest.mark.parametrize("answer", [[1.0], 3.0, "ab", b"ab", ["x", "y"], {0: 1.0, 1: 2.0}, {1.0, 2.0}])
 def test_wrong_scores_are_bad_input(answer):
     guard, scores = rows_of(lambda completions, **_: answer, ["a", "b"])
     assert isinstance(guard.error, InputError) and "reward" in str(guard.error) and all(map(math.isnan, scores))

@@ -103,6 +103,9 @@ def test_latest_is_of_the_run_that_goes_on_from_an_older_checkpoint(tmp_path, ca
     again.add_callback(SendsItself(step=2))
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert Path(checkpoints.find("latest", str(tmp_path))).name == "checkpoint-3"
+    rates = [line["learning_rate"] for line in again.state.log_history if "learning_rate" in line]
+    assert rates[1] > 5e-4 and 5e-6 < rates[2] < 1e-5  # linear decay, of the new rate
+    assert "resumed with another learning_rate: 0.001 -> 1e-05" in caplog.text
     assert sorted(path.name for path in tmp_path.glob("abandoned-*")) == [
         f"abandoned-checkpoint-{n}" for n in (4, 6, 8)
     ]

@@ -6,10 +6,12 @@ import json
 
 import pytest
 import yaml
+from wandb.errors import UsageError
 
 from rlcredit.cli import main
 from rlcredit.config import find_recipe
-from rlcredit.trainers.run import learned_nothing
+from rlcredit.errors import InputError
+from rlcredit.trainers.run import begin, learned_nothing
 
 SHORT = ["--max_steps=2", "--num_generations=4", "--per_device_train_batch_size=8", "--disable_tqdm=true"]
 
@@ -19,7 +21,12 @@ def recipe(tmp_path, monkeypatch):
     """Writes mine.yaml with a reward of its own; it says nothing of bf16, and logs every tenth step."""
     (tmp_path / "endings_rewards.py").write_text(
         "def length(completions, **kwargs):\n    return [len(c) / 100 for c in completions]\n\n\n"
-        "def never(completions, **kwargs):\n    return [0.0] * len(completions)\n"
+        "def never(completions, **kwargs):\n    return [0.0] * len(completions)\n\n\n"
+        "calls = []\n\n\ndef away(completions, trainer_state=None, **kwargs):\n"
+        "    calls.append(trainer_state)\n"
+        "    if trainer_state is None and len([call for call in calls if call is None]) > 1:\n"
+        "        raise KeyError('judge')\n"
+        "    return [len(c) / 100 for c in completions]\n"
     )
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps({"prompt": f"{n} 2 3 -> 6\n"}) + "\n" for n in range(8)))
     monkeypatch.chdir(tmp_path)
@@ -75,3 +82,41 @@ def test_bf16_where_no_gpu_is(recipe, flag, capsys, monkeypatch):
 )
 def test_what_nothing_is(lines, nothing):
     assert learned_nothing(lines) == nothing
+
+
+def test_a_reward_that_fails_as_the_metric_leaves_a_checkpoint_and_one_line(recipe, tmp_path, capsys):
+    words = ["train", recipe("away"), *SHORT, "--save_steps=100", "--eval_strategy=steps", "--eval_steps=1"]
+    words += ["--task_options.hold_out=2", "--steps_per_generation=1"]
+    assert main(words) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rlcredit: ")]
+    assert "reward 'away', which measures held-out answers: KeyError: 'judge'" in line
+    assert "checkpoint-1, go on from there with --resume_from_checkpoint latest" in line
+    assert [path.name for path in tmp_path.glob("out/checkpoint-*")] == ["checkpoint-1"]
+
+
+def test_rewards_of_steps_are_no_metric(recipe, tmp_path, capsys):
+    words = ["train", recipe("length"), *SHORT, "--task_options.hold_out=2", "--steps_per_generation=1"]
+    (tmp_path / "endings_steps.py").write_text(
+        "def steps(completions, **kwargs):\n    return [[(0, len(c), 0.5)] for c in completions]\n"
+    )
+    assert main([*words, "--task_options.reward=endings_steps:steps"]) == 2
+    assert "for a held-out answer; write task_options.check" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (UsageError("No API key configured. Use `wandb login` to log in."), "report_to: wandb: No API key configured"),
+        (
+            RuntimeError("Error(s) in loading state_dict for Llama:\n size mismatch for embed"),
+            "out/checkpoint-2 is not of this model",
+        ),
+    ],
+)
+def test_what_a_run_cannot_begin_with_is_bad_input(error, said):
+    class Fails:
+        def train(self, **_):
+            raise error
+
+    with pytest.raises(InputError, match=said):
+        begin(Fails(), "out/checkpoint-2")

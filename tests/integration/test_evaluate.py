@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlcredit.cli import main
 from rlcredit.config import recipes_root
+from rlcredit.errors import InputError
 from rlcredit.evaluation.of_run import flags_of
 from rlcredit.evaluation.prompts import PromptRenderer
 from rlcredit.evaluation.samples import batches
@@ -197,11 +199,36 @@ def test_what_is_no_run_is_refused(tmp_path, capsys):
     assert "no set was evaluated in both" in refused(capsys, "compare", str(tmp_path), str(tmp_path))
 
 
+def test_an_evaluation_of_the_policy_before_the_run_went_on_is_not_compared(tmp_path, capsys):
+    for name in ("a", "b"):
+        shutil.copytree(POLICY, tmp_path / name)
+        flags = {"task": "countdown", "task_options": json.loads(OPTIONS), "max_new_tokens": 8, "limit": 4}
+        (tmp_path / name / "run.json").write_text(json.dumps({"evaluate": flags}))
+        assert main(["evaluate", str(tmp_path / name)]) == 0
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    weights = (tmp_path / "b/model.safetensors").read_bytes()
+    (tmp_path / "b/model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    said = refused(capsys, "compare", str(tmp_path / "a"), str(tmp_path / "b"))
+    assert "b/evaluations/countdown: is of the policy before the run went on; run rlcredit evaluate" in said
+
+
+@pytest.mark.parametrize("command", ["evaluate", "analyze"])
+def test_an_output_that_is_a_file_is_refused(tmp_path, capsys, command):
+    (tmp_path / "file").write_text("mine")
+    for place in ("file", "file/below"):
+        words = [command, "--model", POLICY, "--task", "countdown", "--task_options", OPTIONS, "--max_new_tokens", "8"]
+        assert "cannot be made" in refused(capsys, *words, "--output", str(tmp_path / place))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_what_a_run_hands_on(tmp_path):
     flags = {"task": "math500", "task_options": {"prompt_style": "plain"}, "limit": 5, "temperature": 0.0}
     flags |= {"trust_remote_code": True, "chat_template_kwargs": None}
     (tmp_path / "run.json").write_text(json.dumps({"evaluate": flags, "analyze": flags}))
     (tmp_path / "checkpoint-4").mkdir()
+    with pytest.raises(InputError, match=r"the run has not finished, .*; write .*checkpoint-4, or resume it"):
+        flags_of("evaluate", [str(tmp_path)])
+    (tmp_path / "config.json").write_text("{}")
 
     def handed_on(command, *words, folder=tmp_path):
         return {word.split("=")[0][2:]: word.split("=", 1)[1] for word in flags_of(command, [str(folder), *words])}

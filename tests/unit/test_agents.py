@@ -199,6 +199,7 @@ def test_a_dry_run_says_it_too(capsys):
 
 def test_what_a_run_with_tools_learned_is_not_measured_without_them(tmp_path):
     write_facts(tmp_path, {"evaluate": "the policy was trained with tools", "analyze": {"task": "products"}})
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match=r"run.json: the policy was trained with tools$"):
         flags_of("evaluate", [str(tmp_path)])
     assert "--task=products" in flags_of("analyze", [str(tmp_path)])

@@ -10,11 +10,14 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, TrainerControl, TrainerState
 
 from rlcredit import terminal
 from rlcredit.cli import main
+from rlcredit.credit import Credit
+from rlcredit.trainers.credit_log import MEANS, totals_of_rows
 from rlcredit.trainers.policy import warn_of_dropout
 from rlcredit.trainers.progress import StepLines
 from rlcredit.trainers.quiet import without_tied_keys
@@ -142,3 +145,9 @@ def test_a_recipe_may_stand_in_front(tmp_path, capsys):
     words = ["--dry_run", "--task_options.num_train=64", f"--output_dir={tmp_path}"]
     assert main(["train", "countdown_tiny/uniform", *words]) == 0
     assert capsys.readouterr().out.startswith("rlcredit train: countdown_tiny/uniform\n")
+
+
+def test_amplified_tokens_are_those_that_get_more():
+    credit = Credit.of(torch.tensor([[0.5, 1.0, 1.5, 2.0]]))
+    totals = totals_of_rows(credit, None, torch.tensor([[True, True, True, True]]))
+    assert totals[0, MEANS.index("amplified_share")].tolist() == [2, 4]
