@@ -8,6 +8,7 @@ and its counterpart under DDP drift apart by rounding: `CLOSE` of the value afte
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import signal
 from pathlib import Path
@@ -206,6 +207,11 @@ def test_a_critic_of_its_own_and_one_without_a_class(tmp_path, engine, family):
     policy.save_pretrained(tmp_path / "policy")
     tiny.tokenizer().save_pretrained(tmp_path / "policy")
     settings = dict(KINDS["ppo"], model_name_or_path=tmp_path / "policy", credit_strategy="uniform", max_steps=4)
+    # an untrained policy is never right on Countdown, and a critic would learn nothing
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"{n} 7 = "}) + "\n" for n in range(64)))
+    settings["task"] = "custom"
+    settings["task_options"] = json.dumps({"train": str(prompts), "reward": "tests.faults.rewards:digits"})
     if family == "llama":
         settings["critic_model_name_or_path"] = tmp_path / "policy"
     plain, sharded = (launched(name, tmp_path / name, **settings) for name in ("ddp", engine))
