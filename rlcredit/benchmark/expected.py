@@ -75,7 +75,10 @@ def expect(checked: Checked, settings: Mapping[str, Any], identity: Mapping[str,
     if config.max_steps <= 0:
         raise InputError("max_steps: is missing, and cells need matched budgets; write a number of steps")
     if checked.held_out is None:
-        raise InputError("held_out: 0, or a task without a checker: there is nothing to compare; write 512, say")
+        key, what = (
+            ("held_out: 0", "512, say") if not run.held_out else ("task_options.test: is missing", "a held-out file")
+        )
+        raise InputError(f"{key}: there is nothing to compare cells by; write {what}")
     if run.eval_samples > 9:
         raise InputError(f"eval_samples: {run.eval_samples} are too many for a cell's file; write 9 or fewer")
     if run.eval_temperature != 0:

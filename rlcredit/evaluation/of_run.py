@@ -50,7 +50,11 @@ def flags_of(command: str, argv: Sequence[str]) -> list[str]:
         for key, value in read_command(home, WRITTEN_AS.get(command, command)).items()
         if key in KEYS[command] and not (key == "credit_strategy" and ":" in str(value))
     }
-    if folder == home and not any((home / name).is_file() for name in ("config.json", "adapter_config.json")):
+    if (
+        folder == home
+        and "model" not in given
+        and not any((home / name).is_file() for name in ("config.json", "adapter_config.json"))
+    ):
         newest = max(home.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime, default=None)
         instead = f"write {newest}, or resume it" if newest else "let it go on"
         raise InputError(f"{folder}: the run has not finished, and has no policy yet; {instead}")

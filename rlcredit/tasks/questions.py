@@ -173,6 +173,11 @@ class QuestionTask:
         if source in known:
             return known[source]
         if (on_hub := hub_set(source, split)) is None:
+            if source == self.name:  # the name of the task, where no set was named
+                raise InputError(
+                    f"task_options.{key}: is missing, and the task {self.name} has no set of its own; write a .jsonl, "
+                    ".json, .csv or .parquet file (for evaluate and analyze: --data FILE)"
+                )
             there = f"one of {', '.join(known)}, " if known else ""
             raise InputError(
                 f"task_options.{key}: {source!r} is not a set of the task {self.name}; write {there}"

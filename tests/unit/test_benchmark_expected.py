@@ -74,6 +74,7 @@ def test_the_recipe_is_what_it_sets_and_what_is_set_over_it(base, tmp_path):
         (["--eval_samples", "10", "--eval_temperature", "0.6"], "eval_samples: 10 are too many"),
         (["--eval_temperature", "0.6"], "eval_temperature: 0.6: cells are measured greedily"),
         (["--eval_steps", "0.5"], "eval_steps: 0.5 is a share"),
+        (["--held_out", "0"], "held_out: 0: there is nothing to compare cells by; write 512, say"),
         (
             [
                 "--gradient_accumulation_steps",
