@@ -32,7 +32,7 @@ from rlcredit.analysis.responses import (
 )
 from rlcredit.attention import choose_layers
 from rlcredit.config import list_keys, model_path, parse
-from rlcredit.config.output import make_folder
+from rlcredit.config.output import check_folder
 from rlcredit.config.ranges import at_least, check_ranges
 from rlcredit.credit import CreditArguments, strategy_of
 from rlcredit.errors import InputError
@@ -166,7 +166,7 @@ def _about(args: AnalyzeArguments, argv: Sequence[str]) -> dict[str, Any]:
 
 
 def _check_output(args: AnalyzeArguments) -> None:
-    make_folder("output", args.folder)
+    check_folder("output", args.folder)
     there = [name for name in REPORT_FILES if (args.folder / name).exists()]
     if there and not args.overwrite:
         raise InputError(f"output: {args.folder} holds a report; write another --output, or --overwrite true")

@@ -29,7 +29,6 @@ from rlcredit.benchmark.progress import GridProgress
 from rlcredit.benchmark.results import document, measures
 from rlcredit.benchmark.workers import Job, locked, work
 from rlcredit.config import find_recipe, list_keys, parse, peek
-from rlcredit.config.output import make_folder
 from rlcredit.config.ranges import at_least, check_ranges
 from rlcredit.errors import InputError, RunStopped
 from rlcredit.files import remove_whole, write_whole
@@ -194,8 +193,8 @@ def _stored_cells(plan: Plan, otherwise: str) -> Iterator[tuple[Cell, dict[str, 
 
 def _train(plan: Plan, at_once: int | None, keep_runs: bool) -> list[Job]:
     """Run the cells that are missing; returns those that failed."""
-    make_folder("output", plan.output / "cells")
-    make_folder("runs", plan.runs)
+    _make_folder("output", plan.output / "cells")
+    _make_folder("runs", plan.runs)
     gpus = _devices()
     with locked(plan.runs) as lock:
         finished = finished_cells(plan)
@@ -233,6 +232,13 @@ def _job(plan: Plan, cell: Cell, finished: dict[str, dict[str, Any]], keep_run: 
 
     job = Job(cell.name, [*START, *cell.words(plan.recipe, folder), *GO_ON], folder, prepare, collect)
     return job
+
+
+def _make_folder(key: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{key}: {folder} cannot be made ({error.strerror}); write another --{key}") from error
 
 
 def _cores() -> int:

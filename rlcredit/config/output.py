@@ -7,9 +7,8 @@ from pathlib import Path
 from rlcredit.errors import InputError
 
 
-def make_folder(key: str, folder: Path) -> None:
-    """Raises: InputError that names the key, where something else has the name or the place is not writable."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{key}: {folder} cannot be made ({error.strerror}); write another --{key}") from error
+def check_folder(key: str, folder: Path) -> None:
+    """Nothing is made yet: bad input leaves nothing behind. Raises: InputError where a file is in the way."""
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    if not place.is_dir():
+        raise InputError(f"{key}: {folder} cannot be made ({place} is a file); write another --{key}")

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from accelerate import PartialState
 
-from rlcredit.config.output import make_folder
+from rlcredit.config.output import check_folder
 from rlcredit.errors import InputError
 from rlcredit.evaluation.identity import Identity, differences, in_words
 from rlcredit.files import write_whole
@@ -100,7 +100,7 @@ def open_folder(
 
     Raises: InputError if it holds another one, or one of settings that nobody knows.
     """
-    make_folder("output", folder)
+    check_folder("output", folder)
     file = folder / SETTINGS_FILE
     if state.is_main_process and overwrite:
         _clear(folder, files)
